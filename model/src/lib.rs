@@ -1,0 +1,15 @@
+//! The model package and how to run it, for gateway, trainer and command line.
+//!
+//! Reading order: [`features`] turns bodies into checked columns, [`runtime`] turns columns into probabilities through ONNX
+//! Runtime ([`inspect`] rewrites graphs for it), [`package`] reads, verifies and publishes versions, [`acceptance`] decides
+//! whether one may be served. [`metrics`] and [`reference`](mod@reference) say how good a model is and what its data looked
+//! like.
+
+pub mod acceptance;
+pub mod features;
+pub mod inspect;
+pub mod metrics;
+pub mod package;
+pub mod random;
+pub mod reference;
+pub mod runtime;

@@ -1,0 +1,351 @@
+//! Reads, verifies and publishes model packages, and lists a repository of them.
+//!
+//! A package is a directory `<repository>/<model>/<version>` that never changes once published. It appears in one step (a
+//! rename within the repository), so that a reader sees all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use scoregate_schemas::feature_schema::{self, FeatureSchema};
+use scoregate_schemas::manifest::{self, Manifest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.json";
+/// The graph's file name.
+pub const MODEL: &str = "model.onnx";
+/// The golden rows' file name.
+pub const GOLDEN: &str = "golden.jsonl";
+/// The reference's file name.
+pub const REFERENCE: &str = "reference.json";
+
+/// What can be wrong with a package or a repository.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest is not one.
+    #[error("{} is not a manifest of format {}", .path.display(), manifest::FORMAT)]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The manifest's feature schema is not one.
+    #[error("the manifest's feature schema is not valid")]
+    Schema(#[from] feature_schema::Error),
+    /// A file differs from its digest, is missing, or is not listed.
+    #[error("{}: {problem}", .path.display())]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        problem: String,
+    },
+    /// The version exists already.
+    #[error("version {version} of model {model} is published already and versions never change; choose another --version")]
+    Exists {
+        /// The model.
+        model: String,
+        /// The version.
+        version: String,
+    },
+    /// A name that cannot be a directory of the repository.
+    #[error("found the {what} name \"{}\", expected 1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'", .name.escape_debug())]
+    Name {
+        /// Model or version.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A golden row that cannot be read.
+    #[error("{} line {line}: {message}", .path.display())]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+fn io_error<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Error + 'p {
+    move |source| Error::Io { action, path: path.into(), source }
+}
+
+/// One golden row: features as a client sends them, and the probability that the model's own library gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenRow {
+    /// The row, as a JSON object.
+    pub features: Map<String, Value>,
+    /// P(positive class).
+    pub expected: f64,
+}
+
+/// A package that was read and whose digests hold.
+#[derive(Debug, Clone)]
+pub struct Package {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The manifest's schema, checked.
+    pub schema: FeatureSchema,
+    /// The bytes of `model.onnx`.
+    pub graph: Vec<u8>,
+    /// The rows of `golden.jsonl`; empty if there is none.
+    pub golden: Vec<GoldenRow>,
+}
+
+impl Package {
+    /// Reads the package in `directory` and checks every file against its digest, and name and version against the path.
+    ///
+    /// # Errors
+    /// [`Error`] naming the file and what is wrong with it.
+    pub fn read(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(MANIFEST);
+        refuse_link(directory)?;
+        refuse_link(&path)?;
+        let text = fs::read(&path).map_err(io_error("read", &path))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
+        let altered = |path: &Path, problem: String| Error::Altered { path: path.into(), problem };
+        if manifest.format != manifest::FORMAT {
+            let problem = format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT);
+            return Err(altered(&path, problem));
+        }
+        let parts: Vec<_> = directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
+        for (found, expected, what) in [
+            (parts.first(), &manifest.version, "version"),
+            (parts.get(1), &manifest.name, "name"),
+        ] {
+            if found.is_none_or(|found| found != expected) {
+                let problem = format!("its {what} is \"{expected}\", which is not the name of its directory");
+                return Err(altered(&path, problem));
+            }
+        }
+        let mut graph = None;
+        let mut golden = Vec::new();
+        for (name, digest) in &manifest.files {
+            if !is_plain_name(name) {
+                return Err(altered(&path, format!("it lists the file \"{}\"; expected a plain name", name.escape_debug())));
+            }
+            let file = directory.join(name);
+            refuse_link(&file)?;
+            let bytes = fs::read(&file).map_err(io_error("read", &file))?;
+            let found = digest_of(&bytes);
+            if &found != digest {
+                return Err(altered(&file, format!("found digest {found}, expected {digest} of the manifest")));
+            }
+            match name.as_str() {
+                MODEL => graph = Some(bytes),
+                GOLDEN => golden = read_golden(&file, &bytes)?,
+                _ => {}
+            }
+        }
+        let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
+        let schema = FeatureSchema::from_document(manifest.schema.clone())?;
+        Ok(Self { directory: directory.into(), manifest, schema, graph, golden })
+    }
+
+    /// The digest of the graph, `sha256:…`.
+    pub fn digest(&self) -> &str {
+        self.manifest.files.get(MODEL).map_or("", String::as_str)
+    }
+}
+
+fn refuse_link(path: &Path) -> Result<(), Error> {
+    let found = fs::symlink_metadata(path).map_err(io_error("read", path))?;
+    if found.is_symlink() {
+        return Err(Error::Altered { path: path.into(), problem: "found a symbolic link, expected the thing itself".into() });
+    }
+    Ok(())
+}
+
+/// Parses golden rows, one JSON object per line.
+fn read_golden(path: &Path, bytes: &[u8]) -> Result<Vec<GoldenRow>, Error> {
+    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+    lines
+        .map(|(at, line)| {
+            let wrong = |message| Error::Golden { path: path.into(), line: at + 1, message };
+            let row: GoldenRow = serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
+            if (0.0..=1.0).contains(&row.expected) {
+                Ok(row)
+            } else {
+                Err(wrong(format!("expected a probability in [0, 1], found {}", row.expected)))
+            }
+        })
+        .collect()
+}
+
+/// The digest of `bytes` as manifests write it.
+pub fn digest_of(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let digest = Sha256::digest(bytes);
+    digest.iter().fold(String::from("sha256:"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 128
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Checks a model's or a version's name.
+///
+/// # Errors
+/// [`Error::Name`] if it cannot be a directory of the repository.
+pub fn check_name(what: &'static str, name: &str) -> Result<(), Error> {
+    if is_plain_name(name) { Ok(()) } else { Err(Error::Name { what, name: name.into() }) }
+}
+
+/// A directory of packages: `<model>/<version>/`.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    root: PathBuf,
+}
+
+impl Repository {
+    /// The repository at `root`, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every model and its versions that have a manifest, both in the order of their names. Names that begin with a dot are
+    /// passed over, as is everything that is no directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a directory cannot be read; a repository that does not exist has no models.
+    pub fn list(&self) -> Result<BTreeMap<String, Vec<String>>, Error> {
+        let mut models = BTreeMap::new();
+        for model in directories(&self.root)? {
+            let mut versions = directories(&self.root.join(&model))?;
+            versions.retain(|version| self.root.join(&model).join(version).join(MANIFEST).is_file());
+            if !versions.is_empty() {
+                models.insert(model, versions);
+            }
+        }
+        Ok(models)
+    }
+
+    /// Where a version is.
+    pub fn directory(&self, model: &str, version: &str) -> PathBuf {
+        self.root.join(model).join(version)
+    }
+
+    /// The first name `YYYY-MM-DD_NN` that `model` has no version of, for `date` (`YYYY-MM-DD`).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the model's directory cannot be read.
+    pub fn next_version(&self, model: &str, date: &str) -> Result<String, Error> {
+        let taken = directories(&self.root.join(model))?;
+        let numbers = taken.iter().filter_map(|name| name.strip_prefix(date)?.strip_prefix('_')?.parse::<u32>().ok());
+        Ok(format!("{date}_{:02}", numbers.max().unwrap_or(0) + 1))
+    }
+
+    /// Publishes `files` as a new version: writes them with a manifest of their digests into a hidden directory, syncs
+    /// them, and renames it into place.
+    ///
+    /// `manifest.files` is filled here.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the version is there already, [`Error::Name`] for a bad name, [`Error::Io`] otherwise.
+    pub fn publish(&self, mut manifest: Manifest, files: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
+        check_name("model", &manifest.name)?;
+        check_name("version", &manifest.version)?;
+        let parent = self.root.join(&manifest.name);
+        let target = parent.join(&manifest.version);
+        let exists = || Error::Exists { model: manifest.name.clone(), version: manifest.version.clone() };
+        if fs::symlink_metadata(&target).is_ok() {
+            return Err(exists());
+        }
+        fs::create_dir_all(&parent).map_err(io_error("create", &parent))?;
+        let staging = tempfile::Builder::new()
+            .prefix(".publishing-")
+            .tempdir_in(&parent)
+            .map_err(io_error("create a directory in", &parent))?;
+        for (name, bytes) in files {
+            check_name("file", name)?;
+            manifest.files.insert((*name).into(), digest_of(bytes));
+            write_synced(&staging.path().join(name), bytes)?;
+        }
+        let text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|source| Error::Manifest { path: target.join(MANIFEST), source })?;
+        write_synced(&staging.path().join(MANIFEST), &text)?;
+        set_readable(staging.path())?;
+        sync_directory(staging.path())?;
+        // Renaming onto a directory that is not empty fails, so that of two publishers one wins and none overwrites.
+        match fs::rename(staging.path(), &target) {
+            Ok(()) => {}
+            Err(_) if fs::symlink_metadata(&target).is_ok() => {
+                return Err(Error::Exists { model: manifest.name, version: manifest.version });
+            }
+            Err(source) => return Err(Error::Io { action: "publish", path: target, source }),
+        }
+        // The directory has moved: there is nothing left to remove.
+        let _ = staging.keep();
+        sync_directory(&parent)?;
+        Ok(target)
+    }
+}
+
+fn directories(path: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Io { action: "list", path: path.into(), source }),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", path))?;
+        // The type of the entry itself: symbolic links are no directories here.
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        match entry.file_name().into_string() {
+            Ok(name) if is_directory && is_plain_name(&name) => names.push(name),
+            _ => {}
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = File::create_new(path).map_err(io_error("create", path))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", path))
+}
+
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("sync", path))
+}
+
+/// Temporary directories are private; a published package is for every reader of the repository.
+fn set_readable(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io_error("publish", path))
+}

@@ -1,0 +1,327 @@
+//! ONNX Runtime: loading the library, sessions over a graph, and running checked rows through them.
+//!
+//! This is the only file that names `ort`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::SessionInputValue;
+use ort::value::{Tensor, ValueType};
+use scoregate_schemas::manifest::{Bindings, Element, Output};
+
+use crate::features::{Column, FeatureRows, RowReader};
+use crate::inspect;
+
+/// The version of ONNX Runtime that this build is made and tested for.
+pub const ONNX_RUNTIME_VERSION: &str = "1.31.1";
+
+/// The most rows that one `run` takes; longer columns are cut into runs of this many, which bounds the memory that ONNX
+/// Runtime's arena keeps.
+pub const MAX_ROWS_PER_RUN: usize = 4_096;
+
+/// Where the library of ONNX Runtime is when nobody says: beside the executable, or where `cargo xtask onnxruntime` puts it.
+///
+/// # Errors
+/// [`Error::LibraryMissing`] with every place that was tried.
+pub fn locate_library(executable: &Path) -> Result<PathBuf, Error> {
+    let directory = executable.parent().unwrap_or(Path::new("."));
+    let mut tried = Vec::new();
+    for place in [".", "../lib", "../onnxruntime", "../../onnxruntime"] {
+        let candidate = directory.join(place).join("libonnxruntime.so");
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+        tried.push(candidate);
+    }
+    Err(Error::LibraryMissing { tried })
+}
+
+/// What can go wrong between a package and its probabilities.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No library was found.
+    #[error(
+        "ONNX Runtime is missing: looked for {}; fetch it with `cargo xtask onnxruntime`, or set ORT_DYLIB_PATH to a \
+         libonnxruntime.so of version {ONNX_RUNTIME_VERSION}",
+        .tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    LibraryMissing {
+        /// The places that were tried.
+        tried: Vec<PathBuf>,
+    },
+    /// The library is there and cannot be used.
+    #[error("cannot load ONNX Runtime from {}: {message}; expected version {ONNX_RUNTIME_VERSION}", .path.display())]
+    Library {
+        /// The library.
+        path: PathBuf,
+        /// What the loader said.
+        message: String,
+    },
+    /// ONNX Runtime refuses the graph.
+    #[error("ONNX Runtime refuses the graph")]
+    Graph(#[source] ort::Error),
+    /// The graph's inputs or outputs are not those of the manifest.
+    #[error("the graph does not fit its manifest: {0}")]
+    Binding(String),
+    /// A run failed.
+    #[error("ONNX Runtime failed to run the graph")]
+    Run(#[source] ort::Error),
+    /// The graph answered something that is no probability per row.
+    #[error("the model answered {0}")]
+    Output(OutputFault),
+}
+
+/// What is wrong with a graph's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutputFault {
+    /// Another number of values than rows times classes.
+    #[error("{found} values, expected {expected}")]
+    Count {
+        /// Values found.
+        found: usize,
+        /// Values expected.
+        expected: usize,
+    },
+    /// NaN or infinity.
+    #[error("a value that is not finite, for row {row}")]
+    NotFinite {
+        /// The row, by its place among the checked rows.
+        row: usize,
+    },
+    /// A probability outside [0, 1].
+    #[error("a probability outside [0, 1], for row {row}")]
+    OutOfRange {
+        /// The row, by its place among the checked rows.
+        row: usize,
+    },
+}
+
+/// ONNX Runtime, loaded. There is one per process.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    environment: ort::environment::Environment,
+}
+
+impl Runtime {
+    /// Loads ONNX Runtime from `library`, with its telemetry switched off.
+    ///
+    /// Call this before any other thread reads the environment: it sets `ORT_DISABLE_TELEMETRY`, which Microsoft's builds
+    /// read when they initialise.
+    ///
+    /// # Errors
+    /// [`Error::Library`] if the library cannot be loaded or is too old.
+    pub fn load(library: &Path) -> Result<Self, Error> {
+        let failed = |message: String| Error::Library { path: library.to_path_buf(), message };
+        #[expect(unsafe_code, reason = "ONNX Runtime reads its switches from the process environment only")]
+        // SAFETY: callers load the runtime at start, before threads are spawned that could read the environment.
+        unsafe {
+            std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
+            // A model file must not be able to choose session options.
+            std::env::remove_var("ORT_LOAD_CONFIG_FROM_MODEL");
+        }
+        let environment = ort::init_from(library)
+            .map_err(|error| failed(error.to_string()))?
+            .with_name("scoregate")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        environment.set_log_level(ort::logging::LogLevel::Error);
+        Ok(Self { environment })
+    }
+
+    /// Opens a session over `graph`, the bytes of an ONNX file. What does not lead to `output` is cut from the graph first:
+    /// ONNX Runtime would compute it at every run.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if ONNX Runtime refuses it, [`Error::Binding`] if inputs or outputs are not as the manifest says.
+    pub fn session(
+        &self,
+        graph: &[u8],
+        reader: &RowReader,
+        bindings: &Bindings,
+        output: &Output,
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
+        let Output::Probabilities { name, classes, positive } = output;
+        let graph = inspect::keep_output(graph, name).map_err(|error| Error::Binding(error.to_string()))?;
+        let build = || -> ort::Result<ort::session::Session> {
+            ort::session::Session::builder(&self.environment)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_intra_threads(options.intra_op_threads)?
+                .with_inter_threads(1)?
+                .with_intra_op_spinning(false)?
+                .commit_from_memory(&graph)
+        };
+        let inner = build().map_err(Error::Graph)?;
+        let Bindings::Columns { columns } = bindings;
+        for binding in columns {
+            let Some(input) = inner.inputs().iter().find(|input| input.name() == binding.input) else {
+                return Err(Error::Binding(format!("it has no input \"{}\"", binding.input)));
+            };
+            let expected = match binding.element {
+                Element::Float32 => ort::value::TensorElementType::Float32,
+                Element::Float64 => ort::value::TensorElementType::Float64,
+                Element::Int64 => ort::value::TensorElementType::Int64,
+                Element::String => ort::value::TensorElementType::String,
+            };
+            match input.dtype() {
+                ValueType::Tensor { ty, .. } if *ty == expected => {}
+                other => {
+                    return Err(Error::Binding(format!(
+                        "its input \"{}\" is {other}, expected a tensor of {expected}",
+                        binding.input
+                    )));
+                }
+            }
+        }
+        if let Some(extra) = inner.inputs().iter().find(|input| columns.iter().all(|bound| bound.input != input.name())) {
+            return Err(Error::Binding(format!("no feature is bound to its input \"{}\"", extra.name())));
+        }
+        if *positive >= *classes {
+            return Err(Error::Binding(format!("column {positive} of {classes} cannot be the positive class")));
+        }
+        match inner.outputs().iter().find(|candidate| candidate.name() == name).map(ort::value::Outlet::dtype) {
+            Some(ValueType::Tensor { ty: ort::value::TensorElementType::Float32, .. }) => {}
+            Some(other) => return Err(Error::Binding(format!("its output \"{name}\" is {other}, expected floats"))),
+            None => return Err(Error::Binding(format!("it has no output \"{name}\""))),
+        }
+        let listed: Vec<&[String]> = reader.categories().collect();
+        let inputs = inner.inputs().iter().map(|input| {
+            let feature = columns.iter().position(|column| column.input == input.name());
+            let feature = feature.expect("every input was found bound above");
+            let listed = listed[feature].iter().map(|value| value.as_str().into()).collect();
+            Input { feature, element: columns[feature].element, listed }
+        });
+        let inputs = inputs.collect();
+        Ok(Session { inner, inputs, classes: *classes, positive: *positive })
+    }
+}
+
+/// How a session runs.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// Threads within one operator; 1 runs on the calling thread.
+    pub intra_op_threads: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { intra_op_threads: 1 }
+    }
+}
+
+/// A graph ready to run, for one thread at a time.
+#[derive(Debug)]
+pub struct Session {
+    inner: ort::session::Session,
+    /// In the order of the graph's inputs.
+    inputs: Vec<Input>,
+    classes: usize,
+    positive: usize,
+}
+
+/// One input of the graph and the feature that fills it.
+#[derive(Debug)]
+struct Input {
+    feature: usize,
+    element: Element,
+    /// The feature's listed categories, the session's own copies so that sessions share no reference counts.
+    listed: Vec<Arc<str>>,
+}
+
+/// Probabilities, one row of classes per feature row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    classes: usize,
+    positive: usize,
+    values: Vec<f32>,
+}
+
+impl Scores {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.classes
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The probability of the positive class, per row.
+    pub fn positive(&self) -> impl ExactSizeIterator<Item = f32> {
+        self.values.chunks_exact(self.classes).map(|row| row[self.positive])
+    }
+}
+
+impl Session {
+    /// Runs every checked row and checks what comes back.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if ONNX Runtime fails, [`Error::Output`] if the answer is not one finite probability in [0, 1] per row
+    /// and class.
+    pub fn run(&mut self, rows: &FeatureRows) -> Result<Scores, Error> {
+        let mut values = Vec::with_capacity(rows.len() * self.classes);
+        let mut from = 0;
+        while from < rows.len() {
+            let to = rows.len().min(from + MAX_ROWS_PER_RUN);
+            self.run_part(rows, from, to, &mut values)?;
+            from = to;
+        }
+        Ok(Scores { classes: self.classes, positive: self.positive, values })
+    }
+
+    fn run_part(&mut self, rows: &FeatureRows, from: usize, to: usize, values: &mut Vec<f32>) -> Result<(), Error> {
+        let Self { inner, inputs, classes, .. } = self;
+        let count = to - from;
+        let tensors = inputs.iter().map(|input| tensor(input, &rows.columns[input.feature], from, to));
+        let tensors = tensors.collect::<ort::Result<Vec<SessionInputValue<'_>>>>().map_err(Error::Run)?;
+        let outputs = inner.run(tensors.as_slice()).map_err(Error::Run)?;
+        let (_, answer) = outputs[0].try_extract_tensor::<f32>().map_err(Error::Run)?;
+        let expected = count * *classes;
+        if answer.len() != expected {
+            return Err(Error::Output(OutputFault::Count { found: answer.len(), expected }));
+        }
+        if let Some(at) = answer.iter().position(|value| !(0.0..=1.0).contains(value)) {
+            let row = from + at / *classes;
+            let fault = if answer[at].is_finite() { OutputFault::OutOfRange { row } } else { OutputFault::NotFinite { row } };
+            return Err(Error::Output(fault));
+        }
+        values.extend_from_slice(answer);
+        Ok(())
+    }
+}
+
+/// Rows `from..to` of a column as a `[N, 1]` tensor of the input's type.
+#[expect(clippy::cast_possible_truncation, reason = "the reader refused what float32 or int64 cannot hold")]
+fn tensor<'v>(input: &Input, column: &Column, from: usize, to: usize) -> ort::Result<SessionInputValue<'v>> {
+    let shape = [to - from, 1];
+    Ok(match column {
+        Column::Number(values) => {
+            let values = &values[from..to];
+            match input.element {
+                Element::Float32 => {
+                    Tensor::from_array((shape, values.iter().map(|value| *value as f32).collect::<Vec<_>>()))?.into()
+                }
+                Element::Float64 => Tensor::from_array((shape, values.to_vec()))?.into(),
+                Element::Int64 => {
+                    Tensor::from_array((shape, values.iter().map(|value| *value as i64).collect::<Vec<_>>()))?.into()
+                }
+                Element::String => {
+                    let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+                    Tensor::from_string_array((shape, texts.as_slice()))?.into()
+                }
+            }
+        }
+        Column::Category(column) => {
+            let text = |code: &u32| {
+                let code = *code as usize;
+                let other = || column.others[code - input.listed.len()].as_ref().into();
+                input.listed.get(code).map_or_else(other, Arc::clone)
+            };
+            let texts: Vec<Arc<str>> = column.codes[from..to].iter().map(text).collect();
+            Tensor::from_string_array((shape, texts.as_slice()))?.into()
+        }
+    })
+}

@@ -1,0 +1,114 @@
+//! Builds each component once and holds them.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use scoregate_model::package::Repository;
+use scoregate_model::runtime::{self, Runtime, SessionOptions};
+
+use crate::auth::keys::{FileError, LiveKeys};
+use crate::config::{RuntimeSettings, Settings};
+use crate::registry::{self, Registry};
+use crate::scoring::Engine;
+
+/// The components of a gateway.
+#[derive(Debug)]
+pub struct App {
+    /// What the operator set.
+    pub settings: Settings,
+    /// Who may score.
+    pub keys: LiveKeys,
+    /// Where work runs.
+    pub engine: Engine,
+    registry: OnceLock<Registry>,
+    draining: AtomicBool,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The keys file cannot be used.
+    #[error(transparent)]
+    Keys(#[from] FileError),
+    /// Nobody could call it.
+    #[error(
+        "no API key is configured in {file}, so that nobody could call the gateway; make one with `scoregate keys create \
+         --name web --scopes score:predict,models:read`"
+    )]
+    NoKeys {
+        /// The keys file.
+        file: String,
+    },
+    /// ONNX Runtime cannot be loaded.
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    /// No model can be served.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+}
+
+impl App {
+    /// An app that knows its callers but has no models yet: [`App::load_models`] makes it ready.
+    ///
+    /// # Errors
+    /// [`Error::NoKeys`] if nobody could call it, [`Error::Keys`] if the keys file cannot be used.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let keys = LiveKeys::open(&settings.auth.api_keys_file)?;
+        if keys.ring().is_empty() {
+            return Err(Error::NoKeys { file: settings.auth.api_keys_file.display().to_string() });
+        }
+        let scoring = &settings.scoring;
+        let engine = Engine::new(
+            scoring.max_queued_rows,
+            scoring.max_queued_bytes,
+            scoring.inline_budget,
+            settings.server.answer_timeout,
+        );
+        Ok(Self { keys, engine, registry: OnceLock::new(), draining: AtomicBool::new(false), settings })
+    }
+
+    /// Loads and warms the models of the repository; the gateway is ready from then on.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] if no model can be served.
+    pub fn load_models(&self, runtime: &Runtime) -> Result<(), Error> {
+        let repository = Repository::new(&self.settings.models.dir);
+        let options = SessionOptions { intra_op_threads: self.settings.runtime.intra_op_threads };
+        // The threads of connections and the blocking ones may all score at once.
+        let sessions = 2 * self.settings.scoring.workers;
+        let registry = Registry::load(&repository, runtime, &options, sessions)?;
+        let default = &self.settings.models.default;
+        if registry.live(default).is_none() {
+            tracing::warn!(model.name = default, "the default model is not served: /v1/predict will answer 404");
+        }
+        self.registry.set(registry).expect("models are loaded once");
+        Ok(())
+    }
+
+    /// The models, once they are loaded.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.get()
+    }
+
+    /// Whether requests should be sent here: models are loaded and the gateway is not about to stop.
+    pub fn is_ready(&self) -> bool {
+        self.registry.get().is_some() && !self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Ends readiness for good.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Loads ONNX Runtime from where the settings or the executable's place say.
+///
+/// # Errors
+/// [`runtime::Error`] if the library is missing or cannot be used.
+pub fn load_runtime(settings: &RuntimeSettings) -> Result<Runtime, runtime::Error> {
+    let library = match &settings.library {
+        Some(library) => library.clone(),
+        None => runtime::locate_library(&std::env::current_exe().unwrap_or_default())?,
+    };
+    Runtime::load(&library)
+}

@@ -1,0 +1,227 @@
+//! The command line: what each command does, and the one place that prints.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::{self, App};
+use crate::auth::Scope;
+use crate::auth::keys::KeysFile;
+use crate::config::{self, Settings, Sources};
+use crate::{http, telemetry};
+
+/// An ONNX Runtime scoring gateway for tabular models.
+#[derive(Debug, Parser)]
+#[command(name = "scoregate", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the models of the repository.
+    Serve(ServeArgs),
+    /// Make, list and revoke API keys.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Ask a running gateway whether it is ready; for containers.
+    Healthcheck(Common),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The settings file [default: scoregate.toml, where it exists].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The public listener (`SCOREGATE_ADDR`) [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    addr: Option<String>,
+    /// The admin listener (`SCOREGATE_ADMIN_ADDR`) [default: 127.0.0.1:9090].
+    #[arg(long, value_name = "ADDR")]
+    admin_addr: Option<String>,
+    /// The model repository (`SCOREGATE_MODELS_DIR`) [default: onnx_models].
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<String>,
+    /// The keys file (`SCOREGATE_API_KEYS_FILE`) [default: api_keys.json].
+    #[arg(long, value_name = "FILE")]
+    api_keys_file: Option<String>,
+    /// The model of `/v1/predict` (`SCOREGATE_DEFAULT_MODEL`) [default: churn].
+    #[arg(long, value_name = "NAME")]
+    default_model: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make a key and print it, once and alone, on standard output; only its digest is stored.
+    Create {
+        #[command(flatten)]
+        common: Common,
+        /// What the key is for.
+        #[arg(long)]
+        name: String,
+        /// What it may do, separated by commas, such as `score:predict,models:read`.
+        #[arg(long, value_delimiter = ',', required = true)]
+        scopes: Vec<Scope>,
+        /// The models that it may use, separated by commas.
+        #[arg(long, value_delimiter = ',', default_value = "*")]
+        models: Vec<String>,
+        /// How long it is valid, such as `90d` [default: until revoked].
+        #[arg(long, value_parser = config::duration)]
+        expires: Option<Duration>,
+    },
+    /// List the keys: id, name, scopes, models, end of validity.
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Remove every key of a name, or the one with an id.
+    Revoke {
+        #[command(flatten)]
+        common: Common,
+        /// The name or id.
+        key: String,
+    },
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// What went wrong and what to do about it.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(args) => serve(&args),
+            Command::Keys { command } => keys(&command),
+            Command::Healthcheck(common) => healthcheck(&common.settings(BTreeMap::new())?),
+        }
+    }
+}
+
+impl Common {
+    fn settings(&self, flags: BTreeMap<String, String>) -> anyhow::Result<Settings> {
+        Ok(Settings::load(Sources::from_process(self.config.as_deref(), flags)?)?)
+    }
+}
+
+fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    let flags = [
+        ("SCOREGATE_ADDR", &args.addr),
+        ("SCOREGATE_ADMIN_ADDR", &args.admin_addr),
+        ("SCOREGATE_MODELS_DIR", &args.models_dir),
+        ("SCOREGATE_API_KEYS_FILE", &args.api_keys_file),
+        ("SCOREGATE_DEFAULT_MODEL", &args.default_model),
+    ];
+    let flags = flags.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?))).collect();
+    let settings = args.common.settings(flags)?;
+    telemetry::start(&settings.log).map_err(anyhow::Error::msg)?;
+    // ONNX Runtime is loaded while this is the only thread: loading sets variables of the environment.
+    let runtime = app::load_runtime(&settings.runtime)?;
+    let workers = settings.scoring.workers;
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(workers)
+        .thread_name("scoregate")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    threads.block_on(async {
+        let public = http::serve::bind(settings.server.addr, "SCOREGATE_ADDR").await.map_err(anyhow::Error::msg)?;
+        let admin =
+            http::serve::bind(settings.server.admin_addr, "SCOREGATE_ADMIN_ADDR").await.map_err(anyhow::Error::msg)?;
+        let (public_addr, admin_addr) = (public.local_addr()?, admin.local_addr()?);
+        let app = Arc::new(App::new(settings)?);
+        let signal = signal()?;
+        let serving = tokio::spawn(http::serve::run(Arc::clone(&app), public, admin, signal));
+        let loading = tokio::task::spawn_blocking({
+            let app = Arc::clone(&app);
+            move || app.load_models(&runtime)
+        });
+        loading.await.context("loading the models panicked")??;
+        tracing::info!(addr = %public_addr, admin_addr = %admin_addr, "ready");
+        tokio::spawn(async move { app.keys.follow().await });
+        serving.await.context("the listeners panicked")
+    })?;
+    // Blocking work whose caller has left is not waited for.
+    threads.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT; true if load balancers should be given time to notice.
+fn signal() -> anyhow::Result<impl Future<Output = bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => false,
+        }
+    })
+}
+
+fn keys(command: &KeysCommand) -> anyhow::Result<()> {
+    let file = |common: &Common| -> anyhow::Result<KeysFile> {
+        Ok(KeysFile::new(common.settings(BTreeMap::new())?.auth.api_keys_file))
+    };
+    match command {
+        KeysCommand::Create { common, name, scopes, models, expires } => {
+            print(&file(common)?.create(name, scopes.clone(), models.clone(), *expires)?)
+        }
+        KeysCommand::List { common } => {
+            let mut lines = vec!["ID\tNAME\tSCOPES\tMODELS\tEXPIRES".to_string()];
+            for key in file(common)?.read()? {
+                let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+                let expires = key.expires_at.as_deref().unwrap_or("never");
+                lines.push(format!("{}\t{}\t{}\t{}\t{expires}", key.id, key.name, scopes.join(","), key.models.join(",")));
+            }
+            print(&lines.join("\n"))
+        }
+        KeysCommand::Revoke { common, key } => {
+            let revoked = file(common)?.revoke(key)?;
+            print(&format!("{revoked} key(s) revoked"))
+        }
+    }
+}
+
+/// Asks the admin listener's readiness.
+fn healthcheck(settings: &Settings) -> anyhow::Result<()> {
+    use std::io::Read;
+    let mut addr = settings.server.admin_addr;
+    if addr.ip().is_unspecified() {
+        addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let timeout = Duration::from_secs(2);
+    let mut stream = std::net::TcpStream::connect_timeout(&addr, timeout)
+        .with_context(|| format!("no gateway listens on {addr} (SCOREGATE_ADMIN_ADDR)"))?;
+    stream.set_read_timeout(Some(timeout))?;
+    write!(stream, "GET /health/ready HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(64 * 1024).read_to_string(&mut answer)?;
+    let status = answer.split_whitespace().nth(1).unwrap_or("no status");
+    if status != "200" {
+        bail!("the gateway on {addr} is not ready: it answered {status}");
+    }
+    print("ready")
+}
+
+/// Prints a command's result. A reader that has gone away is no failure of the command.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}

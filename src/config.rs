@@ -1,0 +1,383 @@
+//! Typed settings: flags over environment over `scoregate.toml` over defaults. The sole reader of the environment.
+//!
+//! Every mistake is reported at once, and keys that nobody knows are mistakes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Everything that `serve` can be told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Listeners and their limits.
+    pub server: ServerSettings,
+    /// The model repository.
+    pub models: ModelSettings,
+    /// Who may score.
+    pub auth: AuthSettings,
+    /// ONNX Runtime.
+    pub runtime: RuntimeSettings,
+    /// Work in flight.
+    pub scoring: ScoringSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Listeners and their limits.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// `SCOREGATE_ADDR` (`127.0.0.1:8080`): the public listener.
+    pub addr: SocketAddr,
+    /// `SCOREGATE_ADMIN_ADDR` (`127.0.0.1:9090`): the admin listener.
+    pub admin_addr: SocketAddr,
+    /// `SCOREGATE_MAX_BODY_BYTES` (16 MiB): the largest body, decoded.
+    pub max_body_bytes: usize,
+    /// `SCOREGATE_MAX_BATCH_ROWS` (100,000): the most rows of one batch.
+    pub max_batch_rows: usize,
+    /// `SCOREGATE_MAX_CONNECTIONS` (8,192): connections beyond wait to be accepted.
+    pub max_connections: usize,
+    /// `SCOREGATE_BODY_TIMEOUT` (15s): the time to receive a request's head, and again its body.
+    pub body_timeout: Duration,
+    /// `SCOREGATE_ANSWER_TIMEOUT` (10s): the time to answer once the body is there.
+    pub answer_timeout: Duration,
+    /// `SCOREGATE_DRAIN_DELAY` (5s): how long to serve on after SIGTERM, not ready, until load balancers have noticed.
+    pub drain_delay: Duration,
+    /// `SCOREGATE_DRAIN_TIMEOUT` (25s): how long requests in flight may take to finish after that.
+    pub drain_timeout: Duration,
+}
+
+/// The model repository.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// `SCOREGATE_MODELS_DIR` (`onnx_models`).
+    pub dir: PathBuf,
+    /// `SCOREGATE_DEFAULT_MODEL` (`churn`): the model of `/v1/predict`.
+    pub default: String,
+}
+
+/// Who may score.
+#[derive(Debug, Clone)]
+pub struct AuthSettings {
+    /// `SCOREGATE_API_KEYS_FILE` (`api_keys.json`).
+    pub api_keys_file: PathBuf,
+}
+
+/// ONNX Runtime.
+#[derive(Debug, Clone)]
+pub struct RuntimeSettings {
+    /// `ORT_DYLIB_PATH`: the library; looked for beside the executable if absent.
+    pub library: Option<PathBuf>,
+    /// `SCOREGATE_EXECUTION_PROVIDERS` (`cpu`).
+    pub execution_providers: ExecutionProviders,
+    /// `SCOREGATE_INTRA_OP_THREADS` (1): threads within one operator.
+    pub intra_op_threads: usize,
+}
+
+/// What runs the graph's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecutionProviders {
+    /// `CPUExecutionProvider` alone.
+    Cpu,
+}
+
+/// Work in flight.
+#[derive(Debug, Clone)]
+pub struct ScoringSettings {
+    /// `SCOREGATE_WORKERS` (the number of processors): threads that parse, run and answer.
+    pub workers: usize,
+    /// `SCOREGATE_MAX_QUEUED_ROWS` (200,000): rows in flight or waiting; beyond, requests get 503.
+    pub max_queued_rows: usize,
+    /// `SCOREGATE_MAX_QUEUED_BYTES` (256 MiB): request bodies held in memory; beyond, requests get 503.
+    pub max_queued_bytes: usize,
+    /// `SCOREGATE_INLINE_BUDGET` (200us): work estimated to take longer than this leaves the thread that serves the
+    /// connection.
+    pub inline_budget: Duration,
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// `SCOREGATE_LOG` (`info`): a level, or a filter such as `info,scoregate=debug`.
+    pub filter: String,
+    /// `SCOREGATE_LOG_FORMAT` (`auto|json|text`): JSON lines unless standard error is a terminal.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON lines elsewhere.
+    Auto,
+    /// JSON lines.
+    Json,
+    /// Text.
+    Text,
+}
+
+/// Every mistake in the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("{} setting(s) cannot be used:{}", .0.len(), .0.iter().fold(String::new(), |mut text, mistake| { let _ = write!(text, "\n  {mistake}"); text }))]
+pub struct Mistakes(pub Vec<String>);
+
+/// Where settings come from, highest first.
+#[derive(Debug, Default, Clone)]
+pub struct Sources {
+    /// Flags by the name of the variable that they stand for.
+    pub flags: BTreeMap<String, String>,
+    /// The environment.
+    pub environment: BTreeMap<String, String>,
+    /// The text of `scoregate.toml`, where there is one.
+    pub file: Option<String>,
+}
+
+impl Sources {
+    /// Reads the process environment, and `file` or else `SCOREGATE_CONFIG` or else `scoregate.toml` where it exists.
+    ///
+    /// # Errors
+    /// [`Mistakes`] if a file that was named cannot be read.
+    pub fn from_process(file: Option<&Path>, flags: BTreeMap<String, String>) -> Result<Self, Mistakes> {
+        #[expect(clippy::disallowed_methods, reason = "this is the sole reader of the environment")]
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with("SCOREGATE_") || name == "ORT_DYLIB_PATH")
+            .collect();
+        let named = file.map(Path::to_path_buf).or_else(|| environment.get("SCOREGATE_CONFIG").map(PathBuf::from));
+        let path = named.clone().unwrap_or_else(|| "scoregate.toml".into());
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Mistakes(vec![format!("cannot read {}: {error}", path.display())])),
+        };
+        Ok(Self { flags, environment, file })
+    }
+}
+
+/// The settings that `serve` knows: variable, place in the file, default.
+struct Reader {
+    flags: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
+    file: BTreeMap<String, String>,
+    known: Vec<(&'static str, &'static str)>,
+    mistakes: Vec<String>,
+}
+
+impl Settings {
+    /// Reads every setting.
+    ///
+    /// # Errors
+    /// [`Mistakes`] with every value that cannot be used and every key that is not known.
+    pub fn load(sources: Sources) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(sources);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let settings = Self {
+            server: ServerSettings {
+                addr: reader.take("SCOREGATE_ADDR", "server.addr", "127.0.0.1:8080", address),
+                admin_addr: reader.take("SCOREGATE_ADMIN_ADDR", "server.admin_addr", "127.0.0.1:9090", address),
+                max_body_bytes: reader.take("SCOREGATE_MAX_BODY_BYTES", "server.max_body_bytes", "16777216", count),
+                max_batch_rows: reader.take("SCOREGATE_MAX_BATCH_ROWS", "server.max_batch_rows", "100000", count),
+                max_connections: reader.take("SCOREGATE_MAX_CONNECTIONS", "server.max_connections", "8192", count),
+                body_timeout: reader.take("SCOREGATE_BODY_TIMEOUT", "server.body_timeout", "15s", duration),
+                answer_timeout: reader.take("SCOREGATE_ANSWER_TIMEOUT", "server.answer_timeout", "10s", duration),
+                drain_delay: reader.take("SCOREGATE_DRAIN_DELAY", "server.drain_delay", "5s", duration),
+                drain_timeout: reader.take("SCOREGATE_DRAIN_TIMEOUT", "server.drain_timeout", "25s", duration),
+            },
+            models: ModelSettings {
+                dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", "onnx_models", path),
+                default: reader.take("SCOREGATE_DEFAULT_MODEL", "models.default", "churn", text),
+            },
+            auth: AuthSettings {
+                api_keys_file: reader.take("SCOREGATE_API_KEYS_FILE", "auth.api_keys_file", "api_keys.json", path),
+            },
+            runtime: RuntimeSettings {
+                library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", |text| {
+                    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+                }),
+                execution_providers: reader.take(
+                    "SCOREGATE_EXECUTION_PROVIDERS",
+                    "runtime.execution_providers",
+                    "cpu",
+                    providers,
+                ),
+                intra_op_threads: reader.take("SCOREGATE_INTRA_OP_THREADS", "runtime.intra_op_threads", "1", count),
+            },
+            scoring: ScoringSettings {
+                workers: reader.take("SCOREGATE_WORKERS", "scoring.workers", &cpus.to_string(), count),
+                max_queued_rows: reader.take("SCOREGATE_MAX_QUEUED_ROWS", "scoring.max_queued_rows", "200000", count),
+                max_queued_bytes: reader.take(
+                    "SCOREGATE_MAX_QUEUED_BYTES",
+                    "scoring.max_queued_bytes",
+                    "268435456",
+                    count,
+                ),
+                inline_budget: reader.take("SCOREGATE_INLINE_BUDGET", "scoring.inline_budget", "200us", duration),
+            },
+            log: LogSettings {
+                filter: reader.take("SCOREGATE_LOG", "log.filter", "info", text),
+                format: reader.take("SCOREGATE_LOG_FORMAT", "log.format", "auto", log_format),
+            },
+        };
+        reader.finish()?;
+        Ok(settings)
+    }
+}
+
+impl Reader {
+    fn new(sources: Sources) -> Self {
+        let mut mistakes = Vec::new();
+        let mut file = BTreeMap::new();
+        match sources.file.as_deref().map(str::parse::<toml::Table>) {
+            None => {}
+            Some(Ok(table)) => flatten("", &table, &mut file, &mut mistakes),
+            Some(Err(error)) => mistakes.push(format!("scoregate.toml is not TOML: {error}")),
+        }
+        let mut environment = sources.environment;
+        environment.remove("SCOREGATE_CONFIG");
+        Self { flags: sources.flags, environment, file, known: Vec::new(), mistakes }
+    }
+
+    /// The setting called `variable` in the environment and `key` in the file. On a mistake the default stands in, so that
+    /// the others are read as well.
+    fn take<T>(
+        &mut self,
+        variable: &'static str,
+        key: &'static str,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> T {
+        self.known.push((variable, key));
+        let flag = self.flags.remove(variable).map(|value| (format!("flag for {variable}"), value));
+        let environment = self.environment.remove(variable).map(|value| (variable.to_string(), value));
+        let file = self.file.remove(key).map(|value| (format!("{key} of the settings file"), value));
+        let fallback = || parse(default).expect("the default of every setting parses");
+        let Some((name, value)) = flag.or(environment).or(file) else { return fallback() };
+        parse(&value).unwrap_or_else(|expected| {
+            self.mistakes.push(format!("{name}: found \"{value}\", expected {expected}"));
+            fallback()
+        })
+    }
+
+    fn finish(mut self) -> Result<(), Mistakes> {
+        let closest = |name: &str, known: &mut dyn Iterator<Item = &str>| {
+            known
+                .min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate))
+                .map_or_else(String::new, |candidate| format!("; did you mean {candidate}?"))
+        };
+        for name in self.environment.keys() {
+            let hint = closest(name, &mut self.known.iter().map(|(variable, _)| *variable));
+            self.mistakes.push(format!("{name} is no setting{hint}"));
+        }
+        for key in self.file.keys() {
+            let hint = closest(key, &mut self.known.iter().map(|(_, key)| *key));
+            self.mistakes.push(format!("{key} of the settings file is no setting{hint}"));
+        }
+        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+    }
+}
+
+fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>, mistakes: &mut Vec<String>) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&name, inner, into, mistakes),
+            toml::Value::String(text) => drop(into.insert(name, text.clone())),
+            toml::Value::Integer(number) => drop(into.insert(name, number.to_string())),
+            other => mistakes.push(format!("{name} of the settings file: found {other}, expected text or a number")),
+        }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address and port such as 127.0.0.1:8080".into())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("a path".into()) } else { Ok(text.into()) }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every setting is read through one signature")]
+fn text(text: &str) -> Result<String, String> {
+    Ok(text.into())
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a whole number of at least 1".into())
+}
+
+fn providers(text: &str) -> Result<ExecutionProviders, String> {
+    if text == "cpu" { Ok(ExecutionProviders::Cpu) } else { Err("cpu".into()) }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err("auto, json or text".into()),
+    }
+}
+
+/// Reads `250ms`, `15s`, `2m`, `1h`, `90d`; a unit is needed.
+///
+/// # Errors
+/// What was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "a duration such as 250ms, 15s, 2m, 1h or 90d".to_string();
+    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(expected)?;
+    let number: u64 = text[..digits].parse().map_err(|_| expected())?;
+    let seconds = |unit: u64| number.checked_mul(unit).map(Duration::from_secs).ok_or_else(expected);
+    match &text[digits..] {
+        "us" => Ok(Duration::from_micros(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3_600),
+        "d" => seconds(86_400),
+        _ => Err(expected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)], file: Option<&str>) -> Result<Settings, Vec<String>> {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let sources = Sources { flags: BTreeMap::new(), environment, file: file.map(Into::into) };
+        Settings::load(sources).map_err(|mistakes| mistakes.0)
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_defaults() {
+        let file = Some("[server]\naddr = \"127.0.0.1:1\"\nmax_batch_rows = 7\n[models]\ndefault = \"from_file\"");
+        let mut sources = Sources { file: file.map(Into::into), ..Sources::default() };
+        sources.environment.insert("SCOREGATE_ADDR".into(), "127.0.0.1:2".into());
+        sources.environment.insert("SCOREGATE_MODELS_DIR".into(), "from_environment".into());
+        sources.flags.insert("SCOREGATE_ADDR".into(), "127.0.0.1:3".into());
+        let settings = Settings::load(sources).unwrap();
+        assert_eq!(settings.server.addr.port(), 3);
+        assert_eq!(settings.models.dir, Path::new("from_environment"));
+        assert_eq!(settings.models.default, "from_file");
+        assert_eq!(settings.server.max_batch_rows, 7);
+        assert_eq!(settings.server.body_timeout, Duration::from_secs(15));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let environment = [("SCOREGATE_ADDR", "nowhere"), ("SCOREGATE_ADR", "x"), ("SCOREGATE_BODY_TIMEOUT", "15")];
+        let mistakes = load(&environment, Some("[server]\nadr = \"x\"\nmax_body_bytes = 0")).unwrap_err();
+        assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+        assert!(mistakes.iter().any(|mistake| mistake == "SCOREGATE_ADR is no setting; did you mean SCOREGATE_ADDR?"));
+        assert!(mistakes.iter().any(|mistake| mistake.contains("server.adr") && mistake.contains("server.addr")));
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d", "1w"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

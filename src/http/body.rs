@@ -1,0 +1,225 @@
+//! Receiving request bodies: bounded in size, time and total memory; content types and encodings.
+
+use std::io::Read;
+
+use axum::body::Body;
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::{Body as _, Bytes};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
+
+use super::problem::Error;
+use crate::app::App;
+use crate::scoring::{self, Permit};
+
+/// A body that has arrived, not yet decoded.
+#[derive(Debug)]
+pub(super) struct Received {
+    bytes: Bytes,
+    gzip: bool,
+    /// Held until the answer is written.
+    _permits: Vec<Permit>,
+}
+
+/// Receives a body.
+///
+/// # Errors
+/// [`Error`] if it is encoded unusually, too large, too slow, broken, or more than there is memory for.
+pub(super) async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Received, Error> {
+    let limit = app.settings.server.max_body_bytes;
+    let gzip = is_gzip(headers)?;
+    let hint = body.size_hint();
+    let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Error::BodyTooLarge { limit });
+    }
+    let mut permits = Vec::new();
+    if announced > 0 {
+        permits.push(hold(app, announced)?);
+    }
+    let exact = hint.exact().is_some();
+    let receive = collect(app, body, limit, if exact { usize::MAX } else { 0 }, &mut permits);
+    match tokio::time::timeout(app.settings.server.body_timeout, receive).await {
+        Ok(bytes) => Ok(Received { bytes: bytes?, gzip, _permits: permits }),
+        Err(_) => Err(Error::BodyTimeout),
+    }
+}
+
+fn hold(app: &App, bytes: usize) -> Result<Permit, Error> {
+    app.engine.hold_bytes(bytes).map_err(|overloaded| scoring::Error::from(overloaded).into())
+}
+
+/// Reads all frames. `held` is how many bytes the permits cover already.
+async fn collect(
+    app: &App,
+    mut body: Body,
+    limit: usize,
+    mut held: usize,
+    permits: &mut Vec<Permit>,
+) -> Result<Bytes, Error> {
+    /// Bodies of unknown size take their permits in steps of this many bytes.
+    const STEP: usize = 256 * 1024;
+    let mut first: Option<Bytes> = None;
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // Framing errors, resets, and bodies shorter than announced all end up here.
+        let Ok(data) = frame.map_err(|_| Error::BodyBroken)?.into_data() else { continue };
+        let have = first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len();
+        if have > limit {
+            return Err(Error::BodyTooLarge { limit });
+        }
+        while have > held {
+            permits.push(hold(app, STEP)?);
+            held += STEP;
+        }
+        match &first {
+            None => first = Some(data),
+            Some(start) => {
+                if rest.is_empty() {
+                    rest.extend_from_slice(start);
+                    first = Some(Bytes::new());
+                }
+                rest.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.into() })
+}
+
+impl Received {
+    /// The body without its content encoding. Decoding takes processor time: call it where the work is done.
+    ///
+    /// # Errors
+    /// [`Error::BodyTooLarge`] if it is larger than `limit` once decoded, [`Error::Gzip`] if it is not whole gzip data.
+    pub(super) fn decode(&self, limit: usize) -> Result<Bytes, Error> {
+        if !self.gzip {
+            return Ok(self.bytes.clone());
+        }
+        let mut decoded = Vec::new();
+        let mut decoder = flate2::bufread::MultiGzDecoder::new(&self.bytes[..]);
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        decoder.by_ref().take(most).read_to_end(&mut decoded).map_err(|_| Error::Gzip)?;
+        if decoded.len() > limit { Err(Error::BodyTooLarge { limit }) } else { Ok(decoded.into()) }
+    }
+
+    /// The bytes as they came; compressed, they are still the best guess of how much work there is.
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether the body is compressed.
+    pub(super) fn is_gzip(&self) -> bool {
+        self.gzip
+    }
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Error> {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    let encoding = encodings.next();
+    if encodings.next().is_some() {
+        return Err(Error::Encoding);
+    }
+    match encoding.map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase()).as_deref() {
+        None | Some("identity") => Ok(false),
+        Some("gzip" | "x-gzip") => Ok(true),
+        Some(_) => Err(Error::Encoding),
+    }
+}
+
+/// How rows are written in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Ndjson,
+    Csv,
+}
+
+impl Format {
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::Csv => "text/csv",
+        }
+    }
+
+    fn of(media_type: &str) -> Option<Self> {
+        Some(match media_type {
+            "application/json" => Self::Json,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/jsonlines" => Self::Ndjson,
+            "text/csv" => Self::Csv,
+            _ => return None,
+        })
+    }
+}
+
+/// The format that the content type names, if it is one of `accepted`.
+///
+/// # Errors
+/// [`Error::MediaType`] if it is another, absent, given twice, or in another character set than UTF-8.
+pub(super) fn content_format(headers: &HeaderMap, accepted: &[Format]) -> Result<Format, Error> {
+    let refused = || {
+        Error::MediaType(match accepted {
+            [Format::Json] => "application/json",
+            _ => "application/json, application/x-ndjson or text/csv",
+        })
+    };
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let text = types.next().and_then(|value| value.to_str().ok()).filter(|_| types.next().is_none()).ok_or_else(refused)?;
+    // The common case without allocation.
+    if text == "application/json" {
+        return Ok(Format::Json);
+    }
+    let mut parts = text.split(';');
+    let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+    let format = Format::of(&essence).filter(|format| accepted.contains(format)).ok_or_else(refused)?;
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let is_charset = name.trim().eq_ignore_ascii_case("charset");
+        if is_charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
+            return Err(refused());
+        }
+    }
+    Ok(format)
+}
+
+/// The first of `offered` that the client likes best; the first of all if it does not say.
+///
+/// # Errors
+/// [`Error::NotAcceptable`] if the client accepts none of them.
+pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result<Format, Error> {
+    if !headers.contains_key(ACCEPT) {
+        return Ok(offered[0]);
+    }
+    let mut best: Option<(f32, Format)> = None;
+    for format in offered {
+        // The most specific range that matches decides (RFC 9110, 12.5.1).
+        let mut quality: Option<(u8, f32)> = None;
+        for range in headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')) {
+            let mut parts = range.split(';');
+            let name = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+            let specificity = match name.as_str() {
+                "*/*" | "*" => 0,
+                "application/*" if *format != Format::Csv => 1,
+                "text/*" if *format == Format::Csv => 1,
+                other if Format::of(other) == Some(*format) => 2,
+                _ => continue,
+            };
+            let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+            if quality.is_none_or(|(found, _)| specificity > found) {
+                quality = Some((specificity, weight));
+            }
+        }
+        if let Some((_, weight)) = quality
+            && weight > 0.0
+            && best.is_none_or(|(found, _)| weight > found)
+        {
+            best = Some((weight, *format));
+        }
+    }
+    best.map(|(_, format)| format).ok_or(Error::NotAcceptable(match offered {
+        [Format::Json] => "application/json",
+        [Format::Ndjson] => "application/x-ndjson",
+        _ => "application/json or text/csv",
+    }))
+}

@@ -1,0 +1,74 @@
+//! `POST /v1/predict` and `/v1/models/{model}/predict`: one row.
+
+use std::sync::Arc;
+
+use axum::extract::{RawPathParams, Request, State};
+use axum::response::{IntoResponse, Response};
+use hyper::header::CONTENT_TYPE;
+use hyper::http::HeaderValue;
+
+use super::admission::admit;
+use super::body::{Format, Received, accepted_format, content_format, receive};
+use super::problem::{Error, Fault};
+use super::wire::Answers;
+use crate::app::App;
+use crate::auth::Scope;
+use crate::registry::Version;
+use crate::scoring;
+
+pub(super) async fn predict(
+    State(app): State<Arc<App>>,
+    path: RawPathParams,
+    request: Request,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let admitted = admit(&app, &parts, Scope::ScorePredict)?;
+    let version = version_for(&app, &path, &admitted)?;
+    no_parameters(&parts)?;
+    content_format(&parts.headers, &[Format::Json])?;
+    accepted_format(&parts.headers, &[Format::Json])?;
+    let received = receive(&app, &parts.headers, body).await?;
+    let limit = app.settings.server.max_body_bytes;
+    // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
+    let rows = 1 + received.raw().len() / 1_024;
+    let cost = version.cost;
+    let version = Arc::clone(version);
+    let answer = app.engine.run(rows, cost, move || score(&version, &received, limit)).await??;
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response())
+}
+
+/// Bytes → checked columns → tensors → ONNX Runtime → answer.
+fn score(version: &Version, received: &Received, limit: usize) -> Result<Vec<u8>, Error> {
+    let body = received.decode(limit)?;
+    let rows = version.reader.json_row(&body)?;
+    if rows.is_empty() {
+        let faults = rows.faults.iter().flat_map(|row| &row.faults).map(|fault| {
+            let pointer = format!("#{}", version.reader.pointer(&fault.place));
+            Fault::new(pointer, fault.code, version.reader.detail(fault).into_owned())
+        });
+        return Err(Error::Row(faults.collect()));
+    }
+    let scores = version.run(&rows).map_err(scoring::Error::from)?;
+    let probability = scores.positive().next().expect("a run answers every row");
+    Ok(Answers::new(version).one(probability))
+}
+
+/// The version that answers for the model of the path, or for the default model.
+pub(super) fn version_for<'a>(
+    app: &'a App,
+    path: &RawPathParams,
+    admitted: &super::admission::Admitted,
+) -> Result<&'a Arc<Version>, Error> {
+    let named = path.iter().find(|(name, _)| *name == "model").map(|(_, model)| model);
+    let model = named.unwrap_or(&app.settings.models.default);
+    admitted.may_use(model)?;
+    Ok(scoring::look_up(app.registry(), model)?)
+}
+
+/// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.
+pub(super) fn no_parameters(parts: &hyper::http::request::Parts) -> Result<(), Error> {
+    match parts.uri.query() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(Error::Parameter),
+    }
+}

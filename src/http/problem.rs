@@ -1,0 +1,279 @@
+//! Every refusal → `application/problem+json` (RFC 9457), in one exhaustive match.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
+use scoregate_model::features::{BodyError, FaultCode, FeatureRows, RowReader};
+use serde::Serialize;
+
+use crate::{auth, scoring};
+
+/// The most faults that one problem document describes.
+const MAX_LISTED: usize = 100;
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller is unknown or may not do this.
+    #[error(transparent)]
+    Auth(#[from] auth::Error),
+    /// A credential larger than any of ours.
+    #[error("the credential is larger than 8 KiB")]
+    CredentialTooLarge,
+    /// Nothing is at this path.
+    #[error("there is nothing at this path")]
+    NoRoute,
+    /// The path does not take this method.
+    #[error("this path does not take this method")]
+    Method,
+    /// The query has parameters that the path does not take.
+    #[error("this path takes no query parameters")]
+    Parameter,
+    /// None of the answers that the client accepts can be given.
+    #[error("expected an Accept header that allows {0}")]
+    NotAcceptable(&'static str),
+    /// The body is of another type.
+    #[error("expected the content type {0}")]
+    MediaType(&'static str),
+    /// The body is encoded in another way.
+    #[error("expected a body without content encoding, or with one layer of gzip")]
+    Encoding,
+    /// The body is not what its encoding says.
+    #[error("the body is not whole gzip data")]
+    Gzip,
+    /// The body broke off or was framed wrongly.
+    #[error("the body broke off or its framing is malformed")]
+    BodyBroken,
+    /// The body is too large.
+    #[error("the body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// The limit, of decoded bytes.
+        limit: usize,
+    },
+    /// The body came too slowly.
+    #[error("the body did not arrive in time")]
+    BodyTimeout,
+    /// The body cannot be read as rows.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The CSV header does not fit.
+    #[error("the CSV header does not fit the model's features")]
+    Header(Vec<Fault>),
+    /// The one row does not pass.
+    #[error("the row does not pass the model's feature schema")]
+    Row(Vec<Fault>),
+    /// No row of a batch passes.
+    #[error("{count} of {count} rows rejected")]
+    Rows {
+        /// How many rows there were.
+        count: usize,
+        /// What is wrong with the first of them.
+        faults: Vec<Fault>,
+    },
+    /// Scoring failed.
+    #[error(transparent)]
+    Scoring(#[from] scoring::Error),
+    /// A handler panicked.
+    #[error("the request could not be handled")]
+    Panicked,
+}
+
+/// One fault as clients see it.
+#[derive(Debug, Serialize)]
+pub struct Fault {
+    pointer: String,
+    code: &'static str,
+    detail: String,
+}
+
+impl Fault {
+    /// A fault at a JSON pointer.
+    pub fn new(pointer: String, code: FaultCode, detail: String) -> Self {
+        Self { pointer, code: code.as_str(), detail }
+    }
+
+    /// The faults of refused rows, the first hundred; `prefix` is what the pointer to row 0 begins with, before the `/0`.
+    pub fn of_rows<'f>(rows: &'f FeatureRows, reader: &'f RowReader, prefix: &'f str) -> Vec<Self> {
+        let faults = rows.faults.iter().flat_map(|row| row.faults.iter().map(move |fault| (row.index, fault)));
+        let described = faults.map(|(index, fault)| {
+            let pointer = format!("{prefix}/{index}{}", reader.pointer(&fault.place));
+            Self::new(pointer, fault.code, reader.detail(fault).into_owned())
+        });
+        described.take(MAX_LISTED).collect()
+    }
+}
+
+/// What a refusal is to a client.
+struct Problem {
+    status: StatusCode,
+    /// Stable: type slug, log field and metric label.
+    code: &'static str,
+    title: &'static str,
+}
+
+impl Error {
+    fn problem(&self) -> Problem {
+        let (status, code, title) = match self {
+            Self::Auth(auth::Error::Missing) => (401, "missing_credentials", "Credentials needed"),
+            Self::Auth(auth::Error::InvalidRequest(_)) => (400, "invalid_request", "Malformed credentials"),
+            Self::Auth(auth::Error::InvalidKey) => (401, "invalid_key", "Invalid API key"),
+            Self::Auth(auth::Error::InvalidToken) => (401, "invalid_token", "Invalid access token"),
+            Self::Auth(auth::Error::InsufficientScope(_)) => (403, "insufficient_scope", "Insufficient scope"),
+            Self::Auth(auth::Error::ModelNotAllowed) => (403, "model_not_allowed", "Model not allowed"),
+            Self::CredentialTooLarge => (431, "credential_too_large", "Credential too large"),
+            Self::NoRoute => (404, "not_found", "Not found"),
+            Self::Method => (405, "method_not_allowed", "Method not allowed"),
+            Self::Parameter => (400, "invalid_parameter", "Invalid query parameter"),
+            Self::NotAcceptable(_) => (406, "not_acceptable", "Not acceptable"),
+            Self::MediaType(_) => (415, "unsupported_media_type", "Unsupported media type"),
+            Self::Encoding => (415, "unsupported_encoding", "Unsupported content encoding"),
+            Self::Gzip => (400, "malformed_gzip", "Malformed gzip"),
+            Self::BodyBroken => (400, "malformed_body", "Malformed body"),
+            Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large"),
+            Self::BodyTimeout => (408, "body_timeout", "Body timeout"),
+            Self::Body(BodyError::Json(_) | BodyError::DuplicateField { .. } | BodyError::Root { .. }) => {
+                (400, "malformed_json", "Malformed JSON")
+            }
+            Self::Body(BodyError::TooManyRows { .. }) => (413, "too_many_rows", "Too many rows"),
+            Self::Body(BodyError::Shape { .. } | BodyError::Header(_) | BodyError::Empty)
+            | Self::Header(_)
+            | Self::Rows { .. } => (422, "invalid_rows", "Invalid rows"),
+            Self::Row(_) => (422, "invalid_row", "Invalid row"),
+            Self::Scoring(scoring::Error::UnknownModel) => (404, "unknown_model", "Unknown model"),
+            Self::Scoring(scoring::Error::NotReady) => (503, "not_ready", "Not ready"),
+            Self::Scoring(scoring::Error::Overloaded(_)) => (503, "overloaded", "Overloaded"),
+            Self::Scoring(scoring::Error::Deadline) => (504, "deadline", "Deadline exceeded"),
+            Self::Scoring(scoring::Error::Output(_)) => (500, "model_output_invalid", "Invalid model output"),
+            Self::Scoring(scoring::Error::Run(_) | scoring::Error::Panicked) | Self::Panicked => {
+                (500, "internal", "Internal error")
+            }
+        };
+        let status = StatusCode::from_u16(status).expect("every status of the list is one");
+        Problem { status, code, title }
+    }
+
+    /// The challenge or hint that goes with the status.
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        const REALMS: [&str; 2] = ["Bearer realm=\"scoregate\"", "ApiKey realm=\"scoregate\""];
+        let challenge = |value: &'static str| vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static(value))];
+        match self {
+            Self::Auth(auth::Error::Missing) => REALMS.into_iter().flat_map(challenge).collect(),
+            Self::Auth(auth::Error::InvalidRequest(_)) => challenge("Bearer error=\"invalid_request\""),
+            Self::Auth(auth::Error::InvalidKey) => challenge(REALMS[1]),
+            Self::Auth(auth::Error::InvalidToken) => challenge("Bearer error=\"invalid_token\""),
+            Self::Auth(auth::Error::InsufficientScope(scope)) => {
+                let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+                HeaderValue::try_from(value).map(|value| vec![(header::WWW_AUTHENTICATE, value)]).unwrap_or_default()
+            }
+            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
+                vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
+            }
+            Self::Encoding => vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"))],
+            // What is left of the body is not worth reading.
+            Self::BodyTimeout | Self::BodyBroken | Self::BodyTooLarge { .. } => {
+                vec![(header::CONNECTION, HeaderValue::from_static("close"))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn faults(&mut self) -> Vec<Fault> {
+        match self {
+            Self::Row(faults) | Self::Rows { faults, .. } | Self::Header(faults) => std::mem::take(faults),
+            Self::Body(BodyError::Shape { pointer, code, detail }) => {
+                vec![Fault::new(std::mem::take(pointer), *code, std::mem::take(detail))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The sentence for the client. What only the operator can act on stays in the log.
+    fn detail(&self) -> String {
+        match self {
+            Self::Body(BodyError::Shape { .. }) => "the body is not of the shape expected".into(),
+            Self::Scoring(scoring::Error::Output(_) | scoring::Error::Run(_) | scoring::Error::Panicked) => {
+                "the request was well-formed; the operator finds the cause in the log under this request id".into()
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// Writes the problem document.
+    pub fn into_answer(mut self, path: &str, request_id: &str) -> Response {
+        let Problem { status, code, title } = self.problem();
+        if status.is_server_error() {
+            let error = format!("{:#}", Chain(&self));
+            tracing::error!(request.id = request_id, code, error, "request failed");
+        }
+        let headers = self.headers();
+        let document = Document {
+            kind: format!("/problems/{}", code.replace('_', "-")),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: self.detail(),
+            instance: path,
+            request_id,
+            errors: self.faults(),
+        };
+        let body = serde_json::to_vec(&document).expect("a problem document serialises");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let all: &mut HeaderMap = response.headers_mut();
+        all.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        all.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in headers {
+            all.append(name, value);
+        }
+        response
+    }
+}
+
+/// An error and its causes on one line.
+struct Chain<'e>(&'e dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(formatter, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'d> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    instance: &'d str,
+    request_id: &'d str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Fault>,
+}
+
+/// A refusal on its way to [`super::serve`], which knows path and request id and writes it.
+#[derive(Clone)]
+pub(super) struct Pending(std::sync::Arc<std::sync::Mutex<Option<Error>>>);
+
+impl Pending {
+    pub(super) fn take(self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.problem().status;
+        response.extensions_mut().insert(Pending(std::sync::Arc::new(std::sync::Mutex::new(Some(self)))));
+        response
+    }
+}

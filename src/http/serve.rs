@@ -1,0 +1,185 @@
+//! Listeners, connections, and what wraps every request: framing, request id, panics, problem documents, drain.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
+use ulid::ULID_LEN;
+
+use super::framing::StrictFraming;
+use super::problem::{Error, Pending};
+use super::wire::Ids;
+use crate::app::App;
+use crate::config::ServerSettings;
+
+/// The longest request id of a client that is kept.
+const MAX_REQUEST_ID: usize = 128;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// When a gateway stops: first it is no longer ready, then it takes no new connections.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Sender<bool>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Stop {
+    /// Ends the accepting of connections and lets open ones finish their request.
+    pub fn now(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn asked(&self) {
+        // The sender lives in `self`, so that waiting cannot fail.
+        let _ = self.0.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+/// Serves `router` on `listener` until `stop`, then waits for open requests up to the drain timeout.
+pub async fn serve(listener: TcpListener, router: Router, settings: ServerSettings, stop: Stop) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(settings.max_connections));
+    let http = connection_builder(&settings);
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+            () = stop.asked() => break,
+        };
+        let stream = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            () = stop.asked() => break,
+        };
+        let router = router.clone();
+        let service = service_fn(move |request| answer(router.clone(), request));
+        let connection = http.serve_connection(TokioIo::new(StrictFraming::new(stream)), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(settings.drain_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections were still busy at the end of the drain timeout and are cut");
+    }
+}
+
+fn connection_builder(settings: &ServerSettings) -> hyper::server::conn::http1::Builder {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(settings.body_timeout);
+    http
+}
+
+/// Accepts the next connection; errors that concern the process (no file descriptors) are waited out.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Answers are written whole; waiting to fill a segment would only delay them.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// One request: id, handler, panic → 500, refusal → problem document.
+async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+    let id = request_id(request.headers());
+    let path = request.uri().clone();
+    let mut response = match caught(router.oneshot(request.map(Body::new))).await {
+        Some(Ok(response)) => response,
+        None => Error::Panicked.into_answer(path.path(), id.to_str().unwrap_or_default()),
+    };
+    if let Some(error) = response.extensions_mut().remove::<Pending>().and_then(Pending::take) {
+        let allow = response.headers_mut().remove(hyper::header::ALLOW);
+        response = error.into_answer(path.path(), id.to_str().unwrap_or_default());
+        if let Some(allow) = allow {
+            response.headers_mut().insert(hyper::header::ALLOW, allow);
+        }
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    Ok(response)
+}
+
+/// What `future` answers, or nothing if it panics: one panic costs one request.
+async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    std::future::poll_fn(move |context| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}
+
+/// The client's request id if it is short and visible ASCII, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let theirs = headers.get(REQUEST_ID).filter(|id| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    theirs.cloned().unwrap_or_else(|| {
+        let mut buffer = [0; ULID_LEN];
+        HeaderValue::from_str(Ids::new().write(&mut buffer)).expect("an identifier is ASCII")
+    })
+}
+
+/// Binds an address.
+///
+/// # Errors
+/// A message that names the address and what to do.
+pub async fn bind(addr: SocketAddr, variable: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|error| format!("cannot listen on {addr}: {error}; set {variable} to an address that is free"))
+}
+
+/// Serves both listeners until the process is told to stop, then drains.
+pub async fn run(app: Arc<App>, public: TcpListener, admin: TcpListener, signal: impl Future<Output = bool>) {
+    let settings = app.settings.server.clone();
+    let stop = Stop::default();
+    let listeners = [public, admin].map(|listener| {
+        tokio::spawn(serve(listener, super::router::router(Arc::clone(&app)), settings.clone(), stop.clone()))
+    });
+    let patient = signal.await;
+    app.start_draining();
+    if patient {
+        tracing::info!(delay_ms = settings.drain_delay.as_millis(), "stopping: no longer ready, serving on for a while");
+        tokio::time::sleep(settings.drain_delay).await;
+    }
+    stop.now();
+    for listener in listeners {
+        let _ = listener.await;
+    }
+    tracing::info!("stopped");
+}

@@ -1,0 +1,15 @@
+//! Scoregate: an ONNX Runtime scoring gateway for tabular models.
+//!
+//! Modules in reading order: [`config`] holds what the operator sets, [`app`] builds each component once, [`http`] takes
+//! requests, [`auth`] says who calls, [`scoring`] is the use case, [`registry`] holds the loaded models, and [`cli`] is the
+//! command line around it all.
+
+pub mod cli;
+pub mod config;
+
+pub mod app;
+pub mod auth;
+pub mod http;
+pub mod registry;
+pub mod scoring;
+pub mod telemetry;

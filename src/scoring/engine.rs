@@ -1,0 +1,174 @@
+//! Where work runs, and how much of it may be in hand at once.
+//!
+//! A run of some microseconds is cheaper than handing it to another thread, so it stays on the thread that serves the
+//! connection. Work that is estimated to take longer than the inline budget goes to the blocking threads, so that health
+//! checks and other callers are not kept waiting. The estimate is rows times the model's cost as measured when it was
+//! loaded. ARCHITECTURE.md has the measurements behind this.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::Error;
+use crate::registry::Cost;
+
+/// What parsing a row and writing its answer costs, of which no measurement per model is needed.
+const ROW_OVERHEAD: Duration = Duration::from_nanos(700);
+
+/// Bounds the work in hand and decides where it runs.
+#[derive(Debug)]
+pub struct Engine {
+    rows: Arc<AtomicUsize>,
+    max_rows: usize,
+    bytes: Arc<AtomicUsize>,
+    max_bytes: usize,
+    inline_budget: Duration,
+    answer_timeout: Duration,
+}
+
+/// There is as much work in hand as is allowed. Nothing is wrong with the request: it may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is as much work in hand as this gateway takes")]
+pub struct Overloaded;
+
+/// The right to hold some rows or bytes; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    held: usize,
+    counter: Arc<AtomicUsize>,
+}
+
+impl Permit {
+    /// Takes `wanted` more, or all that there is for a request larger than the limit itself while nothing else is held.
+    fn take(counter: &Arc<AtomicUsize>, wanted: usize, limit: usize) -> Result<Self, Overloaded> {
+        let wanted = wanted.min(limit);
+        let fits = |held: usize| held.checked_add(wanted).filter(|held| *held <= limit);
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| Overloaded)?;
+        Ok(Self { held: wanted, counter: Arc::clone(counter) })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// An engine with these bounds.
+    pub fn new(max_rows: usize, max_bytes: usize, inline_budget: Duration, answer_timeout: Duration) -> Self {
+        Self {
+            rows: Arc::default(),
+            max_rows,
+            bytes: Arc::default(),
+            max_bytes,
+            inline_budget,
+            answer_timeout,
+        }
+    }
+
+    /// The right to hold a body of `bytes` in memory.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if bodies in memory would exceed their bound.
+    pub fn hold_bytes(&self, bytes: usize) -> Result<Permit, Overloaded> {
+        Permit::take(&self.bytes, bytes, self.max_bytes)
+    }
+
+    /// Does `work` on some `rows` rows of a model that costs `cost`, here or on a blocking thread.
+    ///
+    /// Work whose caller has left before it began is not done.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if the rows in hand would exceed their bound, [`Error::Deadline`] past the answer timeout.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        rows: usize,
+        cost: Cost,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = Permit::take(&self.rows, rows, self.max_rows)?;
+        if self.fits_inline(rows, cost) {
+            return Ok(work());
+        }
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let task = move || {
+            // A caller that has left drops the receiver.
+            if !answer.is_closed() {
+                let _ = answer.send(work());
+            }
+            drop(permit);
+        };
+        tokio::task::spawn_blocking(task);
+        match tokio::time::timeout(self.answer_timeout, answered).await {
+            Err(_) => Err(Error::Deadline),
+            Ok(Err(_)) => Err(Error::Panicked),
+            Ok(Ok(done)) => Ok(done),
+        }
+    }
+
+    fn fits_inline(&self, rows: usize, cost: Cost) -> bool {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        cost.run.saturating_add((cost.row.saturating_add(ROW_OVERHEAD)).saturating_mul(rows)) <= self.inline_budget
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: Cost = Cost { run: Duration::from_micros(10), row: Duration::from_nanos(100) };
+
+    fn engine(max_rows: usize) -> Arc<Engine> {
+        Arc::new(Engine::new(max_rows, 100, Duration::from_micros(200), Duration::from_millis(200)))
+    }
+
+    #[tokio::test]
+    async fn short_work_stays_and_long_work_leaves_the_thread() {
+        let here = std::thread::current().id();
+        let engine = engine(1_000_000);
+        assert_eq!(engine.run(1, CHEAP, move || std::thread::current().id()).await.unwrap(), here);
+        assert_ne!(engine.run(10_000, CHEAP, move || std::thread::current().id()).await.unwrap(), here);
+        let slow = Cost { run: Duration::from_millis(1), row: Duration::from_millis(1) };
+        assert_ne!(engine.run(1, slow, move || std::thread::current().id()).await.unwrap(), here);
+    }
+
+    #[tokio::test]
+    async fn rows_in_hand_are_bounded_and_given_back() {
+        let engine = engine(10_000);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { engine.run(9_999, CHEAP, move || released.recv()).await }
+        });
+        while engine.rows.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(engine.run(1, CHEAP, || ()).await.is_ok());
+        assert!(matches!(engine.run(2, CHEAP, || ()).await, Err(Error::Overloaded(Overloaded))));
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap().unwrap();
+        assert_eq!(engine.rows.load(Ordering::Relaxed), 0);
+        // More rows than the bound itself are taken alone, rather than never.
+        assert!(engine.run(1_000_000, CHEAP, || ()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_takes_too_long_is_given_up() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let late = engine(1_000_000).run(10_000, CHEAP, move || released.recv()).await;
+        assert!(matches!(late, Err(Error::Deadline)));
+        release.send(()).unwrap_or_default();
+        let panicked = engine(1_000_000).run(10_000, CHEAP, || panic!("on purpose")).await;
+        assert!(matches!(panicked, Err::<(), _>(Error::Panicked)));
+    }
+
+    #[test]
+    fn bytes_in_memory_are_bounded() {
+        let engine = engine(1);
+        let first = engine.hold_bytes(60).unwrap();
+        assert!(engine.hold_bytes(41).is_err());
+        drop(first);
+        assert!(engine.hold_bytes(41).is_ok());
+    }
+}

@@ -1,0 +1,53 @@
+//! The use case: look up the version, score its rows where that costs least, within bounded work.
+
+mod engine;
+
+use std::sync::Arc;
+
+use scoregate_model::runtime;
+
+pub use self::engine::{Engine, Overloaded, Permit};
+use crate::registry::{Registry, Version};
+
+/// Why rows were not scored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such model is served.
+    #[error("no model has this name")]
+    UnknownModel,
+    /// Models are still being loaded.
+    #[error("the models are not loaded yet")]
+    NotReady,
+    /// There is as much work in hand as is allowed.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+    /// The answer took too long.
+    #[error("the answer took too long")]
+    Deadline,
+    /// The model answered something that is no probability per row.
+    #[error("the model's answer is unusable")]
+    Output(#[source] runtime::Error),
+    /// The run failed.
+    #[error("the run failed")]
+    Run(#[source] runtime::Error),
+    /// The work panicked.
+    #[error("scoring panicked")]
+    Panicked,
+}
+
+impl From<runtime::Error> for Error {
+    fn from(error: runtime::Error) -> Self {
+        match error {
+            runtime::Error::Output(_) => Self::Output(error),
+            other => Self::Run(other),
+        }
+    }
+}
+
+/// The version that answers for `model`.
+///
+/// # Errors
+/// [`Error::NotReady`] before the models are loaded, [`Error::UnknownModel`] if none has this name.
+pub fn look_up<'r>(registry: Option<&'r Registry>, model: &str) -> Result<&'r Arc<Version>, Error> {
+    registry.ok_or(Error::NotReady)?.live(model).ok_or(Error::UnknownModel)
+}

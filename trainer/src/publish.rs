@@ -1,0 +1,115 @@
+//! A trained model → a published model package.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use scoregate_model::package::{GOLDEN, GoldenRow, MODEL, REFERENCE, Repository};
+use scoregate_model::reference::{self, FeatureReference, Histogram, Observed, Reference};
+use scoregate_schemas::manifest::{self, Evaluation, Manifest, Source, SourceKind};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::data::{Feature, Table, Values};
+use crate::report;
+use crate::train::Trained;
+use crate::verify::TOLERANCE;
+
+/// The report's file name.
+pub const REPORT: &str = "report.html";
+
+/// Golden rows of a package, taken from the test fold; all of it if it has fewer.
+pub const GOLDEN_ROWS: usize = 250;
+
+/// What a package is called.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The model's name.
+    pub name: String,
+    /// The version's name; else `YYYY-MM-DD_NN` of the day of `now`.
+    pub version: Option<String>,
+    /// The time of publication.
+    pub now: OffsetDateTime,
+}
+
+/// Publishes `trained` into `repository` and returns the version's directory.
+///
+/// `evaluation` and `served` are the metrics and probabilities of the test fold as ONNX Runtime answered them.
+///
+/// # Errors
+/// If the version exists, the name is not fit for a directory, or writing fails; then nothing is published.
+pub fn publish(
+    repository: &Repository,
+    identity: &Identity,
+    table: &Table,
+    trained: &Trained,
+    evaluation: &Evaluation,
+    served: &[f64],
+) -> anyhow::Result<PathBuf> {
+    let version = match &identity.version {
+        Some(version) => version.clone(),
+        None => repository.next_version(&identity.name, &identity.now.date().to_string())?,
+    };
+    let manifest = Manifest {
+        format: manifest::FORMAT,
+        name: identity.name.clone(),
+        version,
+        created_at: identity.now.format(&Rfc3339).context("the time of publication cannot be written")?,
+        files: std::collections::BTreeMap::new(),
+        schema: Value::Object(trained.schema.document().clone()),
+        bindings: trained.bindings.clone(),
+        output: trained.output.clone(),
+        threshold: trained.schema.threshold,
+        labels: trained.schema.labels.clone(),
+        tolerance: TOLERANCE,
+        metrics: Some(evaluation.clone()),
+        training: Some(trained.training.clone()),
+        source: Source { kind: SourceKind::Trainer, producer: trained.training.trainer.clone() },
+    };
+    let golden = golden(table, trained)?;
+    let reference = serde_json::to_vec(&reference(table, trained)).context("the reference cannot be written")?;
+    let outcomes: Vec<bool> = trained.folds.test.iter().map(|&row| table.positives[row]).collect();
+    let report = report::html(&manifest, evaluation, served, &outcomes, Some(trained))?;
+    let files: [(&str, &[u8]); 4] =
+        [(MODEL, &trained.graph), (GOLDEN, golden.as_bytes()), (REFERENCE, &reference), (REPORT, report.as_bytes())];
+    Ok(repository.publish(manifest, &files)?)
+}
+
+/// Golden rows: the first rows of the test fold, with the trainer's own probability on inputs rounded to float32.
+fn golden(table: &Table, trained: &Trained) -> anyhow::Result<String> {
+    let rows: Vec<usize> = trained.folds.test.iter().copied().take(GOLDEN_ROWS).collect();
+    let expected = trained.pipeline.served_probabilities(table, &rows);
+    let mut text = String::new();
+    for (row, expected) in rows.into_iter().zip(expected) {
+        let row = GoldenRow { features: table.raw_row(row), expected };
+        text.push_str(&serde_json::to_string(&row).context("a golden row cannot be written")?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The reference: how features and scores were distributed over the training fold.
+fn reference(table: &Table, trained: &Trained) -> Reference {
+    let rows = &trained.folds.train;
+    let background = reference::background_rows(rows.len(), trained.training.seed);
+    Reference {
+        format: reference::FORMAT,
+        rows: rows.len() as u64,
+        features: table.features.iter().map(|feature| feature_reference(feature, rows)).collect(),
+        score: Histogram::freeze(trained.pipeline.served_probabilities(table, rows)),
+        background: background.into_iter().map(|at| table.raw_row(rows[at])).collect(),
+    }
+}
+
+fn feature_reference(feature: &Feature, rows: &[usize]) -> FeatureReference {
+    let present = |row: usize| !feature.missing[row];
+    let observed = match &feature.values {
+        Values::Numbers(numbers) => {
+            Observed::Numbers(rows.iter().map(|&row| present(row).then(|| numbers[row])).collect())
+        }
+        Values::Categories { names, codes } => Observed::Categories(
+            rows.iter().map(|&row| present(row).then(|| names[codes[row] as usize].as_str())).collect(),
+        ),
+    };
+    FeatureReference::freeze(&feature.field.name, &observed)
+}

@@ -1,0 +1,179 @@
+//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, as one table.
+//!
+//! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
+//! while in turn, several times over, and the medians are compared.
+
+mod peers;
+mod report;
+mod sample;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+
+use crate::gateway::{DRAIN_LIMIT, READY, READY_LIMIT, Site};
+use crate::load::{Limit, Load, Pace};
+use crate::server::{Server, end_servers_on_signals, free_address};
+use crate::workspace::{self, Workspace};
+use crate::{onnxruntime, requests, usage};
+use report::Figures;
+use sample::Contender;
+
+/// How much is measured.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Fewer and shorter rounds, and a tenth of the requests before memory is read.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Connections of a single-row load: enough to keep two cores busy, few enough not to queue for its own sake.
+const CONNECTIONS: usize = 32;
+/// Connections of a batch load: one for each core.
+const BATCH_CONNECTIONS: usize = 2;
+/// Rows a batch.
+const BATCH_ROWS: usize = 1000;
+
+/// The counts of one run.
+struct Plan {
+    rounds: usize,
+    turn: Duration,
+    starts: usize,
+    /// Requests before memory is read, and again before its growth is.
+    memory_requests: u64,
+}
+
+impl Plan {
+    fn new(quick: bool) -> Self {
+        if quick {
+            Self { rounds: 3, turn: Duration::from_secs(1), starts: 5, memory_requests: 100_000 }
+        } else {
+            Self { rounds: 5, turn: Duration::from_secs(3), starts: 10, memory_requests: 1_000_000 }
+        }
+    }
+}
+
+/// Measures, prints the table, and keeps it in `<target>/bench/report.md`.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    end_servers_on_signals()?;
+    let plan = Plan::new(options.quick);
+    let library = onnxruntime::fetch(workspace)?;
+    let site = Site::prepare(workspace, &library, &workspace.target.join("bench"))?;
+    eprintln!("building the bare handler and the bare session");
+    workspace::run(workspace.cargo().args([
+        "build",
+        "--release",
+        "--example=bare_axum",
+        "--example=raw_session",
+    ]))?;
+
+    let mut figures = Figures { rounds: plan.rounds, turn: plan.turn, ..Figures::default() };
+    side_by_side(workspace, &site, &library, &plan, &mut figures)?;
+    starts(workspace, &site, &plan, &mut figures)?;
+    memory(workspace, &site, &plan, &mut figures)?;
+
+    let table = figures.table();
+    let path = site.directory.join("report.md");
+    fs::write(&path, &table).with_context(|| format!("could not write {}", path.display()))?;
+    println!("{table}");
+    eprintln!("also in {}", path.display());
+    Ok(())
+}
+
+/// Everyone who answers requests, and ONNX Runtime alone, in turn.
+fn side_by_side(
+    workspace: &Workspace,
+    site: &Site,
+    library: &Path,
+    plan: &Plan,
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut gateway = site.serve(workspace, free_address(0)?, "gateway.log")?;
+    gateway.wait_ready(READY, READY_LIMIT)?;
+    let examples = workspace.target.join("release/examples");
+    let address = free_address(0)?;
+    let mut bare = Server::start(
+        "the bare handler",
+        workspace.clean_command(examples.join("bare_axum")).arg(address.to_string()),
+        address,
+        &site.directory.join("bare_axum.log"),
+    )?;
+    bare.wait_ready(READY, READY_LIMIT)?;
+    let peers = peers::start(workspace, site)?;
+
+    let key = Some(site.key.as_str());
+    let single = |server: &Server| requests::build(server.address, key, 1);
+    let mut contenders = [
+        Contender::new(&mut figures.bare, &bare, single(&bare), CONNECTIONS),
+        Contender::new(&mut figures.single, &gateway, single(&gateway), CONNECTIONS),
+        Contender::new(&mut figures.fastapi_onnx, &peers.onnx, single(&peers.onnx), CONNECTIONS),
+        Contender::new(&mut figures.fastapi_sklearn, &peers.sklearn, single(&peers.sklearn), CONNECTIONS),
+        Contender::new(
+            &mut figures.batch,
+            &gateway,
+            requests::build(gateway.address, key, BATCH_ROWS),
+            BATCH_CONNECTIONS,
+        ),
+    ];
+    eprintln!("warming up");
+    for contender in &mut contenders {
+        contender.warm_up()?;
+    }
+    let graph = site.graph()?;
+    for round in 1..=plan.rounds {
+        eprintln!("round {round} of {}", plan.rounds);
+        for contender in &mut contenders {
+            contender.take_turn(plan.turn)?;
+        }
+        let cost = workspace::capture(Command::new(examples.join("raw_session")).arg(library).arg(&graph))?;
+        let cost: Value =
+            serde_json::from_str(&cost).context("raw_session printed something other than JSON")?;
+        let cost = |name: &str| cost[name].as_f64().with_context(|| format!("raw_session gave no {name}"));
+        figures.run_single_us.push(cost("run_1_us")?);
+        figures.run_batch_us.push(cost("run_1000_us")?);
+        figures.tensors_and_run_single_us.push(cost("tensors_and_run_1_us")?);
+        figures.tensors_and_run_batch_us.push(cost("tensors_and_run_1000_us")?);
+    }
+    gateway.stop(DRAIN_LIMIT)
+}
+
+/// From the start of the process to the first 200 of its readiness.
+fn starts(workspace: &Workspace, site: &Site, plan: &Plan, figures: &mut Figures) -> Result<()> {
+    eprintln!("starting {} times", plan.starts);
+    for _ in 0..plan.starts {
+        let mut gateway = site.serve(workspace, free_address(0)?, "start.log")?;
+        figures.ready_ms.push(gateway.wait_ready(READY, READY_LIMIT)?.as_secs_f64() * 1e3);
+        gateway.stop(DRAIN_LIMIT)?;
+    }
+    Ok(())
+}
+
+/// Resident memory of a fresh gateway after many requests, and after as many again.
+fn memory(workspace: &Workspace, site: &Site, plan: &Plan, figures: &mut Figures) -> Result<()> {
+    eprintln!("twice {} requests for its memory", plan.memory_requests);
+    let mut gateway = site.serve(workspace, free_address(0)?, "memory.log")?;
+    gateway.wait_ready(READY, READY_LIMIT)?;
+    let requests = requests::build(gateway.address, Some(&site.key), 1);
+    let load = Load {
+        address: gateway.address,
+        requests: &requests,
+        connections: CONNECTIONS,
+        pace: Pace::AsAnswered,
+        limit: Limit::Requests(plan.memory_requests),
+    };
+    figures.memory_requests = plan.memory_requests;
+    sample::all_answered(&load.run()?)?;
+    figures.resident_mib = mebibytes(usage::resident(gateway.pid())?);
+    sample::all_answered(&load.run()?)?;
+    figures.growth_mib = mebibytes(usage::resident(gateway.pid())?) - figures.resident_mib;
+    gateway.stop(DRAIN_LIMIT)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,126 @@
+//! A gateway with a freshly trained model and a key of its own, as `demo` and `bench` need it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::server::{Server, free_address};
+use crate::workspace::{Workspace, capture, run};
+
+/// The customers that the model is trained on.
+const ROWS: &str = "20000";
+const SEED: &str = "42";
+
+/// A directory with data, a published model and a key.
+pub(crate) struct Site {
+    pub(crate) directory: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) models: PathBuf,
+    pub(crate) key: String,
+    keys_file: PathBuf,
+    library: PathBuf,
+    program: PathBuf,
+}
+
+impl Site {
+    /// Builds the release binaries, then simulates, fits and makes a key in `directory`, which is made anew.
+    pub(crate) fn prepare(workspace: &Workspace, library: &Path, directory: &Path) -> Result<Self> {
+        eprintln!("building the gateway and the trainer");
+        run(workspace.cargo().args(["build", "--release", "--bins"]).args([
+            "-p",
+            "scoregate",
+            "-p",
+            "scoregate-trainer",
+        ]))?;
+        if directory.exists() {
+            fs::remove_dir_all(directory)
+                .with_context(|| format!("could not clear {}", directory.display()))?;
+        }
+        fs::create_dir_all(directory).with_context(|| format!("could not create {}", directory.display()))?;
+        let trainer = workspace.binary("release", "scoregate-trainer");
+        let trainer = || {
+            let mut command = workspace.clean_command(&trainer);
+            command.current_dir(directory).env("ORT_DYLIB_PATH", library);
+            command
+        };
+
+        let data = directory.join("churn.csv");
+        eprintln!("simulating {ROWS} customers");
+        run(trainer().args(["simulate", "--rows", ROWS, "--seed", SEED, "--out"]).arg(&data))?;
+
+        let models = directory.join("onnx_models");
+        eprintln!("fitting the churn model");
+        run(trainer()
+            .arg("fit")
+            .arg("--data")
+            .arg(&data)
+            .arg("--schema")
+            .arg(workspace.root.join("schemas/churn.json"))
+            .arg("--models-dir")
+            .arg(&models))?;
+
+        let mut site = Self {
+            directory: directory.to_owned(),
+            data,
+            models,
+            key: String::new(),
+            keys_file: directory.join("api_keys.json"),
+            library: library.to_owned(),
+            program: workspace.binary("release", "scoregate"),
+        };
+        eprintln!("making an API key");
+        site.key = capture(
+            workspace
+                .clean_command(&site.program)
+                .current_dir(directory)
+                .args(["keys", "create", "--name", "demo", "--scopes", "score:predict,models:read"])
+                .env("SCOREGATE_API_KEYS_FILE", &site.keys_file),
+        )?;
+        if !site.key.starts_with("sg_") || site.key.contains(char::is_whitespace) {
+            bail!(
+                "`scoregate keys create` is to print a key and nothing else on standard output, and did not"
+            );
+        }
+        Ok(site)
+    }
+
+    /// Starts the gateway, without waiting for it.
+    pub(crate) fn serve(&self, workspace: &Workspace, address: SocketAddr, log: &str) -> Result<Server> {
+        // A free port is only free as long as nobody takes it, so the admin one is looked for as late as possible.
+        let admin = free_address(9090)?;
+        let mut command = workspace.clean_command(&self.program);
+        command
+            .arg("serve")
+            .current_dir(&self.directory)
+            .env("ORT_DYLIB_PATH", &self.library)
+            .env("SCOREGATE_ADDR", address.to_string())
+            .env("SCOREGATE_ADMIN_ADDR", admin.to_string())
+            .env("SCOREGATE_MODELS_DIR", &self.models)
+            .env("SCOREGATE_API_KEYS_FILE", &self.keys_file);
+        Server::start("the gateway", &mut command, address, &self.directory.join(log))
+    }
+
+    /// The graph of the one version that was published.
+    pub(crate) fn graph(&self) -> Result<PathBuf> {
+        let versions = self.models.join("churn");
+        let entries =
+            fs::read_dir(&versions).with_context(|| format!("no model in {}", versions.display()))?;
+        for entry in entries {
+            let graph = entry?.path().join("model.onnx");
+            if graph.exists() {
+                return Ok(graph);
+            }
+        }
+        bail!("no version with a model.onnx in {}", versions.display())
+    }
+}
+
+/// Where the gateway says that it is ready.
+pub(crate) const READY: &str = "/health/ready";
+/// How long it may take before a task gives up.
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to drain.
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
