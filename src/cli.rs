@@ -225,3 +225,9 @@ fn print(text: &str) -> anyhow::Result<()> {
         other => other.context("cannot write to standard output"),
     }
 }
+
+/// Prints why a command failed, causes included, on standard error.
+pub fn print_error(error: &anyhow::Error) {
+    // Where standard error is closed there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+}

@@ -1,7 +1,15 @@
 //! Command line → config → app → serve → drain.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
-fn main() -> anyhow::Result<()> {
-    scoregate::cli::Cli::parse().run()
+fn main() -> ExitCode {
+    match scoregate::cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            scoregate::cli::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
 }

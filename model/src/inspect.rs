@@ -60,3 +60,54 @@ pub fn keep_output(bytes: &[u8], output: &str) -> Result<Vec<u8>, Error> {
 pub fn count_nodes(bytes: &[u8]) -> usize {
     ModelProto::decode(bytes).ok().and_then(|model| model.graph).map_or(0, |graph| graph.node.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scoregate_schemas::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
+
+    fn node(inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        NodeProto {
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: outputs.iter().map(ToString::to_string).collect(),
+            ..NodeProto::default()
+        }
+    }
+
+    fn model() -> Vec<u8> {
+        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..ValueInfoProto::default() };
+        let tensor = |name: &str| TensorProto { name: Some(name.into()), ..TensorProto::default() };
+        let graph = GraphProto {
+            node: vec![
+                node(&["x", "w"], &["margin"]),
+                node(&["margin"], &["probabilities", "aside"]),
+                node(&["probabilities", "t"], &["above"]),
+                node(&["above"], &["label"]),
+            ],
+            initializer: vec![tensor("w"), tensor("t")],
+            input: vec![value("x"), value("unused")],
+            output: vec![value("label"), value("probabilities")],
+            ..GraphProto::default()
+        };
+        ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn what_does_not_lead_to_the_output_is_cut() {
+        let cut = keep_output(&model(), "probabilities").unwrap();
+        let graph = ModelProto::decode(cut.as_slice()).unwrap().graph.unwrap();
+        assert_eq!(graph.node.len(), 2);
+        assert_eq!(graph.initializer.iter().map(TensorProto::name).collect::<Vec<_>>(), ["w"]);
+        assert_eq!(graph.output.iter().map(ValueInfoProto::name).collect::<Vec<_>>(), ["probabilities"]);
+        assert_eq!(graph.input.len(), 2, "inputs stay, used or not");
+        assert_eq!(count_nodes(&keep_output(&model(), "label").unwrap()), 4);
+    }
+
+    #[test]
+    fn what_is_no_such_model_says_so() {
+        assert!(matches!(keep_output(b"PK\x03\x04", "label"), Err(Error::NotOnnx(_))));
+        assert!(matches!(keep_output(b"", "label"), Err(Error::NoGraph)));
+        let error = keep_output(&model(), "score").unwrap_err().to_string();
+        assert_eq!(error, "the graph has no output \"score\"; it has \"label\", \"probabilities\"");
+    }
+}

@@ -262,7 +262,11 @@ pub fn evaluate(
         Some(Estimate { value, lower: bound(0.025), upper: bound(0.975) })
     };
     let whole = |read: &dyn Fn(&Measures) -> f64| {
-        estimate(&|measures| Some(read(measures))).unwrap_or(Estimate { value: f64::NAN, lower: f64::NAN, upper: f64::NAN })
+        estimate(&|measures| Some(read(measures))).unwrap_or(Estimate {
+            value: f64::NAN,
+            lower: f64::NAN,
+            upper: f64::NAN,
+        })
     };
     let count = positives.iter().filter(|positive| **positive).count();
     let one_class = || Error::OneClass { positives: count, rows };
@@ -286,7 +290,8 @@ pub fn evaluate(
         rows,
         positives: count,
         roc_auc: estimate(&|measures| measures.ranking.map(|(auc, _)| auc)).ok_or_else(one_class)?,
-        pr_auc: estimate(&|measures| measures.ranking.map(|(_, precision)| precision)).ok_or_else(one_class)?,
+        pr_auc: estimate(&|measures| measures.ranking.map(|(_, precision)| precision))
+            .ok_or_else(one_class)?,
         brier: whole(&|measures| measures.brier),
         log_loss: whole(&|measures| measures.log_loss),
         expected_calibration_error: whole(&|measures| measures.calibration_error),
@@ -330,4 +335,141 @@ pub fn roc_curve(probabilities: &[f64], positives: &[bool]) -> Result<Vec<(f64, 
         }
     }
     Ok(points)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PROBABILITIES: [f64; 12] = [0.1, 0.4, 0.35, 0.8, 0.8, 0.2, 0.6, 0.95, 0.35, 0.05, 0.6, 1.0];
+    const OUTCOMES: [u8; 12] = [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1];
+    const NO_BOOTSTRAP: Bootstrap = Bootstrap { resamples: 0, seed: 0 };
+
+    fn outcomes() -> Vec<bool> {
+        OUTCOMES.iter().map(|outcome| *outcome == 1).collect()
+    }
+
+    fn close(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-14, "found {found}, expected {expected}");
+    }
+
+    /// Expected numbers: scikit-learn 1.9.1 (`roc_auc_score`, `average_precision_score`, `brier_score_loss`, `log_loss`,
+    /// `confusion_matrix`), and numpy for the calibration error.
+    #[test]
+    fn agrees_with_scikit_learn_where_scores_are_tied() {
+        let found = evaluate(&PROBABILITIES, &outcomes(), 0.6, NO_BOOTSTRAP).unwrap();
+        close(found.roc_auc.value, 0.8611111111111112);
+        close(found.pr_auc.value, 0.8472222222222221);
+        close(found.brier.value, 0.1466666666666667);
+        close(found.log_loss.value, 0.4397295026153793);
+        close(found.expected_calibration_error.value, 0.20833333333333334);
+        let Confusion { true_positives, false_positives, true_negatives, false_negatives, .. } =
+            found.confusion;
+        let counts =
+            [true_positives, false_positives, true_negatives, false_negatives].map(|count| count.value);
+        assert_eq!(counts, [5.0, 1.0, 5.0, 1.0]);
+        assert_eq!((found.rows, found.positives), (12, 6));
+    }
+
+    /// Expected number: scikit-learn 1.9.1, `log_loss` with one negative row at probability 1.
+    #[test]
+    fn a_certain_mistake_costs_a_finite_log_loss() {
+        let mut positives = outcomes();
+        positives[11] = false;
+        let found = evaluate(&PROBABILITIES, &positives, 0.5, NO_BOOTSTRAP).unwrap();
+        close(found.log_loss.value, 3.4433672850418087);
+    }
+
+    /// Expected points: scikit-learn 1.9.1, `roc_curve(drop_intermediate=False)`.
+    #[test]
+    fn the_roc_curve_has_one_point_per_score() {
+        let sixths = [(0, 0), (0, 1), (0, 2), (1, 3), (1, 5), (2, 5), (3, 6), (4, 6), (5, 6), (6, 6)];
+        let expected: Vec<(f64, f64)> =
+            sixths.iter().map(|(x, y)| (f64::from(*x) / 6.0, f64::from(*y) / 6.0)).collect();
+        assert_eq!(roc_curve(&PROBABILITIES, &outcomes()).unwrap(), expected);
+    }
+
+    #[test]
+    fn margins_rank_as_probabilities_do() {
+        let margins: Vec<f64> = PROBABILITIES.iter().map(|p| 40.0 * p - 17.0).collect();
+        close(roc_auc(&margins, &outcomes()).unwrap(), 0.8611111111111112);
+        close(average_precision(&margins, &outcomes()).unwrap(), 0.8472222222222221);
+    }
+
+    #[test]
+    fn the_calibration_table_leaves_empty_bins_out() {
+        let found =
+            evaluate(&[0.05, 0.15, 0.15, 1.0], &[false, true, false, true], 0.5, NO_BOOTSTRAP).unwrap();
+        let bins: Vec<_> =
+            found.calibration.iter().map(|bin| (bin.from, bin.rows, bin.observed.value)).collect();
+        assert_eq!(bins, [(0.0, 1, 0.0), (0.1, 2, 0.5), (0.9, 1, 1.0)]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_measured() {
+        let refused = |probabilities: &[f64], positives: &[bool]| {
+            evaluate(probabilities, positives, 0.5, NO_BOOTSTRAP).unwrap_err()
+        };
+        assert_eq!(refused(&[0.5], &[]), Error::Lengths { probabilities: 1, outcomes: 0 });
+        assert_eq!(refused(&[], &[]), Error::OneClass { positives: 0, rows: 0 });
+        assert_eq!(refused(&[0.1, 0.2], &[true, true]), Error::OneClass { positives: 2, rows: 2 });
+        assert_eq!(refused(&[0.1, 1.5], &[true, false]), Error::NotAProbability { row: 1, value: 1.5 });
+        assert!(matches!(refused(&[f64::NAN, 0.5], &[true, false]), Error::NotAProbability { row: 0, .. }));
+    }
+
+    /// The bootstrap's standard error of a mean is `s/√n`; its 95 % interval is about ± 1.96 of it.
+    #[test]
+    fn intervals_are_as_wide_as_theory_says() {
+        let rows = 2_000;
+        let mut random = Random::new(5, "test");
+        let probabilities: Vec<f64> = (0..rows).map(|_| random.uniform()).collect();
+        let positives: Vec<bool> = probabilities.iter().map(|p| random.uniform() < *p).collect();
+        let found = evaluate(&probabilities, &positives, 0.5, Bootstrap { resamples: 500, seed: 1 }).unwrap();
+        let errors: Vec<f64> = probabilities
+            .iter()
+            .zip(&positives)
+            .map(|(p, y)| (p - f64::from(u8::from(*y))).powi(2))
+            .collect();
+        let mean = errors.iter().sum::<f64>() / rows as f64;
+        let deviation = (errors.iter().map(|error| (error - mean).powi(2)).sum::<f64>() / rows as f64).sqrt();
+        let expected = 2.0 * 1.96 * deviation / (rows as f64).sqrt();
+        let width = found.brier.upper - found.brier.lower;
+        // A percentile of 500 resamples is itself uncertain by about 7 % of the width.
+        assert!((width / expected - 1.0).abs() < 0.15, "{width} against {expected}");
+        assert!(found.brier.lower < found.brier.value && found.brier.value < found.brier.upper);
+        let again = evaluate(&probabilities, &positives, 0.5, Bootstrap { resamples: 500, seed: 1 }).unwrap();
+        assert_eq!(found, again);
+    }
+
+    /// Ten equally spaced values: numpy's `percentile` gives 0.225 and 8.775.
+    #[test]
+    fn percentiles_are_linear_between_neighbours() {
+        let sorted: Vec<f64> = (0..10).map(f64::from).collect();
+        assert_eq!(percentile(&sorted, 0.025), Some(0.225));
+        close(percentile(&sorted, 0.975).unwrap(), 8.775);
+        assert_eq!(percentile(&[], 0.5), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_auc_is_the_share_of_pairs_ranked_rightly(rows in prop::collection::vec((0_u8..6, any::<bool>()), 2..40)) {
+            let probabilities: Vec<f64> = rows.iter().map(|(score, _)| f64::from(*score) / 5.0).collect();
+            let positives: Vec<bool> = rows.iter().map(|(_, positive)| *positive).collect();
+            prop_assume!(positives.contains(&true) && positives.contains(&false));
+            let (mut right, mut pairs) = (0.0, 0.0);
+            for (p, _) in rows.iter().filter(|row| row.1) {
+                for (n, _) in rows.iter().filter(|row| !row.1) {
+                    right += if p > n { 1.0 } else if p == n { 0.5 } else { 0.0 };
+                    pairs += 1.0;
+                }
+            }
+            prop_assert!((roc_auc(&probabilities, &positives).unwrap() - right / pairs).abs() < 1e-12);
+            let found = evaluate(&probabilities, &positives, 0.5, Bootstrap { resamples: 20, seed: 3 }).unwrap();
+            prop_assert!((found.roc_auc.value - right / pairs).abs() < 1e-12);
+            let curve = roc_curve(&probabilities, &positives).unwrap();
+            let area: f64 = curve.windows(2).map(|pair| (pair[1].0 - pair[0].0) * (pair[1].1 + pair[0].1) / 2.0).sum();
+            prop_assert!((area - right / pairs).abs() < 1e-12, "the trapezoid area under the curve is the same number");
+        }
+    }
 }

@@ -189,7 +189,10 @@ mod tests {
         let histogram = Histogram::freeze((1..=100).map(f64::from));
         assert_eq!(histogram.edges, [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0]);
         assert_eq!(histogram.counts, [10; 10]);
-        assert_eq!((histogram.bin(10.0), histogram.bin(10.5), histogram.bin(-5.0)), (Some(0), Some(1), Some(0)));
+        assert_eq!(
+            (histogram.bin(10.0), histogram.bin(10.5), histogram.bin(-5.0)),
+            (Some(0), Some(1), Some(0))
+        );
         assert_eq!((histogram.bin(1e9), histogram.bin(f64::NAN)), (Some(9), None));
     }
 
@@ -198,7 +201,10 @@ mod tests {
         // 60 zeros, 30 ones, 10 twos: the deciles are 0 (six times) and 1 (three times).
         let values = [0.0; 60].into_iter().chain([1.0; 30]).chain([2.0; 10]);
         let histogram = Histogram::freeze(values);
-        assert_eq!((histogram.edges.as_slice(), histogram.counts.as_slice()), (&[0.0, 1.0][..], &[60, 30, 10][..]));
+        assert_eq!(
+            (histogram.edges.as_slice(), histogram.counts.as_slice()),
+            (&[0.0, 1.0][..], &[60, 30, 10][..])
+        );
     }
 
     #[test]
@@ -225,7 +231,8 @@ mod tests {
             r#"{"name":"x","missing":1,"kind":"numeric","edges":[1.0],"counts":[1,1]}"#
         );
         let feature = FeatureReference::freeze("c", &Observed::Categories(vec![Some("a"), None]));
-        let text = r#"{"name":"c","missing":1,"kind":"categorical","counts":{"a":1},"rare":[],"rare_count":0}"#;
+        let text =
+            r#"{"name":"c","missing":1,"kind":"categorical","counts":{"a":1},"rare":[],"rare_count":0}"#;
         assert_eq!(serde_json::to_string(&feature).unwrap(), text);
         assert_eq!(serde_json::from_str::<FeatureReference>(text).unwrap(), feature);
         assert_eq!(feature.missing_share(), 0.5);

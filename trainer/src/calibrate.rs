@@ -7,7 +7,8 @@
 
 use ndarray::Array1;
 
-use crate::fit::{self, Convergence, Problem, nine_digits, sigmoid};
+use crate::fit::{self, nine_digits};
+use crate::minimise::{Convergence, Problem, sigmoid};
 
 /// Log-odds closer than this are one point of an isotonic curve. It bounds how steep a segment can be, so that the last
 /// bits of the log-odds, which another summation order may change, do not show in the probability.
@@ -60,7 +61,9 @@ impl Calibration {
     ) -> Result<(Self, Option<Convergence>), fit::Error> {
         match method {
             Method::None => Ok((Self::None, None)),
-            Method::Platt => platt(log_odds, positives).map(|(calibration, convergence)| (calibration, Some(convergence))),
+            Method::Platt => {
+                platt(log_odds, positives).map(|(calibration, convergence)| (calibration, Some(convergence)))
+            }
             Method::Isotonic => Ok((Self::Isotonic(Isotonic::fit(log_odds, positives)), None)),
         }
     }
@@ -102,8 +105,9 @@ impl Isotonic {
     /// `out_of_bounds="clip"`: rows of equal log-odds are averaged first, and knots inside flat stretches are dropped.
     /// scikit-learn counts log-odds as equal within 1e-15, this within [`ISOTONIC_TIES`].
     pub fn fit(log_odds: &[f64], positives: &[bool]) -> Self {
-        let mut rows: Vec<(f64, f64)> =
-            std::iter::zip(log_odds, positives).map(|(&x, &positive)| (x, f64::from(u8::from(positive)))).collect();
+        let mut rows: Vec<(f64, f64)> = std::iter::zip(log_odds, positives)
+            .map(|(&x, &positive)| (x, f64::from(u8::from(positive))))
+            .collect();
         rows.sort_by(|a, b| a.0.total_cmp(&b.0));
         // Points: first log-odds of a tie, sum of outcomes, number of rows.
         let mut points: Vec<(f64, f64, f64)> = Vec::new();
@@ -153,6 +157,90 @@ impl Isotonic {
                 (below.1 + slope * (x - below.0)).min(above.1)
             }
             (None, None) => f64::NAN,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LOG_ODDS: [f64; 14] = [-2.0, -1.5, -1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.5, 2.0, 2.5];
+    const OUTCOMES: [u8; 14] = [0, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1];
+
+    fn outcomes() -> Vec<bool> {
+        OUTCOMES.iter().map(|outcome| *outcome == 1).collect()
+    }
+
+    /// Expected numbers: Newton's method on Platt's loss in numpy; scikit-learn 1.9.1's `_SigmoidCalibration` stops at
+    /// 0.7418850853 and 0.1692483598.
+    #[test]
+    fn platt_scaling_agrees_with_scikit_learn() {
+        let (calibration, convergence) = Calibration::fit(Method::Platt, &LOG_ODDS, &outcomes()).unwrap();
+        let Calibration::Platt { slope, intercept } = calibration else { panic!("{calibration:?}") };
+        assert!((slope - 0.7418848767962618).abs() < 1e-8 && (slope - 0.7418850853).abs() < 1e-6, "{slope}");
+        assert!(
+            (intercept - 0.16924823843346906).abs() < 1e-8 && (intercept - 0.1692483598).abs() < 1e-6,
+            "{intercept}"
+        );
+        assert!(convergence.unwrap().converged);
+    }
+
+    /// Expected numbers: scikit-learn 1.9.1, `IsotonicRegression(out_of_bounds="clip", y_min=0, y_max=1)`.
+    #[test]
+    fn the_isotonic_curve_agrees_with_scikit_learn() {
+        let curve = Isotonic::fit(&LOG_ODDS, &outcomes());
+        let expected = [
+            (-2.0, 0.0),
+            (-1.5, 0.25),
+            (-0.5, 0.25),
+            (0.0, 0.5),
+            (0.25, 0.5),
+            (0.5, 0.75),
+            (1.0, 0.75),
+            (1.5, 1.0),
+            (2.5, 1.0),
+        ];
+        assert_eq!(curve.knots, expected);
+        let asked = [-3.0, -1.75, -0.75, 0.1, 0.9, 1.2, 9.0];
+        let answers = [0.0, 0.125, 0.25, 0.5, 0.75, 0.85, 1.0];
+        for (x, expected) in asked.into_iter().zip(answers) {
+            assert!((curve.at(x) - expected).abs() < 1e-15, "at {x}: {}", curve.at(x));
+        }
+    }
+
+    #[test]
+    fn perfectly_separated_scores_still_calibrate() {
+        let log_odds: Vec<f64> = (0..20).map(|row| f64::from(row) - 9.5).collect();
+        let positives: Vec<bool> = log_odds.iter().map(|x| *x > 0.0).collect();
+        let (calibration, convergence) = Calibration::fit(Method::Platt, &log_odds, &positives).unwrap();
+        assert!(convergence.unwrap().converged);
+        // Platt's targets keep the probability of the last row near 11/12 rather than 1.
+        assert!(calibration.probability(9.5) > 0.9 && calibration.probability(9.5) < 1.0);
+        let curve = Isotonic::fit(&log_odds, &positives);
+        assert_eq!((curve.at(-0.5), curve.at(0.0), curve.at(0.5)), (0.0, 0.5, 1.0));
+    }
+
+    #[test]
+    fn one_class_is_no_calibration_fold_for_platt() {
+        assert!(Calibration::fit(Method::Platt, &[0.0, 1.0], &[true, true]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn an_isotonic_curve_rises_from_knot_to_knot(rows in prop::collection::vec((-3.0_f64..3.0, any::<bool>()), 1..60)) {
+            let (x, y): (Vec<f64>, Vec<bool>) = rows.into_iter().unzip();
+            let curve = Isotonic::fit(&x, &y);
+            prop_assert!(curve.knots.windows(2).all(|pair| pair[0].0 + 0.99 * ISOTONIC_TIES < pair[1].0 && pair[0].1 <= pair[1].1));
+            let mut sorted = x.clone();
+            sorted.sort_by(f64::total_cmp);
+            let fitted: Vec<f64> = sorted.iter().map(|x| curve.at(*x)).collect();
+            prop_assert!(fitted.windows(2).all(|pair| pair[0] <= pair[1]));
+            prop_assert!(fitted.iter().all(|p| (0.0..=1.0).contains(p)));
+            // Pooling keeps the total of the outcomes.
+            let total = y.iter().filter(|positive| **positive).count() as f64;
+            prop_assert!((fitted.iter().sum::<f64>() - total).abs() < 1e-6 * x.len() as f64);
         }
     }
 }

@@ -17,10 +17,10 @@ use crate::console::{self, Progress};
 use crate::data::Table;
 use crate::fit::ClassWeight;
 use crate::publish::{self, Identity};
+use crate::report;
 use crate::simulate::{self, Simulation};
 use crate::train::{self, Options};
 use crate::verify::{self, Scorer};
-use crate::report;
 
 /// Fits models for Scoregate and publishes them as packages.
 #[derive(Debug, Parser)]
@@ -46,7 +46,7 @@ pub struct Simulate {
     /// CSV file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Share of feature cells left empty, 0 to 1
+    /// Share of feature cells left empty, 0 to 1; to fit on them, the schema has to say what takes their place
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     missing_rate: f64,
     /// CSV file to write with each customer's true log-odds and probability
@@ -135,7 +135,9 @@ impl Simulate {
             bail!("--missing-rate is {}, expected a share from 0 to 1", self.missing_rate);
         }
         let create = |path: &Path| {
-            File::create(path).map(BufWriter::new).with_context(|| format!("cannot create {}", path.display()))
+            File::create(path)
+                .map(BufWriter::new)
+                .with_context(|| format!("cannot create {}", path.display()))
         };
         let mut data = create(&self.out)?;
         let mut truth = self.truth_out.as_deref().map(create).transpose()?;
@@ -155,27 +157,46 @@ impl Fit {
             Some(name) => name.clone(),
             None => self.schema.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         };
+        let repository = Repository::new(self.models_dir);
         // What can be refused at once is refused before the work.
         check_name("model", &name)?;
         if let Some(version) = &self.version_name {
             check_name("version", version)?;
+            let directory = repository.directory(&name, version);
+            if directory.exists() {
+                bail!(
+                    "{} exists already, and versions never change; choose another --version",
+                    directory.display()
+                );
+            }
         }
         let runtime = verify::load_runtime(self.runtime.onnxruntime.as_deref())?;
         let table = Table::read(&self.data, &schema)
             .with_context(|| format!("{} does not fit {}", self.data.display(), self.schema.display()))?;
         progress.done("read", &format!("{} rows of {}", table.rows(), self.data.display()));
         if !table.ignored.is_empty() {
-            progress.remark(&format!("ignoring columns that the schema does not name: {}", table.ignored.join(", ")));
+            progress.remark(&format!(
+                "ignoring columns that the schema does not name: {}",
+                table.ignored.join(", ")
+            ));
         }
-        let options =
-            Options { seed: self.seed, class_weight: self.class_weight, calibration: self.calibration, c: self.c };
+        let options = Options {
+            seed: self.seed,
+            class_weight: self.class_weight,
+            calibration: self.calibration,
+            c: self.c,
+        };
         let trained = train::train(&table, &schema, options, &mut progress)?;
 
         let test = &trained.folds.test;
-        let mut scorer = Scorer::open(&runtime, &trained.graph, &trained.schema, &trained.bindings, &trained.output)?;
+        let mut scorer =
+            Scorer::open(&runtime, &trained.graph, &trained.schema, &trained.bindings, &trained.output)?;
         let served = scorer.probabilities(&table, test)?;
         let worst = verify::compare(test, &served, &trained.pipeline.served_probabilities(&table, test))?;
-        progress.done("verify", &format!("ONNX Runtime differs by at most {worst:.1e} on {} test rows", test.len()));
+        progress.done(
+            "verify",
+            &format!("ONNX Runtime differs by at most {worst:.1e} on {} test rows", test.len()),
+        );
 
         let outcomes: Vec<bool> = test.iter().map(|&row| table.positives[row]).collect();
         let bootstrap = Bootstrap { resamples: metrics::RESAMPLES, seed: self.seed };
@@ -183,11 +204,14 @@ impl Fit {
         progress.done("evaluate", &format!("{} bootstrap resamples", metrics::RESAMPLES));
         print_evaluation(&evaluation);
 
-        let repository = Repository::new(self.models_dir);
-        let identity = Identity { name, version: self.version_name, now: OffsetDateTime::now_utc() };
+        let identity = Identity {
+            name,
+            version: self.version_name,
+            now: OffsetDateTime::now_utc().truncate_to_second(),
+        };
         let directory = publish::publish(&repository, &identity, &table, &trained, &evaluation, &served)?;
         progress.done("publish", &format!("{} with {}", directory.display(), publish::REPORT));
-        console::result(&directory.display().to_string());
+        console::result(&directory.display().to_string())?;
         Ok(())
     }
 }
@@ -202,7 +226,8 @@ impl Evaluate {
         let table = Table::read(&self.data, &package.schema)
             .with_context(|| format!("{} does not fit the package's schema", self.data.display()))?;
         let manifest = &package.manifest;
-        let mut scorer = Scorer::open(&runtime, &package.graph, &package.schema, &manifest.bindings, &manifest.output)?;
+        let mut scorer =
+            Scorer::open(&runtime, &package.graph, &package.schema, &manifest.bindings, &manifest.output)?;
         let rows: Vec<usize> = (0..table.rows()).collect();
         let served = scorer.probabilities(&table, &rows)?;
         let bootstrap = Bootstrap { resamples: metrics::RESAMPLES, seed: self.seed };
@@ -213,7 +238,7 @@ impl Evaluate {
             std::fs::write(path, html).with_context(|| format!("cannot write {}", path.display()))?;
         }
         let text = serde_json::to_string_pretty(&evaluation).context("the metrics cannot be written")?;
-        console::result(&text);
+        console::result(&text)?;
         Ok(())
     }
 }
@@ -224,7 +249,10 @@ fn read_schema(path: &Path) -> anyhow::Result<FeatureSchema> {
 }
 
 fn print_evaluation(evaluation: &Evaluation) {
-    console::note(&format!("{} rows, {} positive; 95 % intervals by bootstrap", evaluation.rows, evaluation.positives));
+    console::note(&format!(
+        "{} rows, {} positive; 95 % intervals by bootstrap",
+        evaluation.rows, evaluation.positives
+    ));
     for (name, Estimate { value, lower, upper }) in report::metrics(evaluation) {
         console::note(&format!("  {name:<28} {value:>8.4}  [{lower:.4}, {upper:.4}]"));
     }

@@ -1,17 +1,19 @@
 //! What the command line prints: results on stdout, progress and remarks on stderr.
 
+use std::io::{self, Write};
 use std::time::Instant;
 
 /// Prints one line of a result.
-#[expect(clippy::print_stdout, reason = "the one place that writes results")]
-pub fn result(line: &str) {
-    println!("{line}");
+///
+/// # Errors
+/// If standard output does not take it, such as a pipe whose reader has left.
+pub fn result(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
-/// Prints one line about what is going on.
-#[expect(clippy::print_stderr, reason = "the one place that writes progress and remarks")]
+/// Prints one line about what is going on. Nobody listening is no reason to stop.
 pub fn note(line: &str) {
-    eprintln!("{line}");
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Reports phases of a long command: one line each, with the time that it took.

@@ -136,7 +136,11 @@ pub fn bindings(schema: &FeatureSchema) -> Bindings {
         .map(|field| ColumnBinding {
             feature: field.name.clone(),
             input: crate::export::input_name(&field.name),
-            element: if matches!(field.kind, Kind::Category { .. }) { Element::String } else { Element::Float32 },
+            element: if matches!(field.kind, Kind::Category { .. }) {
+                Element::String
+            } else {
+                Element::Float32
+            },
         })
         .collect();
     Bindings::Columns { columns }
@@ -158,8 +162,10 @@ impl Table {
     /// As [`Table::read`].
     pub fn parse(bytes: &[u8], schema: &FeatureSchema) -> Result<Self, Error> {
         let target = schema.target.as_deref().ok_or(Error::NoTarget)?;
-        let passing = |field: &&Field| field.missing == Missing::Pass && !matches!(field.kind, Kind::Category { .. });
-        let passing: Vec<String> = schema.features().filter(passing).map(|field| field.name.clone()).collect();
+        let passing =
+            |field: &&Field| field.missing == Missing::Pass && !matches!(field.kind, Kind::Category { .. });
+        let passing: Vec<String> =
+            schema.features().filter(passing).map(|field| field.name.clone()).collect();
         if !passing.is_empty() {
             return Err(Error::MissingPass(passing));
         }
@@ -170,7 +176,9 @@ impl Table {
         // Reading from memory fails for nothing: a flexible reader takes any bytes.
         let mut next = |record: &mut csv::ByteRecord| reader.read_byte_record(record).unwrap_or(false);
         if !next(&mut record) {
-            return Err(Error::Header("found an empty file, expected a header with the names of the columns".into()));
+            return Err(Error::Header(
+                "found an empty file, expected a header with the names of the columns".into(),
+            ));
         }
         let header = Header::match_up(&record, schema, target)?;
         let rows = RowReader::new(schema, &bindings(schema));
@@ -228,8 +236,11 @@ impl Feature {
         match (&self.values, &self.field.kind) {
             (Values::Categories { names, codes }, _) => names[codes[row] as usize].as_str().into(),
             (Values::Numbers(numbers), Kind::Boolean) => (numbers[row] != 0.0).into(),
+            // Beyond 2^24 a request must write a number with a fraction, or it is refused as an integer that float32 rounds.
             #[expect(clippy::cast_possible_truncation, reason = "the branch is for whole numbers that fit")]
-            (Values::Numbers(numbers), _) if numbers[row].fract() == 0.0 && numbers[row].abs() < 9e15 => {
+            (Values::Numbers(numbers), _)
+                if numbers[row].fract() == 0.0 && numbers[row].abs() <= 16_777_216.0 =>
+            {
                 (numbers[row] as i64).into()
             }
             (Values::Numbers(numbers), _) => numbers[row].into(),
@@ -273,7 +284,8 @@ struct Header {
 
 impl Header {
     fn match_up(record: &csv::ByteRecord, schema: &FeatureSchema, target: &str) -> Result<Self, Error> {
-        let names: Vec<String> = record.iter().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
+        let names: Vec<String> =
+            record.iter().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
         let wanted: Vec<&str> = schema.features().map(|field| field.name.as_str()).chain([target]).collect();
         let mut places = Vec::with_capacity(wanted.len());
         let (mut lacking, mut twice) = (Vec::new(), Vec::new());
@@ -323,23 +335,31 @@ impl Reading {
             Kind::Category { .. } => Values::Categories { names: Vec::new(), codes: Vec::new() },
             _ => Values::Numbers(Vec::new()),
         };
-        Self { at, feature: Feature { field: field.clone(), values, missing: Vec::new() }, known: HashMap::new() }
+        Self {
+            at,
+            feature: Feature { field: field.clone(), values, missing: Vec::new() },
+            known: HashMap::new(),
+        }
     }
 
     fn take(&mut self, rows: &RowReader, cell: &[u8], line: u64, mistakes: &mut Mistakes) {
         let name = &self.feature.field.name;
-        let read = std::str::from_utf8(cell).map_err(|_| FaultCode::Malformed).and_then(|text| rows.read_cell(name, text));
+        let read = std::str::from_utf8(cell)
+            .map_err(|_| FaultCode::Malformed)
+            .and_then(|text| rows.read_cell(name, text));
         let read = match read {
             Ok(read) => read,
             Err(FaultCode::Malformed) => {
                 return mistakes.add(line, name, quoted(cell), "expected UTF-8 text".into());
             }
             Err(FaultCode::Required) => {
-                let expected = "expected a value (or give the property \"missing\": {\"impute\": value} in the schema)";
+                let expected =
+                    "expected a value (or give the property \"missing\": {\"impute\": value} in the schema)";
                 return mistakes.add(line, name, quoted(cell), expected.into());
             }
             Err(code) => {
-                let place = rows.fields().position(|field| &field.name == name).map_or(Place::Row, Place::Field);
+                let place =
+                    rows.fields().position(|field| &field.name == name).map_or(Place::Row, Place::Field);
                 let expected = rows.detail(&FieldFault { place, code }).into_owned();
                 return mistakes.add(line, name, quoted(cell), expected);
             }
@@ -349,7 +369,9 @@ impl Reading {
             (Values::Numbers(numbers), Cell::Number(number)) => numbers.push(number),
             (Values::Categories { names, codes }, Cell::Listed(code)) => {
                 let listed = match &self.feature.field.kind {
-                    Kind::Category { values: Some(values) } => values.get(code as usize).map_or("", String::as_str),
+                    Kind::Category { values: Some(values) } => {
+                        values.get(code as usize).map_or("", String::as_str)
+                    }
                     _ => "",
                 };
                 codes.push(intern(names, &mut self.known, listed));
@@ -359,7 +381,12 @@ impl Reading {
             }
             (_, _) => {
                 self.feature.missing.pop();
-                mistakes.add(line, &self.feature.field.name, quoted(cell), "expected a value of the schema's type".into());
+                mistakes.add(
+                    line,
+                    &self.feature.field.name,
+                    quoted(cell),
+                    "expected a value of the schema's type".into(),
+                );
             }
         }
     }
@@ -406,7 +433,14 @@ impl Outcomes {
         let (positive, canonical) = match &self.positive {
             Positive::Number(wanted) => match text.parse::<f64>() {
                 Ok(number) if number.is_finite() => (number == *wanted, number.to_string()),
-                _ => return mistakes.add(line, column, quoted(cell), format!("expected a number, {wanted} if positive")),
+                _ => {
+                    return mistakes.add(
+                        line,
+                        column,
+                        quoted(cell),
+                        format!("expected a number, {wanted} if positive"),
+                    );
+                }
             },
             // CSV writers disagree on the case of booleans.
             Positive::Text(wanted) if wanted == "true" || wanted == "false" => {
@@ -426,5 +460,104 @@ impl Outcomes {
         } else {
             Err(Error::Target { column: column.into(), positive: positive.to_string(), found: self.met })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> FeatureSchema {
+        FeatureSchema::from_document(json!({
+            "properties": {
+                "id": {"type": "string", "x-scoregate": {"role": "entity"}},
+                "days": {"type": "integer", "minimum": 0},
+                "spend": {"type": "number", "x-scoregate": {"missing": {"impute": 20}}},
+                "plan": {"type": "string", "enum": ["basic", "pro"]},
+                "active": {"type": "boolean"}
+            },
+            "x-scoregate": {"target": "churned", "positive": 1}
+        }))
+        .unwrap()
+    }
+
+    fn refused(text: &str) -> String {
+        Table::parse(text.as_bytes(), &schema()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_what_the_schema_allows() {
+        let text = "\u{feff}note,days,spend,plan,churned,active\nx,3,,pro,1.0,TRUE\ny,4,2.5,basic,0,0\n";
+        let table = Table::parse(text.as_bytes(), &schema()).unwrap();
+        assert_eq!((table.rows(), table.positives.as_slice()), (2, &[true, false][..]));
+        assert_eq!(table.ignored, ["note"]);
+        assert_eq!(
+            table.raw_row(0),
+            *json!({"days":3,"spend":null,"plan":"pro","active":true}).as_object().unwrap()
+        );
+        assert_eq!(
+            table.raw_row(1),
+            *json!({"days":4,"spend":2.5,"plan":"basic","active":false}).as_object().unwrap()
+        );
+        let Values::Numbers(spend) = &table.features[1].values else { panic!() };
+        assert_eq!(spend, &[20.0, 2.5]);
+        assert!(table.digest.starts_with("sha256:") && table.digest.len() == 71);
+    }
+
+    #[test]
+    fn names_line_column_found_and_expected_of_every_mistake() {
+        let text = "days,spend,plan,churned,active\n-1,2,pro,1,true\n1.5,two,gold,maybe,1\n1,2\n,,,,\n16777217,1,pro,0,true\n";
+        assert_eq!(
+            refused(text).lines().collect::<Vec<_>>(),
+            [
+                "11 mistake(s) in the data:",
+                "  line 2, column days: found \"-1\", expected a number of at least 0",
+                "  line 3, column days: found \"1.5\", expected integer",
+                "  line 3, column spend: found \"two\", expected number",
+                "  line 3, column plan: found \"gold\", expected one of basic, pro",
+                "  line 3, column churned: found \"maybe\", expected a number, 1 if positive",
+                "  line 4: found 2 cells, expected 5, as many as the header has",
+                "  line 5, column days: found an empty cell, expected a value (or give the property \"missing\": {\"impute\": value} in the schema)",
+                "  line 5, column plan: found an empty cell, expected a value (or give the property \"missing\": {\"impute\": value} in the schema)",
+                "  line 5, column active: found an empty cell, expected a value (or give the property \"missing\": {\"impute\": value} in the schema)",
+                "  line 5, column churned: found an empty cell, expected an outcome",
+                "  line 6, column days: found \"16777217\", expected an integer that float32 holds exactly; this one would be changed silently",
+            ]
+        );
+    }
+
+    #[test]
+    fn counts_the_mistakes_that_it_does_not_show() {
+        let rows = "x,1,pro,0,true\n".repeat(30);
+        let message = refused(&format!("days,spend,plan,churned,active\n{rows}"));
+        assert!(message.starts_with("30 mistake(s)") && message.ends_with("and 10 more"), "{message}");
+        assert_eq!(message.lines().count(), 22);
+    }
+
+    #[test]
+    fn headers_and_targets_are_checked() {
+        assert_eq!(
+            refused("days,spend,spend,active\n"),
+            "line 1: found no column plan, churned and found spend more than once; the columns are days, spend, spend, active; \
+             expected days, spend, plan, active, churned, each once"
+        );
+        assert_eq!(refused("days,spend,plan,churned,active\n"), "the file holds no rows below its header");
+        assert!(refused("").starts_with("line 1: found an empty file"));
+        let rows = "1,1,pro,0,true\n1,1,pro,2,true\n1,1,pro,1,true\n";
+        assert_eq!(
+            refused(&format!("days,spend,plan,churned,active\n{rows}")),
+            "column churned: found the values 0, 2, 1; expected two, one of them 1 (the schema's \"positive\")"
+        );
+    }
+
+    #[test]
+    fn a_number_that_passes_missing_values_is_refused() {
+        let schema = FeatureSchema::from_document(json!({
+            "properties": {"x": {"type": "number", "x-scoregate": {"missing": "pass"}}},
+            "x-scoregate": {"target": "y"}
+        }));
+        let refused = Table::parse(b"x,y\n1,0\n", &schema.unwrap()).unwrap_err();
+        assert!(matches!(refused, Error::MissingPass(names) if names == ["x"]));
     }
 }

@@ -73,7 +73,11 @@ impl Encoding {
         if columns > MOST_COLUMNS {
             let widest = encoding.encoders.iter().enumerate().max_by_key(|(_, encoder)| encoder.columns());
             let (at, categories) = widest.map_or((0, 0), |(at, encoder)| (at, encoder.columns()));
-            return Err(Error::TooWide { columns, feature: table.features[at].field.name.clone(), categories });
+            return Err(Error::TooWide {
+                columns,
+                feature: table.features[at].field.name.clone(),
+                categories,
+            });
         }
         Ok(encoding)
     }
@@ -114,7 +118,8 @@ impl Encoding {
                     }
                 }
                 // A feature keeps its kind, so that its encoder always fits it.
-                (Encoder::Standard { .. }, Values::Categories { .. }) | (Encoder::OneHot { .. }, Values::Numbers(_)) => {}
+                (Encoder::Standard { .. }, Values::Categories { .. })
+                | (Encoder::OneHot { .. }, Values::Numbers(_)) => {}
             }
             at += encoder.columns();
         }
@@ -124,7 +129,8 @@ impl Encoding {
 
 /// For each of a column's `names` its place among `categories`.
 pub fn places(categories: &[String], names: &[String]) -> Vec<Option<usize>> {
-    let known: HashMap<&str, usize> = categories.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let known: HashMap<&str, usize> =
+        categories.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     names.iter().map(|name| known.get(name.as_str()).copied()).collect()
 }
 
@@ -137,8 +143,11 @@ impl Encoder {
             }
             (Values::Categories { names, codes }, _) => {
                 // A missing value that the schema passes on is the empty text: unknown, and no category of its own.
-                let met: BTreeSet<&str> =
-                    rows.iter().map(|&row| names[codes[row] as usize].as_str()).filter(|name| !name.is_empty()).collect();
+                let met: BTreeSet<&str> = rows
+                    .iter()
+                    .map(|&row| names[codes[row] as usize].as_str())
+                    .filter(|name| !name.is_empty())
+                    .collect();
                 if met.is_empty() {
                     return Err(Error::NoCategories { feature: feature.field.name.clone() });
                 }
@@ -163,5 +172,69 @@ impl Encoder {
             Self::Standard { .. } => 1,
             Self::OneHot { categories } => categories.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scoregate_schemas::FeatureSchema;
+    use serde_json::json;
+
+    fn table(text: &str) -> Table {
+        let schema = FeatureSchema::from_document(json!({
+            "properties": {
+                "x": {"type": "number"},
+                "plan": {"type": "string", "enum": ["basic", "pro"], "x-scoregate": {"unknown": "pass"}},
+                "country": {"type": "string"},
+                "active": {"type": "boolean"}
+            },
+            "x-scoregate": {"target": "y"}
+        }));
+        Table::parse(text.as_bytes(), &schema.unwrap()).unwrap()
+    }
+
+    const TEXT: &str =
+        "x,plan,country,active,y\n3,pro,US,true,0\n5,basic,DE,false,1\n10,gold,US,true,0\n99,pro,FR,true,1\n";
+
+    /// Mean and deviation of 3, 5, 10: scikit-learn 1.9.1's `StandardScaler` gives 6 and 2.94392029.
+    #[test]
+    fn learns_from_the_training_rows_alone() {
+        let table = table(TEXT);
+        let encoding = Encoding::learn(&table, &[0, 1, 2]).unwrap();
+        let Encoder::Standard { mean, scale } = encoding.encoders[0] else { panic!() };
+        assert!(
+            (mean - 6.0).abs() < 1e-15 && (scale - 2.943_920_288_775_949).abs() < 1e-12,
+            "{mean} {scale}"
+        );
+        assert_eq!(
+            encoding.column_names(&table),
+            ["x", "plan=basic", "plan=pro", "country=DE", "country=US", "active"]
+        );
+        let matrix = encoding.transform(&table, &[2, 3]);
+        // "gold" is not listed and "FR" is not in the training rows: unknown, so zero in every column.
+        assert_eq!(matrix.row(0).to_vec()[1..5], [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(matrix.row(1).to_vec()[1..5], [0.0, 1.0, 0.0, 0.0]);
+    }
+
+    /// scikit-learn 1.9.1's `StandardScaler` gives a constant column of 1e9 + 0.1 the scale 1.
+    #[test]
+    fn a_constant_column_scales_by_one() {
+        let standard = Encoder::standard([1e9 + 0.1; 3].into_iter());
+        assert_eq!(standard, Encoder::Standard { mean: 1e9 + 0.1, scale: 1.0 });
+        let tenths = Encoder::standard([0.1; 7].into_iter());
+        assert!(matches!(tenths, Encoder::Standard { scale: 1.0, .. }), "{tenths:?}");
+    }
+
+    #[test]
+    fn an_identifier_is_not_a_category() {
+        let rows: String = (0..MOST_COLUMNS).map(|row| format!("1,pro,c{row},true,{}\n", row % 2)).collect();
+        let table = table(&format!("x,plan,country,active,y\n{rows}"));
+        let all: Vec<usize> = (0..table.rows()).collect();
+        let refused = Encoding::learn(&table, &all).unwrap_err();
+        assert_eq!(
+            refused,
+            Error::TooWide { columns: MOST_COLUMNS + 4, feature: "country".into(), categories: MOST_COLUMNS }
+        );
     }
 }

@@ -2,24 +2,16 @@
 //!
 //! [`fit`] is what the trainer calls. Without class weights it asks linfa-logistic; with them, which linfa-logistic does not
 //! have, [`WeightedLogisticRegressionParams`] minimises the weighted loss with the same L-BFGS of argmin. Both end in the same
-//! Newton steps: the line search of L-BFGS compares sums over all rows, whose rounding hides the last digits of the optimum
-//! (gradients stall near 1e-4 at 20,000 rows), while a Newton step needs the gradient alone. That is what makes
-//! coefficients comparable with scikit-learn's, and a fit repeatable.
+//! Newton steps (see [`minimise`](crate::minimise)), which linfa-logistic's answer needs as well to agree with
+//! scikit-learn's converged coefficients.
 
-use argmin::core::{CostFunction, Executor, Gradient};
-use argmin::solver::linesearch::MoreThuenteLineSearch;
-use argmin::solver::quasinewton::LBFGS;
 use linfa::ParamGuard;
 use linfa::dataset::DatasetBase;
 use linfa::traits::{Fit, PredictInplace};
 use linfa_logistic::LogisticRegression;
 use ndarray::{Array1, Array2};
 
-/// The gradient, per unit of weight, at which L-BFGS hands over to Newton steps.
-const NEAR: f64 = 1e-4;
-
-/// Newton steps at most; a handful is usual.
-const MOST_NEWTON_STEPS: u64 = 50;
+use crate::minimise::{Convergence, NEAR, Problem};
 
 /// How classes are weighted in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -89,8 +81,8 @@ pub enum Error {
     #[error("linfa failed")]
     Dataset(#[from] linfa::Error),
     /// The optimiser failed.
-    #[error("L-BFGS failed: {0}")]
-    Optimiser(String),
+    #[error("L-BFGS failed")]
+    Optimiser(#[from] argmin::core::Error),
 }
 
 /// Parameters of a weighted logistic regression, not checked yet.
@@ -231,226 +223,13 @@ impl PredictInplace<Array2<f64>, Array1<f64>> for FittedLogisticRegression {
     /// The log-odds of each row of `x`; `y` holds one number per row.
     fn predict_inplace<'a>(&'a self, x: &'a Array2<f64>, y: &mut Array1<f64>) {
         for (row, log_odds) in std::iter::zip(x.rows(), y) {
-            *log_odds = self.intercept + row.iter().zip(&self.coefficients).map(|(x, beta)| x * beta).sum::<f64>();
+            *log_odds =
+                self.intercept + row.iter().zip(&self.coefficients).map(|(x, beta)| x * beta).sum::<f64>();
         }
     }
 
     fn default_target(&self, x: &Array2<f64>) -> Array1<f64> {
         Array1::zeros(x.nrows())
-    }
-}
-
-/// How close to an optimum a fit came.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Convergence {
-    /// Whether the gradient is within tolerance.
-    pub converged: bool,
-    /// The largest component of the gradient.
-    pub gradient: f64,
-    /// Iterations of L-BFGS here (linfa-logistic does not tell its own).
-    pub lbfgs_iterations: u64,
-    /// Newton steps after it.
-    pub newton_steps: u64,
-}
-
-/// A (possibly soft) logistic regression as a minimisation problem over the coefficients and, last, the intercept.
-///
-/// The loss of row `i` is `wᵢ (ln(1 + exp zᵢ) − tᵢ zᵢ)` with target `tᵢ` in [0, 1]; Platt scaling has targets between.
-/// Sums run over the rows in order, in plain loops, so that they come out the same on every run.
-pub(crate) struct Problem<'a> {
-    /// The rows of the design matrix one after another.
-    pub(crate) x: &'a [f64],
-    /// Columns of the design matrix, at least one.
-    pub(crate) columns: usize,
-    pub(crate) targets: Vec<f64>,
-    pub(crate) weights: Vec<f64>,
-    pub(crate) alpha: f64,
-}
-
-/// Where a minimisation ended.
-pub(crate) struct Optimum {
-    /// The coefficients, then the intercept.
-    pub(crate) parameters: Vec<f64>,
-    pub(crate) convergence: Convergence,
-}
-
-/// `1 / (1 + exp(−x))` without overflow.
-pub fn sigmoid(x: f64) -> f64 {
-    if x >= 0.0 {
-        1.0 / (1.0 + (-x).exp())
-    } else {
-        let e = x.exp();
-        e / (1.0 + e)
-    }
-}
-
-/// `ln(1 + exp x)` without overflow.
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sum = 0.0;
-    for (a, b) in a.iter().zip(b) {
-        sum += a * b;
-    }
-    sum
-}
-
-impl Problem<'_> {
-    /// Each row of the design matrix with its target and weight.
-    fn rows(&self) -> impl Iterator<Item = (&[f64], f64, f64)> {
-        let rows = self.x.chunks_exact(self.columns).zip(&self.targets).zip(&self.weights);
-        rows.map(|((row, target), weight)| (row, *target, *weight))
-    }
-
-    fn loss(&self, parameters: &[f64]) -> f64 {
-        let (coefficients, intercept) = (&parameters[..self.columns], parameters[self.columns]);
-        let mut sum = 0.0;
-        for (row, target, weight) in self.rows() {
-            let z = intercept + dot(row, coefficients);
-            sum += weight * (softplus(z) - target * z);
-        }
-        sum + 0.5 * self.alpha * dot(coefficients, coefficients)
-    }
-
-    fn slope(&self, parameters: &[f64]) -> Vec<f64> {
-        let (coefficients, intercept) = (&parameters[..self.columns], parameters[self.columns]);
-        let mut gradient: Vec<f64> = coefficients.iter().map(|beta| self.alpha * beta).collect();
-        let mut intercept_gradient = 0.0;
-        for (row, target, weight) in self.rows() {
-            let residual = weight * (sigmoid(intercept + dot(row, coefficients)) - target);
-            for (sum, x) in gradient.iter_mut().zip(row) {
-                *sum += residual * x;
-            }
-            intercept_gradient += residual;
-        }
-        gradient.push(intercept_gradient);
-        gradient
-    }
-
-    /// Second derivatives, the lower triangle alone.
-    fn curvature(&self, parameters: &[f64]) -> Array2<f64> {
-        let (coefficients, intercept) = (&parameters[..self.columns], parameters[self.columns]);
-        let mut hessian = Array2::zeros((self.columns + 1, self.columns + 1));
-        let mut filled: Vec<(usize, f64)> = Vec::with_capacity(self.columns + 1);
-        for (row, _, weight) in self.rows() {
-            let p = sigmoid(intercept + dot(row, coefficients));
-            let curvature = weight * p * (1.0 - p);
-            // Most columns of a one-hot encoding are zero in any row.
-            filled.clear();
-            filled.extend(row.iter().copied().enumerate().filter(|(_, x)| *x != 0.0));
-            filled.push((self.columns, 1.0));
-            for (at, &(i, x)) in filled.iter().enumerate() {
-                for &(j, other) in &filled[..=at] {
-                    hessian[(i, j)] += curvature * x * other;
-                }
-            }
-        }
-        for i in 0..self.columns {
-            hessian[(i, i)] += self.alpha;
-        }
-        hessian
-    }
-
-    /// Minimises by L-BFGS from `start`, then by Newton steps for as long as they lessen the gradient.
-    ///
-    /// # Errors
-    /// [`Error::Optimiser`] if L-BFGS cannot start. Not to converge is no error; [`Optimum::convergence`] says so.
-    pub(crate) fn minimise(&self, start: Array1<f64>, tolerance: f64, iterations: u64) -> Result<Optimum, Error> {
-        let failed = |error: argmin::core::Error| Error::Optimiser(error.to_string());
-        // From here on Newton steps converge quadratically, and cost less than what L-BFGS would still need.
-        let near = tolerance.max(NEAR * self.weights.iter().sum::<f64>());
-        let solver = LBFGS::new(MoreThuenteLineSearch::new(), 10).with_tolerance_grad(near).map_err(failed)?;
-        let run = Executor::new(Objective(self), solver)
-            .configure(|state| state.param(start.clone()).max_iters(iterations))
-            .run()
-            .map_err(failed)?;
-        let lbfgs_iterations = run.state.iter;
-        let parameters = run.state.best_param.unwrap_or(start);
-        Ok(self.refine(parameters.to_vec(), tolerance, lbfgs_iterations))
-    }
-
-    fn refine(&self, mut parameters: Vec<f64>, tolerance: f64, lbfgs_iterations: u64) -> Optimum {
-        let mut gradient = self.slope(&parameters);
-        let mut size = largest(&gradient);
-        let mut newton_steps = 0;
-        while size > 0.0 && newton_steps < MOST_NEWTON_STEPS {
-            let Some(direction) = solve(self.curvature(&parameters), &gradient) else { break };
-            // Half of a step that overshoots, half of that, and so on; near the optimum only rounding makes a step fail.
-            let shares = std::iter::successors(Some(1.0), |share| Some(share * 0.5));
-            let taken = shares.take(if size > tolerance { 20 } else { 1 }).find_map(|share| {
-                let candidate: Vec<f64> = parameters.iter().zip(&direction).map(|(at, step)| at - share * step).collect();
-                let gradient = self.slope(&candidate);
-                let next = largest(&gradient);
-                (next < size).then_some((candidate, gradient, next))
-            });
-            let Some((candidate, next_gradient, next)) = taken else { break };
-            let exhausted = size <= tolerance && next > 0.5 * size;
-            (parameters, gradient, size) = (candidate, next_gradient, next);
-            newton_steps += 1;
-            if exhausted {
-                break;
-            }
-        }
-        let convergence = Convergence { converged: size <= tolerance, gradient: size, lbfgs_iterations, newton_steps };
-        Optimum { parameters, convergence }
-    }
-}
-
-/// The largest magnitude; NaN if there is one.
-fn largest(gradient: &[f64]) -> f64 {
-    gradient.iter().fold(0.0, |largest, component| if component.abs() <= largest { largest } else { component.abs() })
-}
-
-/// Solves `matrix · x = right` for a symmetric positive definite matrix given by its lower triangle (Cholesky). None if the
-/// matrix is not positive definite.
-fn solve(mut matrix: Array2<f64>, right: &[f64]) -> Option<Vec<f64>> {
-    let n = right.len();
-    for i in 0..n {
-        for j in 0..=i {
-            let dot: f64 = (0..j).map(|k| matrix[(i, k)] * matrix[(j, k)]).sum();
-            let rest = matrix[(i, j)] - dot;
-            if i == j {
-                if rest.is_nan() || rest <= 0.0 {
-                    return None;
-                }
-                matrix[(i, i)] = rest.sqrt();
-            } else {
-                matrix[(i, j)] = rest / matrix[(j, j)];
-            }
-        }
-    }
-    let mut x = right.to_vec();
-    for i in 0..n {
-        let dot: f64 = (0..i).map(|k| matrix[(i, k)] * x[k]).sum();
-        x[i] = (x[i] - dot) / matrix[(i, i)];
-    }
-    for i in (0..n).rev() {
-        let dot: f64 = (i + 1..n).map(|k| matrix[(k, i)] * x[k]).sum();
-        x[i] = (x[i] - dot) / matrix[(i, i)];
-    }
-    Some(x)
-}
-
-/// argmin takes the problem by value; this lends it.
-struct Objective<'p, 'x>(&'p Problem<'x>);
-
-impl CostFunction for Objective<'_, '_> {
-    type Param = Array1<f64>;
-    type Output = f64;
-
-    fn cost(&self, parameters: &Array1<f64>) -> Result<f64, argmin::core::Error> {
-        Ok(self.0.loss(&parameters.to_vec()))
-    }
-}
-
-impl Gradient for Objective<'_, '_> {
-    type Param = Array1<f64>;
-    type Gradient = Array1<f64>;
-
-    fn gradient(&self, parameters: &Array1<f64>) -> Result<Array1<f64>, argmin::core::Error> {
-        Ok(Array1::from_vec(self.0.slope(&parameters.to_vec())))
     }
 }
 
@@ -484,9 +263,13 @@ pub fn fit(
 }
 
 /// linfa-logistic's coefficients and intercept, for the positive class.
-fn linfa_solution(dataset: &DatasetBase<Array2<f64>, Array1<bool>>, alpha: f64) -> Result<Array1<f64>, Error> {
+fn linfa_solution(
+    dataset: &DatasetBase<Array2<f64>, Array1<bool>>,
+    alpha: f64,
+) -> Result<Array1<f64>, Error> {
     let near = NEAR * dataset.targets().len() as f64;
-    let parameters = LogisticRegression::default().alpha(alpha).max_iterations(1_000).gradient_tolerance(near);
+    let parameters =
+        LogisticRegression::default().alpha(alpha).max_iterations(1_000).gradient_tolerance(near);
     let fitted = parameters.fit(dataset)?;
     // linfa-logistic decides itself which class it calls positive; without a look, the signs may be the other way round.
     let sign = if fitted.labels().pos.class { 1.0 } else { -1.0 };
@@ -499,4 +282,144 @@ fn linfa_solution(dataset: &DatasetBase<Array2<f64>, Array1<bool>>, alpha: f64) 
 /// `value` to nine significant decimal digits.
 pub(crate) fn nine_digits(value: f64) -> f64 {
     format!("{value:.8e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::minimise::sigmoid;
+    use ndarray::array;
+    use scoregate_model::random::Random;
+
+    const OUTCOMES: [bool; 10] = [false, true, false, true, false, false, true, false, false, true];
+
+    fn matrix() -> Array2<f64> {
+        array![
+            [0.5, 1.0],
+            [1.5, -0.3],
+            [-0.7, 0.2],
+            [2.1, 0.9],
+            [-1.2, -1.1],
+            [0.3, 0.8],
+            [1.1, -1.9],
+            [-0.4, 1.3],
+            [0.9, 0.1],
+            [-1.6, 0.4]
+        ]
+    }
+
+    /// Expected numbers: scikit-learn 1.9.1, `LogisticRegression(solver="newton-cholesky", tol=1e-12)`.
+    #[test]
+    fn agrees_with_scikit_learn() {
+        for (class_weight, c, coefficients, intercept) in [
+            (ClassWeight::None, 1.0, [0.5319343286894663, -0.4742616185480079], -0.5170507164057111),
+            (ClassWeight::None, 0.1, [0.15981692947914336, -0.11928062573307921], -0.43319238970625124),
+            (ClassWeight::Balanced, 1.0, [0.480576970268069, -0.46017497045365335], -0.11971922286400777),
+            (ClassWeight::Balanced, 0.1, [0.15914329465036486, -0.12085323136505557], -0.044082918665296206),
+        ] {
+            let fitted = fit(matrix(), &OUTCOMES, class_weight, c).unwrap();
+            assert!(fitted.convergence.converged, "{:?}", fitted.convergence);
+            let found = fitted.coefficients.iter().chain([&fitted.intercept]);
+            for (found, expected) in found.zip(coefficients.iter().chain([&intercept])) {
+                assert!(
+                    (found - expected).abs() < 1e-8,
+                    "{class_weight:?}, C {c}: found {found}, expected {expected}"
+                );
+            }
+        }
+    }
+
+    fn random_data(rows: usize) -> (Array2<f64>, Vec<bool>) {
+        let mut random = Random::new(11, "test");
+        let x = Array2::from_shape_fn((rows, 6), |(_, column)| {
+            if column < 4 { random.normal() } else { f64::from(u8::from(random.uniform() < 0.02)) }
+        });
+        let outcomes =
+            x.rows().into_iter().map(|row| random.uniform() < sigmoid(row[0] - 0.5 * row[1] + row[4] - 1.5));
+        let outcomes = outcomes.collect();
+        (x, outcomes)
+    }
+
+    /// The weighted loss at weight 1, from zeros, against linfa-logistic's own optimum.
+    #[test]
+    fn at_weight_one_it_is_linfa_logistic() {
+        let (x, outcomes) = random_data(3_000);
+        for first in [true, false] {
+            // linfa-logistic's choice of the positive class depends on the first row.
+            let mut order: Vec<usize> = (0..outcomes.len()).collect();
+            let start = outcomes.iter().position(|outcome| *outcome == first).unwrap();
+            order.swap(0, start);
+            let x = x.select(ndarray::Axis(0), &order);
+            let y: Array1<bool> = order.iter().map(|row| outcomes[*row]).collect();
+            let dataset = DatasetBase::new(x, y);
+            let linfa = linfa_solution(&dataset, 0.5).unwrap();
+            let parameters =
+                WeightedLogisticRegressionParams::default().alpha(0.5).class_weight(ClassWeight::None);
+            let own = parameters.fit(&dataset).unwrap();
+            assert!(own.convergence.converged);
+            // linfa-logistic is stopped early, so it is within the gradient it was asked for over the least curvature.
+            for (own, linfa) in own.coefficients.iter().chain([&own.intercept]).zip(&linfa) {
+                assert!((own - linfa).abs() < 5e-3, "{own} against {linfa}");
+            }
+            let tight =
+                LogisticRegression::default().alpha(0.5).gradient_tolerance(1e-6).max_iterations(1_000);
+            let tight = tight.fit(&dataset).unwrap();
+            let sign = if tight.labels().pos.class { 1.0 } else { -1.0 };
+            for (own, linfa) in own.coefficients.iter().zip(tight.params()) {
+                assert!((own - sign * linfa).abs() < 1e-6, "{own} against {linfa}");
+            }
+        }
+    }
+
+    #[test]
+    fn predicts_log_odds() {
+        let fitted = fit(matrix(), &OUTCOMES, ClassWeight::None, 1.0).unwrap();
+        let dataset = DatasetBase::from(matrix());
+        let mut log_odds = fitted.default_target(dataset.records());
+        fitted.predict_inplace(dataset.records(), &mut log_odds);
+        let expected = fitted.intercept + 0.5 * fitted.coefficients[0] + fitted.coefficients[1];
+        assert!((log_odds[0] - expected).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_separable_problem_converges_through_its_penalty() {
+        let x = Array2::from_shape_fn((100, 1), |(row, _)| row as f64 - 49.5);
+        let outcomes: Vec<bool> = (0..100).map(|row| row >= 50).collect();
+        let fitted = fit(x, &outcomes, ClassWeight::Balanced, 1e4).unwrap();
+        assert!(fitted.convergence.converged && fitted.coefficients[0] > 5.0, "{fitted:?}");
+    }
+
+    #[test]
+    fn an_optimum_out_of_reach_is_said_to_be() {
+        let x = Array2::from_shape_fn((100, 1), |(row, _)| row as f64 - 49.5);
+        let outcomes: Vec<bool> = (0..100).map(|row| row >= 50).collect();
+        let dataset = DatasetBase::new(x, Array1::from_vec(outcomes));
+        // Without a penalty the coefficient of separable classes grows without bound.
+        let parameters = WeightedLogisticRegressionParams::default().alpha(0.0).gradient_tolerance(1e-300);
+        let fitted = parameters.fit(&dataset).unwrap();
+        assert!(!fitted.convergence.converged, "{:?}", fitted.convergence);
+    }
+
+    #[test]
+    fn bad_parameters_and_data_are_errors() {
+        let refused = fit(matrix(), &OUTCOMES, ClassWeight::None, 0.0).unwrap_err();
+        assert_eq!(refused.to_string(), "C is 0, expected a finite number above 0");
+        let refused = fit(matrix(), &[true; 10], ClassWeight::None, 1.0).unwrap_err();
+        assert_eq!(refused.to_string(), "found 10 positive rows of 10, expected rows of both classes");
+        let mut x = matrix();
+        x[(3, 1)] = f64::NAN;
+        let refused = fit(x, &OUTCOMES, ClassWeight::Balanced, 1.0).unwrap_err();
+        assert_eq!(refused.to_string(), "row 3, column 1 of the design matrix is not finite");
+        let start = WeightedLogisticRegressionParams::default().start(Array1::zeros(1));
+        let refused =
+            start.fit(&DatasetBase::new(matrix(), Array1::from_vec(OUTCOMES.to_vec()))).unwrap_err();
+        assert!(matches!(refused, Error::Start { found: 1, expected: 3 }));
+    }
+
+    #[test]
+    fn nine_digits_are_kept() {
+        assert_eq!(nine_digits(1.234_567_891_234), 1.234_567_89);
+        assert_eq!(nine_digits(-1.234_567_891_234e-7), -1.234_567_89e-7);
+        assert_eq!(nine_digits(0.0), 0.0);
+    }
 }

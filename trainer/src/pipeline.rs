@@ -51,7 +51,12 @@ pub enum Effect {
 
 impl Pipeline {
     /// Puts an encoding and the coefficients of its columns together, not calibrated.
-    pub fn new(table: &Table, encoding: &Encoding, coefficients: ArrayView1<'_, f64>, intercept: f64) -> Self {
+    pub fn new(
+        table: &Table,
+        encoding: &Encoding,
+        coefficients: ArrayView1<'_, f64>,
+        intercept: f64,
+    ) -> Self {
         let mut left = coefficients.iter().copied();
         let terms = std::iter::zip(&table.features, &encoding.encoders).map(|(feature, encoder)| Term {
             feature: feature.field.name.clone(),
@@ -99,7 +104,8 @@ impl Pipeline {
                     }
                 }
                 // A feature keeps its kind, so that its effect always fits it.
-                (Effect::Linear { .. }, Values::Categories { .. }) | (Effect::Categorical { .. }, Values::Numbers(_)) => {}
+                (Effect::Linear { .. }, Values::Categories { .. })
+                | (Effect::Categorical { .. }, Values::Numbers(_)) => {}
             }
         }
         sums

@@ -67,11 +67,16 @@ pub fn publish(
         source: Source { kind: SourceKind::Trainer, producer: trained.training.trainer.clone() },
     };
     let golden = golden(table, trained)?;
-    let reference = serde_json::to_vec(&reference(table, trained)).context("the reference cannot be written")?;
+    let reference =
+        serde_json::to_vec(&reference(table, trained)).context("the reference cannot be written")?;
     let outcomes: Vec<bool> = trained.folds.test.iter().map(|&row| table.positives[row]).collect();
     let report = report::html(&manifest, evaluation, served, &outcomes, Some(trained))?;
-    let files: [(&str, &[u8]); 4] =
-        [(MODEL, &trained.graph), (GOLDEN, golden.as_bytes()), (REFERENCE, &reference), (REPORT, report.as_bytes())];
+    let files: [(&str, &[u8]); 4] = [
+        (MODEL, &trained.graph),
+        (GOLDEN, golden.as_bytes()),
+        (REFERENCE, &reference),
+        (REPORT, report.as_bytes()),
+    ];
     Ok(repository.publish(manifest, &files)?)
 }
 
@@ -112,4 +117,67 @@ fn feature_reference(feature: &Feature, rows: &[usize]) -> FeatureReference {
         ),
     };
     FeatureReference::freeze(&feature.field.name, &observed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Progress;
+    use crate::simulate::{self, Simulation};
+    use crate::train::{Options, train};
+    use scoregate_model::metrics::{self, Bootstrap};
+    use scoregate_model::package::Package;
+    use scoregate_model::reference::Distribution;
+    use scoregate_schemas::FeatureSchema;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_published_package_reads_back_whole_and_stays_as_it_is() {
+        let schema = FeatureSchema::parse(include_bytes!("../../schemas/churn.json")).unwrap();
+        let mut text = Vec::new();
+        simulate::write(Simulation { rows: 2_000, seed: 1, missing_rate: 0.0 }, &mut text, None).unwrap();
+        let table = Table::parse(&text, &schema).unwrap();
+        let trained = train(&table, &schema, Options::default(), &mut Progress::quiet()).unwrap();
+        let served = trained.pipeline.served_probabilities(&table, &trained.folds.test);
+        let outcomes: Vec<bool> = trained.folds.test.iter().map(|&row| table.positives[row]).collect();
+        let evaluation =
+            metrics::evaluate(&served, &outcomes, 0.5, Bootstrap { resamples: 10, seed: 1 }).unwrap();
+
+        let directory = tempfile::tempdir().unwrap();
+        let repository = Repository::new(directory.path());
+        let now = datetime!(2026-05-17 08:30 UTC);
+        let mut identity = Identity { name: "churn".into(), version: None, now };
+        let path = publish(&repository, &identity, &table, &trained, &evaluation, &served).unwrap();
+        assert!(path.ends_with("churn/2026-05-17_01"));
+        let package = Package::read(&path).unwrap();
+        assert_eq!(package.manifest.created_at, "2026-05-17T08:30:00Z");
+        assert_eq!((package.golden.len(), &package.graph), (GOLDEN_ROWS, &trained.graph));
+        assert_eq!(package.golden[0].features, table.raw_row(trained.folds.test[0]));
+
+        let reference: Reference =
+            serde_json::from_slice(&std::fs::read(path.join(REFERENCE)).unwrap()).unwrap();
+        assert_eq!(reference.rows, trained.folds.train.len() as u64);
+        assert_eq!(reference.background.len(), 100);
+        assert_eq!(reference.score.rows(), reference.rows);
+        for feature in &reference.features {
+            let rows = match &feature.distribution {
+                Distribution::Numeric(histogram) => histogram.rows(),
+                Distribution::Categorical(categories) => categories.rows(),
+            };
+            assert_eq!(rows + feature.missing, reference.rows, "{}", feature.name);
+        }
+
+        let report = std::fs::read_to_string(path.join(REPORT)).unwrap();
+        assert!(report.contains("ROC curve") && report.contains("churn 2026-05-17_01"));
+        for outside in ["http:", "https:", "<script", "<link", "@import", "url("] {
+            assert!(!report.contains(outside), "the report loads nothing: {outside}");
+        }
+
+        let next = publish(&repository, &identity, &table, &trained, &evaluation, &served).unwrap();
+        assert!(next.ends_with("2026-05-17_02"));
+        identity.version = Some("2026-05-17_01".into());
+        let refused = publish(&repository, &identity, &table, &trained, &evaluation, &served).unwrap_err();
+        assert!(refused.to_string().contains("published already"), "{refused}");
+        assert_eq!(Package::read(&path).unwrap().manifest, package.manifest);
+    }
 }

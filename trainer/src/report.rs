@@ -11,7 +11,7 @@ use crate::train::Trained;
 /// Side of a plot's drawing area in SVG units.
 const SIDE: f64 = 320.0;
 /// Room for axes left of and below it.
-const MARGIN: f64 = 44.0;
+const MARGIN: f64 = 54.0;
 /// Bars of the score distribution.
 const BARS: usize = 25;
 /// Points of a curve at most: more do not show, and make the file large.
@@ -80,14 +80,16 @@ pub fn html(
     trained: Option<&Trained>,
 ) -> Result<String, metrics::Error> {
     let title = format!("{} {}", escape(&manifest.name), escape(&manifest.version));
-    let [negative, positive] = [0, 1].map(|at| manifest.labels.get(at).map_or(String::new(), |label| escape(label)));
+    let [negative, positive] =
+        [0, 1].map(|at| manifest.labels.get(at).map_or(String::new(), |label| escape(label)));
     let page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
-         <p>{rows} rows that training never saw, {count} of them {positive} ({share:.1} %). Brackets are 95 % bootstrap intervals.</p>\n\
+         <p>{rows} rows{origin}, {count} of them {positive} ({share:.1} %). Brackets are 95 % bootstrap intervals.</p>\n\
          {metrics}\n<div class=\"plots\">\n{roc}\n{calibration}\n{scores}\n</div>\n{confusion}\n{table}\n{model}\n</body>\n</html>\n",
         rows = evaluation.rows,
+        origin = if trained.is_some() { " that training never saw" } else { "" },
         count = evaluation.positives,
         share = 100.0 * evaluation.positives as f64 / evaluation.rows.max(1) as f64,
         metrics = metrics_table(evaluation),
@@ -102,7 +104,11 @@ pub fn html(
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 fn interval(Estimate { lower, upper, .. }: Estimate, digits: usize) -> String {
@@ -113,7 +119,10 @@ fn metrics_table(evaluation: &Evaluation) -> String {
     let rows = metrics(evaluation).map(|(name, estimate)| {
         format!("<tr><td>{name}</td><td>{:.4}</td><td>{}</td></tr>", estimate.value, interval(estimate, 4))
     });
-    format!("<table>\n<tr><th>metric</th><th>value</th><th>interval</th></tr>\n{}\n</table>\n<h2>Plots</h2>", rows.join("\n"))
+    format!(
+        "<table>\n<tr><th>metric</th><th>value</th><th>interval</th></tr>\n{}\n</table>\n<h2>Plots</h2>",
+        rows.join("\n")
+    )
 }
 
 /// A plot over [0, 1] × [0, 1]: axes, ticks and `inside`, which is drawn in plot coordinates (y downwards).
@@ -138,7 +147,7 @@ fn frame(label: &str, across: &str, up: &str, inside: &str, caption: &str, full:
         "<figure>\n<svg viewBox=\"0 0 {full} {full}\" role=\"img\" aria-label=\"{label}\">\n<g transform=\"translate({MARGIN} 10)\">\n\
          <rect class=\"axis\" width=\"{SIDE}\" height=\"{SIDE}\"/>\n{inside}\n\
          <text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">{across}</text>\n\
-         <text transform=\"translate(-32 {middle}) rotate(-90)\" text-anchor=\"middle\">{up}</text>\n</g>\n</svg>\n\
+         <text transform=\"translate(-42 {middle}) rotate(-90)\" text-anchor=\"middle\">{up}</text>\n</g>\n</svg>\n\
          <figcaption>{caption}</figcaption>\n</figure>",
         middle = SIDE / 2.0,
         below = SIDE + 34.0,
@@ -155,7 +164,8 @@ fn roc(evaluation: &Evaluation, points: &[(f64, f64)]) -> String {
     let path: Vec<String> =
         kept.map(|(_, (across, up))| format!("{:.1} {:.1}", across * SIDE, SIDE - up * SIDE)).collect();
     let inside = format!("{}<path class=\"curve\" d=\"M{}\"/>", diagonal(), path.join("L"));
-    let caption = format!("ROC curve. Area {:.4} {}.", evaluation.roc_auc.value, interval(evaluation.roc_auc, 4));
+    let caption =
+        format!("ROC curve. Area {:.4} {}.", evaluation.roc_auc.value, interval(evaluation.roc_auc, 4));
     plot("ROC curve", "false positive rate", "true positive rate", &inside, &caption)
 }
 
@@ -181,14 +191,21 @@ fn calibration(evaluation: &Evaluation) -> String {
     plot("Calibration", "mean predicted probability", "observed share", &inside, &caption)
 }
 
-fn scores(probabilities: &[f64], positives: &[bool], threshold: f64, negative: &str, positive: &str) -> String {
+fn scores(
+    probabilities: &[f64],
+    positives: &[bool],
+    threshold: f64,
+    negative: &str,
+    positive: &str,
+) -> String {
     let mut bars = [[0_usize; BARS]; 2];
     for (probability, &class) in std::iter::zip(probabilities, positives) {
         bars[usize::from(class)][((probability * BARS as f64) as usize).min(BARS - 1)] += 1;
     }
     let rows = bars.map(|class| class.iter().sum::<usize>().max(1) as f64);
     let share = |class: usize, at: usize| bars[class][at] as f64 / rows[class];
-    let highest = (0..2).flat_map(|class| (0..BARS).map(move |at| (class, at))).map(|(class, at)| share(class, at));
+    let highest =
+        (0..2).flat_map(|class| (0..BARS).map(move |at| (class, at))).map(|(class, at)| share(class, at));
     let highest = highest.fold(f64::MIN_POSITIVE, f64::max);
     let width = SIDE / BARS as f64;
     let mut inside = String::new();
@@ -221,7 +238,14 @@ fn scores(probabilities: &[f64], positives: &[bool], threshold: f64, negative: &
         "Scores by outcome, each class scaled to its own rows: <span style=\"color:var(--first)\">{negative}</span> and \
          <span style=\"color:var(--second)\">{positive}</span>. The dashed line is the threshold."
     );
-    frame("Score distribution", "predicted probability", "share of the class", &inside, &caption, SIDE + MARGIN + 12.0)
+    frame(
+        "Score distribution",
+        "predicted probability",
+        "share of the class",
+        &inside,
+        &caption,
+        SIDE + MARGIN + 12.0,
+    )
 }
 
 fn confusion(confusion: &Confusion, negative: &str, positive: &str) -> String {
@@ -271,12 +295,19 @@ fn coefficients(trained: &Trained) -> String {
             Effect::Categorical { categories, coefficients } => {
                 for (category, coefficient) in std::iter::zip(categories, coefficients) {
                     let category = escape(category);
-                    let _ = writeln!(rows, "<tr><td>{feature}={category}</td><td>{coefficient:.4}</td><td></td></tr>");
+                    let _ = writeln!(
+                        rows,
+                        "<tr><td>{feature}={category}</td><td>{coefficient:.4}</td><td></td></tr>"
+                    );
                 }
             }
         }
     }
-    let facts = trained.training.parameters.iter().map(|(name, value)| format!("{name} {}", escape(&value.to_string())));
+    let facts = trained
+        .training
+        .parameters
+        .iter()
+        .map(|(name, value)| format!("{name} {}", escape(&value.to_string())));
     let folds = trained.training.folds;
     format!(
         "<h2>Model</h2>\n<p>{trainer}: {}. {} training, {} calibration, {} test rows; seed {}.</p>\n\

@@ -63,7 +63,7 @@ const COUNTRIES: [(&str, f64, f64); 20] = [
     ("AR", 2.0, 0.45),
 ];
 
-/// Header of the CSV that [`write`] produces.
+/// Header of the CSV that [`write()`] produces.
 pub const COLUMNS: [&str; 8] = [
     "customer_id",
     "tenure_days",
@@ -98,7 +98,8 @@ impl Customer {
     /// Six terms are additive. The seventh is the interaction: support tickets weigh more in the first half year.
     pub fn log_odds(&self) -> f64 {
         let plan = PLANS.iter().find(|plan| plan.0 == self.plan_tier).map_or(0.0, |plan| plan.3);
-        let country = COUNTRIES.iter().find(|country| country.0 == self.country).map_or(0.0, |country| country.2);
+        let country =
+            COUNTRIES.iter().find(|country| country.0 == self.country).map_or(0.0, |country| country.2);
         let tickets = f64::from(self.support_tickets);
         let new = if self.tenure_days <= 180 { 1.0 } else { 0.0 };
         INTERCEPT - 0.0021 * f64::from(self.tenure_days)
@@ -161,7 +162,11 @@ fn poisson(random: &mut Random, mean: f64) -> u32 {
 ///
 /// # Errors
 /// If writing fails.
-pub fn write(simulation: Simulation, data: &mut dyn Write, mut truth: Option<&mut dyn Write>) -> io::Result<()> {
+pub fn write(
+    simulation: Simulation,
+    data: &mut dyn Write,
+    mut truth: Option<&mut dyn Write>,
+) -> io::Result<()> {
     let mut features = Random::new(simulation.seed, "features");
     let mut missing = Random::new(simulation.seed, "missing");
     let mut outcomes = Random::new(simulation.seed, "outcomes");
@@ -237,7 +242,8 @@ mod tests {
     #[test]
     fn countries_have_a_long_tail() {
         let (data, _) = simulated(20_000, 42, 0.0);
-        let count = |country: &str| data.lines().filter(|line| line.contains(&format!(",{country},"))).count();
+        let count =
+            |country: &str| data.lines().filter(|line| line.contains(&format!(",{country},"))).count();
         assert!(count("US") > 7_000 && count("AR") < 120 && count("AR") > 10);
         assert!(COUNTRIES.iter().all(|(country, _, _)| count(country) > 0));
     }

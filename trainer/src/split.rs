@@ -18,7 +18,9 @@ pub struct Folds {
 
 /// A class is too small to be split.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("found {rows} rows of the {class} class, expected at least {LEAST_PER_CLASS} to split into three folds")]
+#[error(
+    "found {rows} rows of the {class} class, expected at least {LEAST_PER_CLASS} to split into three folds"
+)]
 pub struct TooFewRows {
     /// `positive` or `negative`.
     pub class: &'static str,

@@ -12,7 +12,8 @@ use crate::console::Progress;
 use crate::data::{Table, bindings};
 use crate::encode::{Encoder, Encoding};
 use crate::export::{self, PROBABILITIES};
-use crate::fit::{self, ClassWeight, Convergence, FittedLogisticRegression};
+use crate::fit::{self, ClassWeight, FittedLogisticRegression};
+use crate::minimise::Convergence;
 use crate::pipeline::Pipeline;
 use crate::split::Folds;
 
@@ -80,7 +81,8 @@ pub fn train(
     );
     let folds = Folds::stratified(&table.positives, options.seed)?;
     let sizes = [folds.train.len(), folds.calibration.len(), folds.test.len()];
-    progress.done("split", &format!("{} training, {} calibration, {} test rows", sizes[0], sizes[1], sizes[2]));
+    progress
+        .done("split", &format!("{} training, {} calibration, {} test rows", sizes[0], sizes[1], sizes[2]));
 
     let encoding = Encoding::learn(table, &folds.train)?;
     let schema = with_learned_categories(schema, table, &encoding)?;
@@ -88,8 +90,9 @@ pub fn train(
     let outcomes = |rows: &[usize]| rows.iter().map(|&row| table.positives[row]).collect::<Vec<bool>>();
     progress.done("encode", &format!("{} features, {} columns", table.features.len(), encoding.columns()));
 
-    let fitted = fit::fit(matrix, &outcomes(&folds.train), options.class_weight, options.c).context("fitting failed")?;
-    progress.done("fit", &convergence(&fitted.convergence));
+    let fitted = fit::fit(matrix, &outcomes(&folds.train), options.class_weight, options.c)
+        .context("fitting failed")?;
+    progress.done("fit", &convergence(options.class_weight, &fitted.convergence));
     if !fitted.convergence.converged {
         progress.remark("warning: the fit did not converge; a smaller --c makes it easier");
     }
@@ -97,7 +100,8 @@ pub fn train(
     let mut pipeline = Pipeline::new(table, &encoding, fitted.coefficients.view(), fitted.intercept);
     let log_odds = pipeline.log_odds(table, &folds.calibration);
     let (calibration, calibration_convergence) =
-        Calibration::fit(options.calibration, &log_odds, &outcomes(&folds.calibration)).context("calibration failed")?;
+        Calibration::fit(options.calibration, &log_odds, &outcomes(&folds.calibration))
+            .context("calibration failed")?;
     progress.done("calibrate", &describe(&calibration));
     if calibration_convergence.is_some_and(|convergence| !convergence.converged) {
         progress.remark("warning: Platt scaling did not converge");
@@ -131,10 +135,16 @@ pub fn train(
 }
 
 /// Writes what the training fold taught into the schema, for features whose categories it does not list.
-fn with_learned_categories(schema: &FeatureSchema, table: &Table, encoding: &Encoding) -> anyhow::Result<FeatureSchema> {
+fn with_learned_categories(
+    schema: &FeatureSchema,
+    table: &Table,
+    encoding: &Encoding,
+) -> anyhow::Result<FeatureSchema> {
     let mut schema = schema.clone();
     for (feature, encoder) in std::iter::zip(&table.features, &encoding.encoders) {
-        if let (Kind::Category { values: None }, Encoder::OneHot { categories }) = (&feature.field.kind, encoder) {
+        if let (Kind::Category { values: None }, Encoder::OneHot { categories }) =
+            (&feature.field.kind, encoder)
+        {
             schema = schema
                 .with_categories(&feature.field.name, categories)
                 .with_context(|| format!("the categories of {} do not fit the schema", feature.field.name))?;
@@ -143,15 +153,21 @@ fn with_learned_categories(schema: &FeatureSchema, table: &Table, encoding: &Enc
     Ok(schema)
 }
 
-fn convergence(convergence: &Convergence) -> String {
+fn convergence(class_weight: ClassWeight, convergence: &Convergence) -> String {
     let Convergence { gradient, lbfgs_iterations, newton_steps, .. } = convergence;
-    format!("gradient {gradient:.1e} after {lbfgs_iterations} L-BFGS iterations and {newton_steps} Newton steps")
+    let start = match class_weight {
+        ClassWeight::None => "linfa-logistic".to_owned(),
+        ClassWeight::Balanced => format!("{lbfgs_iterations} L-BFGS iterations"),
+    };
+    format!("gradient {gradient:.1e} after {start} and {newton_steps} Newton steps")
 }
 
 fn describe(calibration: &Calibration) -> String {
     match calibration {
         Calibration::None => "none".into(),
-        Calibration::Platt { slope, intercept } => format!("Platt, slope {slope:.4}, intercept {intercept:.4}"),
+        Calibration::Platt { slope, intercept } => {
+            format!("Platt, slope {slope:.4}, intercept {intercept:.4}")
+        }
         Calibration::Isotonic(curve) => format!("isotonic, {} knots", curve.knots.len()),
     }
 }
@@ -165,7 +181,10 @@ fn parameters(
     let mut parameters = BTreeMap::from([
         ("algorithm".to_owned(), json!("logistic_regression")),
         ("c".to_owned(), json!(options.c)),
-        ("converged".to_owned(), json!(fitted.convergence.converged && calibrated.is_none_or(|fit| fit.converged))),
+        (
+            "converged".to_owned(),
+            json!(fitted.convergence.converged && calibrated.is_none_or(|fit| fit.converged)),
+        ),
         ("gradient".to_owned(), json!(fitted.convergence.gradient)),
         ("newton_steps".to_owned(), json!(fitted.convergence.newton_steps)),
     ]);
@@ -188,4 +207,61 @@ fn parameters(
     };
     parameters.insert("calibration".into(), json!(method));
     parameters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::{self, Simulation};
+    use scoregate_model::package::digest_of;
+
+    fn trained(missing_rate: f64, options: Options) -> anyhow::Result<Trained> {
+        let mut schema: Value = serde_json::from_str(include_str!("../../schemas/churn.json"))?;
+        for (name, value) in [
+            ("tenure_days", json!(300)),
+            ("monthly_spend", json!(30)),
+            ("support_tickets_30d", json!(0)),
+            ("plan_tier", json!("basic")),
+            ("country", json!("US")),
+            ("last_login_hours", json!(30)),
+        ] {
+            schema["properties"][name]["x-scoregate"]["missing"] = json!({ "impute": value });
+        }
+        let schema = FeatureSchema::from_document(schema)?;
+        let mut text = Vec::new();
+        simulate::write(Simulation { rows: 3_000, seed: 1, missing_rate }, &mut text, None)?;
+        train(&Table::parse(&text, &schema)?, &schema, options, &mut Progress::quiet())
+    }
+
+    #[test]
+    fn the_same_run_gives_the_same_bytes_and_another_seed_others() {
+        let [first, again, other] =
+            [42, 42, 43].map(|seed| trained(0.0, Options { seed, ..Options::default() }).unwrap());
+        assert_eq!(digest_of(&first.graph), digest_of(&again.graph));
+        assert_ne!(digest_of(&first.graph), digest_of(&other.graph));
+    }
+
+    #[test]
+    fn learned_categories_are_written_into_the_schema() {
+        let trained = trained(0.1, Options { calibration: Method::Isotonic, ..Options::default() }).unwrap();
+        let country = &trained.schema.document()["properties"]["country"];
+        let learned: Vec<&str> =
+            country["enum"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert!(learned.len() > 15 && learned.is_sorted() && learned.contains(&"US"), "{learned:?}");
+        assert_eq!(country["x-scoregate"], json!({"unknown": "pass", "missing": {"impute": "US"}}));
+        assert!(!learned.contains(&""), "a missing country is imputed, not learned");
+    }
+
+    /// The simulated truth, per standard deviation or category, is what the coefficients estimate.
+    #[test]
+    fn coefficients_have_the_signs_of_the_truth() {
+        let trained = trained(0.0, Options::default()).unwrap();
+        let coefficient = |name: &str| {
+            let at = trained.columns.iter().position(|column| column == name).unwrap();
+            trained.fitted.coefficients[at]
+        };
+        assert!(coefficient("tenure_days") < -0.3 && coefficient("last_login_hours") > 0.1);
+        assert!(coefficient("support_tickets_30d") > 0.2);
+        assert!(coefficient("plan_tier=basic") > coefficient("plan_tier=business"));
+    }
 }

@@ -92,13 +92,15 @@ impl Scorer {
     pub fn probabilities(&mut self, table: &Table, rows: &[usize]) -> Result<Vec<f64>, Error> {
         let mut probabilities = Vec::with_capacity(rows.len());
         for part in rows.chunks(ROWS_PER_BODY) {
-            let body = Value::Array(part.iter().map(|&row| Value::Object(table.raw_row(row))).collect()).to_string();
+            let body =
+                Value::Array(part.iter().map(|&row| Value::Object(table.raw_row(row))).collect()).to_string();
             let refused = |row: usize, message| Error::Row { row, message };
             let read = self.reader.json_rows(body.as_bytes(), ROWS_PER_BODY);
             let read = read.map_err(|error| refused(part[0], error.to_string()))?.rows;
             if let Some(bad) = read.faults.first() {
-                let details =
-                    bad.faults.iter().map(|fault| format!("{} {}", self.reader.pointer(&fault.place), self.reader.detail(fault)));
+                let details = bad.faults.iter().map(|fault| {
+                    format!("{} {}", self.reader.pointer(&fault.place), self.reader.detail(fault))
+                });
                 return Err(refused(part[bad.index], details.collect::<Vec<_>>().join("; ")));
             }
             probabilities.extend(self.session.run(&read)?.positive().map(f64::from));
@@ -115,10 +117,38 @@ impl Scorer {
 pub fn compare(rows: &[usize], served: &[f64], expected: &[f64]) -> Result<f64, Error> {
     let differences = || std::iter::zip(served, expected).map(|(served, expected)| (served - expected).abs());
     // NaN sorts above every number, so that it is never within tolerance.
-    let Some((at, worst)) = differences().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(0.0) };
+    let Some((at, worst)) = differences().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else {
+        return Ok(0.0);
+    };
     if worst <= TOLERANCE {
         return Ok(worst);
     }
     let beyond = differences().filter(|difference| !(0.0..=TOLERANCE).contains(difference)).count();
-    Err(Error::Differs { row: rows[at], served: served[at], expected: expected[at], beyond, rows: served.len() })
+    Err(Error::Differs {
+        row: rows[at],
+        served: served[at],
+        expected: expected[at],
+        beyond,
+        rows: served.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_worst_row() {
+        assert_eq!(compare(&[4, 9], &[0.5, 0.25], &[0.5, 0.25]).unwrap(), 0.0);
+        let refused = compare(&[4, 9, 11], &[0.5, 0.25, 0.1], &[0.5, 0.35, 0.101]).unwrap_err().to_string();
+        assert!(refused.contains("row 9 of the data") && refused.contains("2 of 3 rows"), "{refused}");
+    }
+
+    #[test]
+    fn an_answer_that_is_no_number_is_no_agreement() {
+        assert!(matches!(
+            compare(&[0, 1], &[0.5, f64::NAN], &[0.5, 0.5]),
+            Err(Error::Differs { row: 1, beyond: 1, .. })
+        ));
+    }
 }

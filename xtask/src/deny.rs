@@ -54,8 +54,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         check(deny().args(["check", "advisories"]))?;
     } else {
         eprintln!(
-            "\nSKIPPED: security advisories were NOT checked, because their database could not be reached \
-             within {} s. Licences, bans and sources were.\n",
+            "\nSKIPPED: security advisories were NOT checked, because their database could not be fetched \
+             within {} s; the reason is above. Licences, bans and sources were.\n",
             DATABASE_LIMIT.as_secs()
         );
     }

@@ -99,7 +99,9 @@ impl Site {
             .env("SCOREGATE_ADDR", address.to_string())
             .env("SCOREGATE_ADMIN_ADDR", admin.to_string())
             .env("SCOREGATE_MODELS_DIR", &self.models)
-            .env("SCOREGATE_API_KEYS_FILE", &self.keys_file);
+            .env("SCOREGATE_API_KEYS_FILE", &self.keys_file)
+            // No load balancer has to notice first that this one is about to go.
+            .env("SCOREGATE_DRAIN_DELAY", "0s");
         Server::start("the gateway", &mut command, address, &self.directory.join(log))
     }
 

@@ -1,10 +1,11 @@
 //! CSV bodies → feature rows, by the names of the header.
 
-use super::{BodyError, FaultCode, FeatureRows, FieldFault, Place, RowBuilder, RowFault, RowReader};
+use super::columns::RowBuilder;
+use super::{BodyError, FaultCode, FeatureRows, FieldFault, Place, RowFault, RowReader};
 
 /// A CSV header matched with the schema's fields.
 #[derive(Debug)]
-pub struct CsvHeader {
+struct CsvHeader {
     /// Per column the field that it fills, by its position among all fields.
     fields: Vec<usize>,
 }

@@ -6,7 +6,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{BodyError, Cell, FaultCode, FeatureRows, FieldFault, Place, RowBuilder, RowFault, RowReader};
+use super::columns::RowBuilder;
+use super::{BodyError, Cell, FaultCode, FeatureRows, FieldFault, Place, RowFault, RowReader};
 
 /// The longest unknown field name that an answer repeats.
 const MAX_ECHOED_NAME: usize = 128;

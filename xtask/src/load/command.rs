@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: String,
     /// An API key with the scope `score:predict`.
-    #[arg(long, env = "SCOREGATE_API_KEY", hide_env_values = true)]
+    #[arg(long, env = "LOAD_API_KEY", hide_env_values = true)]
     key: Option<String>,
     /// Connections, the most that can wait for an answer at once.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ms(outcome.lateness(0.99))
     );
     if outcome.statuses.contains_key(&401) && options.key.is_none() {
-        println!("401 means that a key is needed: --key KEY or SCOREGATE_API_KEY");
+        println!("401 means that a key is needed: --key KEY or LOAD_API_KEY");
     }
     if outcome.answers() == 0 {
         bail!("nothing was answered");

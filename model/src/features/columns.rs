@@ -1,0 +1,227 @@
+//! Checked rows as columns, and one row on its way into them.
+
+use rustc_hash::FxHashMap;
+
+use super::field::{Cell, Slot};
+use super::{FaultCode, FieldFault, MAX_DESCRIBED_FAULTS, Place, RowFault, RowReader};
+
+/// Checked rows as columns.
+#[derive(Debug, Default, Clone)]
+pub struct FeatureRows {
+    /// One column per feature in the order of the schema's features; all of the length of `indices`.
+    pub columns: Vec<Column>,
+    /// For each checked row its place among the rows that were sent, ascending.
+    pub indices: Vec<u32>,
+    /// How many rows were sent.
+    pub submitted: usize,
+    /// The rows that did not pass, in the order of their places.
+    pub faults: Vec<RowFault>,
+    /// Whom each checked row is about; empty where no row names one.
+    pub entities: Vec<Option<Box<str>>>,
+    pub(super) described: usize,
+}
+
+/// The checked values of one feature.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Column {
+    /// Numbers, integers, and booleans as 0 or 1; NaN where missing values pass.
+    Number(Vec<f64>),
+    /// Categories.
+    Category(CategoryColumn),
+}
+
+/// Categories by code: below the number of listed values an index into them, from there on an index into `others`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CategoryColumn {
+    /// One code per row.
+    pub codes: Vec<u32>,
+    /// Values that the schema does not list, one per row that has one.
+    pub others: Vec<Box<str>>,
+}
+
+impl FeatureRows {
+    /// The number of checked rows.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether no row passed.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Forgets all rows and keeps the memory.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+        self.indices.clear();
+        self.faults.clear();
+        self.entities.clear();
+        self.submitted = 0;
+        self.described = 0;
+    }
+
+    pub(super) fn truncate(&mut self, rows: usize) {
+        for column in &mut self.columns {
+            column.truncate(rows);
+        }
+    }
+
+    /// Refuses every row whose entity another row of the body names too: an outcome reported by entity could not tell
+    /// them apart.
+    pub(super) fn refuse_duplicate_entities(&mut self) {
+        if self.entities.is_empty() {
+            return;
+        }
+        self.entities.resize(self.indices.len(), None);
+        let mut count: FxHashMap<&str, u32> = FxHashMap::default();
+        for entity in self.entities.iter().flatten() {
+            *count.entry(entity).or_default() += 1;
+        }
+        if count.values().all(|count| *count == 1) {
+            return;
+        }
+        let keep: Vec<bool> =
+            self.entities.iter().map(|entity| entity.as_deref().is_none_or(|entity| count[entity] == 1)).collect();
+        for (index, _) in self.indices.iter().zip(&keep).filter(|(_, keep)| !**keep) {
+            let fault = FieldFault { place: Place::Row, code: FaultCode::DuplicateEntity };
+            let described = self.described < MAX_DESCRIBED_FAULTS;
+            self.described += usize::from(described);
+            let faults = if described { vec![fault] } else { Vec::new() };
+            self.faults.push(RowFault { index: *index as usize, faults });
+        }
+        self.faults.sort_by_key(|fault| fault.index);
+        retain(&mut self.indices, &keep);
+        retain(&mut self.entities, &keep);
+        for column in &mut self.columns {
+            match column {
+                Column::Number(values) => retain(values, &keep),
+                Column::Category(column) => retain(&mut column.codes, &keep),
+            }
+        }
+    }
+}
+
+fn retain<T>(values: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    values.retain(|_| keep.next().is_none_or(|keep| *keep));
+}
+
+impl Column {
+    fn len(&self) -> usize {
+        match self {
+            Self::Number(values) => values.len(),
+            Self::Category(column) => column.codes.len(),
+        }
+    }
+
+    pub(super) fn truncate(&mut self, rows: usize) {
+        match self {
+            Self::Number(values) => values.truncate(rows),
+            Self::Category(column) => {
+                // The others of dropped rows stay behind unused until the column is cleared.
+                column.codes.truncate(rows);
+                if rows == 0 {
+                    column.others.clear();
+                }
+            }
+        }
+    }
+}
+
+impl CategoryColumn {
+    /// The text of row `row`, where `listed` are the schema's values.
+    pub fn text<'c>(&'c self, row: usize, listed: &'c [String]) -> &'c str {
+        let code = self.codes[row] as usize;
+        if code < listed.len() { &listed[code] } else { &self.others[code - listed.len()] }
+    }
+}
+
+/// One row on its way into [`FeatureRows`]: every field at most once, then [`RowBuilder::finish`].
+pub(super) struct RowBuilder<'r> {
+    pub(super) reader: &'r RowReader,
+    rows: &'r mut FeatureRows,
+    faults: Vec<FieldFault>,
+    refused: bool,
+    /// Bit per field that was named; fields beyond 64 in `named_more`.
+    named: u64,
+    named_more: Vec<bool>,
+    entity: Option<Box<str>>,
+}
+
+impl<'r> RowBuilder<'r> {
+    pub(super) fn new(reader: &'r RowReader, rows: &'r mut FeatureRows) -> Self {
+        let named_more = if reader.fields.len() > 64 { vec![false; reader.fields.len() - 64] } else { Vec::new() };
+        Self { reader, rows, faults: Vec::new(), refused: false, named: 0, named_more, entity: None }
+    }
+
+    /// Marks field `at` as named; false if it was before.
+    pub(super) fn name(&mut self, at: usize) -> bool {
+        if at < 64 {
+            let fresh = self.named & (1 << at) == 0;
+            self.named |= 1 << at;
+            fresh
+        } else {
+            !std::mem::replace(&mut self.named_more[at - 64], true)
+        }
+    }
+
+    fn is_named(&self, at: usize) -> bool {
+        if at < 64 { self.named & (1 << at) != 0 } else { self.named_more[at - 64] }
+    }
+
+    /// Stores the value of field `at`, or what is wrong with it.
+    pub(super) fn put(&mut self, at: usize, cell: Result<Cell<'_>, FaultCode>) {
+        match cell {
+            Err(code) => self.fault(Place::Field(at), code),
+            Ok(cell) => match (self.reader.fields[at].slot, cell) {
+                (Slot::Feature(column), cell) => {
+                    let listed = self.reader.fields[at].codes.len();
+                    match (&mut self.rows.columns[column], cell) {
+                        (Column::Number(values), Cell::Number(number)) => values.push(number),
+                        (Column::Category(column), Cell::Listed(code)) => column.codes.push(code),
+                        (Column::Category(column), Cell::Text(text)) => {
+                            let code = u32::try_from(listed + column.others.len()).unwrap_or(u32::MAX);
+                            column.codes.push(code);
+                            column.others.push(text.into_owned().into_boxed_str());
+                        }
+                        _ => self.fault(Place::Field(at), FaultCode::Type),
+                    }
+                }
+                (Slot::Entity, Cell::Text(text)) => self.entity = Some(text.into_owned().into_boxed_str()),
+                (Slot::Entity | Slot::Ignored, _) => {}
+            },
+        }
+    }
+
+    pub(super) fn fault(&mut self, place: Place, code: FaultCode) {
+        self.refused = true;
+        if self.rows.described < MAX_DESCRIBED_FAULTS {
+            self.rows.described += 1;
+            self.faults.push(FieldFault { place, code });
+        }
+    }
+
+    /// Fills what was not named, and keeps the row or its faults.
+    pub(super) fn finish(mut self) {
+        let index = self.rows.submitted;
+        let before = self.rows.indices.len();
+        for at in 0..self.reader.fields.len() {
+            if !self.is_named(at) {
+                let reader = self.reader;
+                self.put(at, reader.fields[at].missing());
+            }
+        }
+        self.rows.submitted += 1;
+        if !self.refused {
+            debug_assert!(self.rows.columns.iter().all(|column| column.len() == before + 1), "a value per feature");
+            self.rows.indices.push(u32::try_from(index).unwrap_or(u32::MAX));
+            if self.entity.is_some() || !self.rows.entities.is_empty() {
+                self.rows.entities.resize(before, None);
+                self.rows.entities.push(self.entity);
+            }
+        } else {
+            self.rows.truncate(before);
+            self.rows.faults.push(RowFault { index, faults: self.faults });
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Limits of size, time and work in hand: each is answered as such, and everyone else is served meanwhile.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Gateway, REFERENCE, Request, Settings, customer, gzip, shared, wait_within};
+
+const BATCH: &str = "/v1/predict/batch";
+
+/// A JSON batch of this many rows.
+fn rows(count: usize) -> String {
+    let mut body = String::with_capacity(count * 140);
+    body.push('[');
+    for row in 0..count {
+        if row > 0 {
+            body.push(',');
+        }
+        body.push_str(&customer(&[("tenure_days", &(row % 3_000).to_string())]));
+    }
+    body.push(']');
+    body
+}
+
+#[test]
+fn a_body_is_refused_by_its_announced_size_before_it_is_sent() {
+    let gateway = shared();
+    let request = gateway.with_key(Request::post("/v1/predict", "")).header("Content-Length", (16 << 20).to_string() + "0");
+    let mut client = gateway.connect();
+    client.send(request.head());
+    let answers = client.answers_until_close();
+    assert_eq!(answers.len(), 1);
+    assert_eq!((answers[0].status, answers[0].code().as_str()), (413, "body_too_large"));
+}
+
+#[test]
+fn a_body_of_unknown_size_is_refused_once_it_is_too_large() {
+    let gateway = Settings::new().set("SCOREGATE_MAX_BODY_BYTES", "1000").start();
+    let chunked = |size: usize| {
+        let request = Request::post("/v1/predict", "").header("Transfer-Encoding", "chunked");
+        let mut client = gateway.connect();
+        client.send(gateway.with_key(request).head());
+        client.send(format!("{size:x}\r\n{}\r\n0\r\n\r\n", " ".repeat(size)));
+        client.answer().unwrap()
+    };
+    assert_eq!(chunked(1_000).code(), "malformed_json", "as large as allowed");
+    let refused = chunked(1_001);
+    assert_eq!((refused.status, refused.code().as_str()), (413, "body_too_large"));
+    let exactly = format!("{REFERENCE}{}", " ".repeat(1_000 - REFERENCE.len()));
+    assert_eq!(gateway.post("/v1/predict", &exactly).status, 200);
+    assert_eq!(gateway.post("/v1/predict", format!("{exactly} ")).status, 413);
+}
+
+#[test]
+fn the_decoded_size_of_a_gzip_body_counts() {
+    let gateway = Settings::new().set("SCOREGATE_MAX_BODY_BYTES", "100000").start();
+    let post = |decoded: &[u8]| {
+        let request = Request::post("/v1/predict", gzip(decoded)).header("Content-Encoding", "gzip");
+        gateway.ask(&gateway.with_key(request))
+    };
+    let mut body = REFERENCE.as_bytes().to_vec();
+    body.resize(100_000, b' ');
+    assert_eq!(post(&body).status, 200);
+    body.push(b' ');
+    assert_eq!((post(&body).status, post(&body).code().as_str()), (413, "body_too_large"));
+}
+
+#[test]
+fn gzip_bombs_do_not_grow_the_process() {
+    let gateway = Gateway::start();
+    let once = gzip(&vec![b' '; 64 << 20]);
+    let request = gateway.with_key(Request::post("/v1/predict", once).header("Content-Encoding", "gzip"));
+    assert_eq!(gateway.ask(&request).status, 413);
+    let before = gateway.resident();
+    for _ in 0..10 {
+        assert_eq!(gateway.ask(&request).status, 413);
+    }
+    let growth = gateway.resident().saturating_sub(before);
+    assert!(growth < 32 << 20, "{growth} bytes");
+}
+
+#[test]
+fn a_batch_takes_a_hundred_thousand_rows_and_no_more() {
+    let gateway = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "60s").start();
+    // Empty objects are refused row by row, which is enough to be counted.
+    let empty = |count: usize| format!("[{}{{}}]", "{},".repeat(count - 1));
+    assert_eq!(gateway.post(BATCH, empty(100_000)).status, 422);
+    let answer = gateway.post(BATCH, empty(100_001));
+    assert_eq!((answer.status, answer.code().as_str()), (413, "too_many_rows"));
+    let ndjson = Request::post(BATCH, "{}\n".repeat(100_001)).content_type("application/x-ndjson");
+    assert_eq!(gateway.ask(&gateway.with_key(ndjson)).code(), "too_many_rows");
+    let header = "tenure_days,monthly_spend,support_tickets_30d,plan_tier,country,last_login_hours\n";
+    let csv = Request::post(BATCH, format!("{header}{}", "1\n".repeat(100_001))).content_type("text/csv");
+    assert_eq!(gateway.ask(&gateway.with_key(csv)).code(), "too_many_rows");
+}
+
+#[test]
+fn work_beyond_the_bound_is_shed_with_503_and_retry_after() {
+    let gateway = Settings::new().set("SCOREGATE_MAX_QUEUED_ROWS", "20000").set("SCOREGATE_ANSWER_TIMEOUT", "60s").start();
+    let body = rows(20_000);
+    let request = gateway.with_key(Request::post(BATCH, &body)).bytes();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = gateway.connect();
+                    client.send(&request);
+                    client.answer().unwrap()
+                })
+            })
+            .collect();
+        askers.into_iter().map(|asker| asker.join().unwrap()).collect()
+    });
+    let (scored, shed): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert!(!scored.is_empty(), "nobody was served");
+    assert!(!shed.is_empty(), "66: nobody was shed");
+    for answer in shed {
+        assert_eq!((answer.status, answer.code().as_str()), (503, "overloaded"));
+        assert!(answer.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+    }
+    assert_eq!(gateway.post("/v1/predict", REFERENCE).status, 200, "what was held is given back");
+}
+
+#[test]
+fn bodies_in_memory_are_bounded() {
+    let gateway = Settings::new().set("SCOREGATE_MAX_QUEUED_BYTES", "1000000").start();
+    let mut holder = gateway.connect();
+    let body = rows(6_000);
+    assert!(body.len() > 600_000 && body.len() < 1_000_000);
+    let request = gateway.with_key(Request::post(BATCH, &body));
+    holder.send(request.head());
+    holder.send(&body[..1_000]);
+    // The first body holds its place until it is there: the second is shed as soon as the first has begun.
+    let shed = wait_within(Duration::from_secs(10), || {
+        let answer = gateway.ask(&request);
+        (answer.status == 503).then_some(answer)
+    });
+    assert_eq!(shed.expect("nobody was shed").code(), "overloaded");
+    assert_eq!(gateway.post("/v1/predict", REFERENCE).status, 200, "small bodies still fit");
+    holder.send(&body[1_000..]);
+    assert_eq!(holder.answer().unwrap().status, 200);
+    assert_eq!(gateway.ask(&request).status, 200);
+}
+
+#[test]
+fn an_answer_that_takes_too_long_is_a_504() {
+    let gateway = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "5ms").start();
+    let answer = gateway.post(BATCH, rows(20_000));
+    assert_eq!((answer.status, answer.code().as_str()), (504, "deadline"), "67: {}", answer.text());
+    assert_eq!(gateway.post("/v1/predict", REFERENCE).status, 200);
+}
+
+#[test]
+fn health_answers_quickly_while_large_batches_run() {
+    let gateway = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "60s").start();
+    let request = gateway.with_key(Request::post(BATCH, rows(30_000))).bytes();
+    std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = gateway.connect();
+                    client.send(&request);
+                    client.answer().unwrap().status
+                })
+            })
+            .collect();
+        let mut client = gateway.connect();
+        let mut worst = Duration::ZERO;
+        while !askers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let asked = Instant::now();
+            assert_eq!(client.ask(&Request::get("/health/ready")).status, 200);
+            worst = worst.max(asked.elapsed());
+        }
+        // Generous, as the tests share their processors with each other; unserved, it would take seconds.
+        assert!(worst < Duration::from_secs(1), "health took {worst:?}");
+        assert!(askers.into_iter().all(|asker| asker.join().unwrap() == 200));
+    });
+}
+
+#[test]
+fn megabytes_in_chunks_of_one_byte_do_not_grow_the_process() {
+    let gateway = Settings::new().set("SCOREGATE_BODY_TIMEOUT", "60s").start();
+    let request = gateway.with_key(Request::post("/v1/predict", "").header("Transfer-Encoding", "chunked"));
+    let size = 3_000_000;
+    let send = || {
+        let mut client = gateway.connect();
+        client.send(request.head());
+        client.send(b"1\r\n \r\n".repeat(size - REFERENCE.len()));
+        client.send(format!("{:x}\r\n{REFERENCE}\r\n0\r\n\r\n", REFERENCE.len()));
+        assert_eq!(client.answer().unwrap().status, 200);
+    };
+    send();
+    let before = gateway.resident();
+    send();
+    send();
+    let growth = gateway.resident().saturating_sub(before);
+    // Tenfold the body would be 30 MB, a vector entry per chunk 96 MB.
+    assert!(growth < 8 << 20, "{growth} bytes");
+}
+
+#[test]
+fn a_body_that_stalls_is_a_408() {
+    let gateway = Settings::new().set("SCOREGATE_BODY_TIMEOUT", "300ms").start();
+    let request = gateway.with_key(Request::post("/v1/predict", REFERENCE));
+    let mut client = gateway.connect();
+    client.send(request.head());
+    client.send(&REFERENCE[..20]);
+    let asked = Instant::now();
+    let answers = client.answers_until_close();
+    assert_eq!(answers.len(), 1);
+    assert_eq!((answers[0].status, answers[0].code().as_str()), (408, "body_timeout"));
+    assert!(asked.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn two_hundred_stalled_sockets_are_closed_in_time_while_others_are_served() {
+    let gateway = Settings::new().set("SCOREGATE_BODY_TIMEOUT", "2s").start();
+    let request = gateway.with_key(Request::post("/v1/predict", REFERENCE));
+    let started = Instant::now();
+    // A quarter each: silent, stalled in the request line, in the head, in the body.
+    let stalled: Vec<Client> = (0..200)
+        .map(|at| {
+            let bytes = request.bytes();
+            let mut client = gateway.connect();
+            let until = [0, 10, request.head().len() - 20, bytes.len() - 10][at % 4];
+            client.send(&bytes[..until]);
+            client
+        })
+        .collect();
+    let mut client = gateway.connect();
+    while started.elapsed() < Duration::from_secs(3) {
+        assert_eq!(client.ask(&request).status, 200);
+        assert_eq!(gateway.ask(&request).status, 200, "on a connection of its own");
+    }
+    for mut client in stalled {
+        let answers = client.answers_until_close();
+        assert!(answers.iter().all(|answer| answer.status == 408), "{answers:?}");
+    }
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(15), "closed after {took:?} only");
+}
+
+#[test]
+fn connections_beyond_the_bound_wait_for_a_place() {
+    let gateway = Settings::new().set("SCOREGATE_MAX_CONNECTIONS", "2").set("SCOREGATE_BODY_TIMEOUT", "5s").start();
+    let mut held = [gateway.connect(), gateway.connect()];
+    for client in &mut held {
+        assert_eq!(client.ask(&Request::get("/health")).status, 200);
+    }
+    let mut waiting = std::net::TcpStream::connect(gateway.addr).unwrap();
+    waiting.write_all(&Request::get("/health").bytes()).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let early = std::io::Read::read(&mut waiting, &mut [0; 1]);
+    assert!(early.is_err(), "a third connection was served: {early:?}");
+    drop(held);
+    waiting.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut status = [0; 12];
+    std::io::Read::read_exact(&mut waiting, &mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+}
