@@ -151,13 +151,13 @@ impl Version {
         let mut first = open().map_err(Refusal::Runtime)?;
         let golden = acceptance::check_golden(&package, &reader, &mut first)?;
         let cost = measure(&mut first, &reader, &package).map_err(Refusal::Runtime)?;
+        let nodes = first.nodes();
         let mut pool = vec![first];
         for _ in 1..sessions {
             let mut session = open().map_err(Refusal::Runtime)?;
             warm(&mut session, &reader, &package).map_err(Refusal::Runtime)?;
             pool.push(session);
         }
-        let nodes = scoregate_model::inspect::count_nodes(graph);
         let digest = package.digest().to_string();
         let version = Self {
             reader,

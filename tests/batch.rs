@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::support::{Answer, Gateway, REFERENCE, Request, case, check, customer, customer_without, gzip, problem_faults, shared};
+use crate::support::{
+    Answer, Gateway, REFERENCE, Request, case, check, customer, customer_without, gzip, problem_faults,
+    shared,
+};
 
 const BATCH: &str = "/v1/predict/batch";
 
@@ -28,13 +31,18 @@ fn outcomes(rows: &[Value]) -> Vec<String> {
         .map(|(at, row)| {
             assert_eq!(row["index"], at, "{row}");
             if row["churn_probability"].is_f64() {
-                assert!(row.get("error").is_none() && row["prediction"].is_string() && row["prediction_id"].is_string());
+                assert!(
+                    row.get("error").is_none()
+                        && row["prediction"].is_string()
+                        && row["prediction_id"].is_string()
+                );
                 return "scored".into();
             }
             assert_eq!(row["error"]["code"], "invalid_row", "{row}");
             let faults = row["error"]["errors"].as_array().unwrap();
             let text = |fault: &Value, name: &str| fault[name].as_str().unwrap().to_owned();
-            let faults = faults.iter().map(|fault| format!("{} {}", text(fault, "pointer"), text(fault, "code")));
+            let faults =
+                faults.iter().map(|fault| format!("{} {}", text(fault, "pointer"), text(fault, "code")));
             faults.collect::<Vec<_>>().join(", ")
         })
         .collect()
@@ -89,7 +97,10 @@ fn a_bad_row_fails_alone_in_json() {
     let document = answer.json();
     assert_eq!(document.as_object().unwrap().keys().collect::<Vec<_>>(), ["model_version", "predictions"]);
     assert_eq!(outcomes(&predictions(&answer)), expected("#"));
-    assert_eq!(outcomes(&predictions(&gateway.post(BATCH, format!("{{\"rows\":{array}}}")))), expected("#/rows"));
+    assert_eq!(
+        outcomes(&predictions(&gateway.post(BATCH, format!("{{\"rows\":{array}}}")))),
+        expected("#/rows")
+    );
     let detail = &document["predictions"][4]["error"]["errors"][1]["detail"];
     assert!(detail.as_str().unwrap().contains("did you mean \"last_login_hours\"?"), "{detail}");
 }
@@ -111,7 +122,8 @@ fn a_bad_line_fails_alone_in_ndjson_and_the_answer_is_ndjson() {
     expected.push("scored".into());
     // Blank lines, CRLF and a missing or present end of the last line change nothing.
     for body in [rows.join("\n"), format!("\n{}\n\n", rows.join("\n\n")), rows.join("\r\n")] {
-        for media_type in ["application/x-ndjson", "application/jsonl", "application/x-ndjson; charset=UTF-8"] {
+        for media_type in ["application/x-ndjson", "application/jsonl", "application/x-ndjson; charset=UTF-8"]
+        {
             let answer = ask(&gateway, ndjson(&body).content_type(media_type));
             assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
             assert_eq!(outcomes(&lines(&answer)), expected);
@@ -154,7 +166,18 @@ fn csv_is_answered_as_csv_with_columns_added_if_that_is_accepted() {
     let rows: Vec<Vec<String>> =
         reader.records().map(|record| record.unwrap().iter().map(ToOwned::to_owned).collect()).collect();
     let added = ["churn_probability", "prediction", "prediction_id", "model_version", "error"];
-    assert_eq!(rows[0][..7], ["country", "customer_id", "tenure_days", "monthly_spend", "support_tickets_30d", "plan_tier", "last_login_hours"]);
+    assert_eq!(
+        rows[0][..7],
+        [
+            "country",
+            "customer_id",
+            "tenure_days",
+            "monthly_spend",
+            "support_tickets_30d",
+            "plan_tier",
+            "last_login_hours"
+        ]
+    );
     assert_eq!(rows[0][7..], added);
     assert!(rows.iter().all(|row| row.len() == 12), "{rows:?}");
     assert_eq!(rows[1][..7], ["US", "a, \"b\"", "214", "49.0", "1", "pro", "5"]);
@@ -197,7 +220,13 @@ fn a_csv_header_that_does_not_fit_refuses_the_body() {
         &gateway,
         &[
             case("58 extra column", keyed(&extra), 422, "invalid_rows", &["#/tenure_dayz unknown_field"]),
-            case("59 too few", keyed(few), 422, "invalid_rows", &["#/country required", "#/last_login_hours required"]),
+            case(
+                "59 too few",
+                keyed(few),
+                422,
+                "invalid_rows",
+                &["#/country required", "#/last_login_hours required"],
+            ),
             case("a column twice", keyed(&twice), 422, "invalid_rows", &["#/country malformed"]),
             case("no header", keyed(RECORD), 422, "invalid_rows", &[]),
         ],
@@ -232,8 +261,20 @@ fn a_batch_of_which_nothing_scores_is_422_with_every_fault() {
             case("blank lines", keyed(ndjson("\n \r\n")), 422, "invalid_rows", &[]),
             case("no record", keyed(csv(format!("{HEADER}\n"))), 422, "invalid_rows", &[]),
             case("empty CSV", keyed(csv("")), 422, "invalid_rows", &[]),
-            case("no rows member", keyed(Request::post(BATCH, "{}")), 422, "invalid_rows", &["#/rows required"]),
-            case("rows of another type", keyed(Request::post(BATCH, "{\"rows\":7}")), 422, "invalid_rows", &["#/rows type"]),
+            case(
+                "no rows member",
+                keyed(Request::post(BATCH, "{}")),
+                422,
+                "invalid_rows",
+                &["#/rows required"],
+            ),
+            case(
+                "rows of another type",
+                keyed(Request::post(BATCH, "{\"rows\":7}")),
+                422,
+                "invalid_rows",
+                &["#/rows type"],
+            ),
             case(
                 "a member beside rows",
                 keyed(Request::post(BATCH, format!("{{\"rows\":[{REFERENCE}],\"x/y\":1}}"))),
@@ -262,7 +303,8 @@ fn gzip_bodies_are_read() {
     assert_eq!(predictions(&ask(&gateway, request)).len(), 3_000, "gzip members one after another");
     let single = Request::post("/v1/predict", gzip(REFERENCE.as_bytes())).header("Content-Encoding", "gzip");
     assert_eq!(ask(&gateway, single).status, 200);
-    let broken = |bytes: &[u8]| gateway.with_key(Request::post(BATCH, bytes).header("Content-Encoding", "gzip"));
+    let broken =
+        |bytes: &[u8]| gateway.with_key(Request::post(BATCH, bytes).header("Content-Encoding", "gzip"));
     let whole = gzip(many.as_bytes());
     check(
         &gateway,
@@ -270,7 +312,13 @@ fn gzip_bodies_are_read() {
             case("cut off", broken(&whole[..whole.len() - 9]), 400, "malformed_gzip", &[]),
             case("plain", broken(b"[]"), 400, "malformed_gzip", &[]),
             case("empty", broken(b""), 400, "malformed_gzip", &[]),
-            case("rubbish after it", broken(&[whole.as_slice(), b"rubbish"].concat()), 400, "malformed_gzip", &[]),
+            case(
+                "rubbish after it",
+                broken(&[whole.as_slice(), b"rubbish"].concat()),
+                400,
+                "malformed_gzip",
+                &[],
+            ),
         ],
     );
 }
@@ -304,7 +352,8 @@ fn a_large_batch_keeps_its_order() {
     assert_eq!(outcomes(&found), vec!["scored"; 10_000]);
     let mut client = gateway.connect();
     for row in [0, 1, 4_095, 4_096, 8_191, 8_192, 9_999] {
-        let one = client.ask(&gateway.with_key(Request::post("/v1/predict", rows(row + 1).last().unwrap())));
+        let one =
+            client.ask(&gateway.with_key(Request::post("/v1/predict", rows(row + 1).next_back().unwrap())));
         assert_eq!(found[row]["churn_probability"].as_f64().unwrap(), one.probability(), "row {row}");
     }
 }

@@ -12,7 +12,8 @@ const VERSION: &str = "2026-05-17_01";
 fn golden(count: usize) -> Vec<(Map<String, Value>, f64)> {
     let text = std::fs::read_to_string(repository().version("churn").join("golden.jsonl")).unwrap();
     let rows = text.lines().take(count).map(|line| serde_json::from_str::<Value>(line).unwrap());
-    rows.map(|row| (row["features"].as_object().unwrap().clone(), row["expected"].as_f64().unwrap())).collect()
+    rows.map(|row| (row["features"].as_object().unwrap().clone(), row["expected"].as_f64().unwrap()))
+        .collect()
 }
 
 fn is_ulid(text: &str) -> bool {
@@ -24,7 +25,12 @@ fn the_reference_request_gets_the_reference_answer() {
     let gateway = shared();
     for target in ["/v1/predict", "/v1/models/churn/predict"] {
         let answer = gateway.post(target, REFERENCE);
-        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.text());
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, Some("application/json")),
+            "{}",
+            answer.text()
+        );
         let body = answer.json();
         let probability = body["churn_probability"].as_f64().unwrap();
         assert!(probability > 0.0 && probability < 1.0);
@@ -74,7 +80,10 @@ fn every_way_in_gives_the_same_probability_and_it_is_the_trainers() {
         .map(|row| client.ask(&gateway.with_key(Request::post("/v1/predict", row))).probability())
         .collect();
     for (row, (found, (_, expected))) in single.iter().zip(&rows).enumerate() {
-        assert!((found - expected).abs() <= TOLERANCE, "golden row {row}: served {found}, expected {expected}");
+        assert!(
+            (found - expected).abs() <= TOLERANCE,
+            "golden row {row}: served {found}, expected {expected}"
+        );
     }
     let of_json = |answer: &Answer| -> Vec<f64> {
         let answer = answer.json();
@@ -95,11 +104,13 @@ fn every_way_in_gives_the_same_probability_and_it_is_the_trainers() {
     let names: Vec<&String> = rows[0].0.keys().collect();
     let mut csv = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(",");
     for (row, _) in &rows {
-        let cells = names.iter().map(|name| row[*name].as_str().map_or_else(|| row[*name].to_string(), Into::into));
+        let cells =
+            names.iter().map(|name| row[*name].as_str().map_or_else(|| row[*name].to_string(), Into::into));
         csv.push('\n');
         csv.push_str(&cells.collect::<Vec<_>>().join(","));
     }
-    let csv = gateway.ask(&gateway.with_key(Request::post("/v1/predict/batch", csv).content_type("text/csv")));
+    let csv =
+        gateway.ask(&gateway.with_key(Request::post("/v1/predict/batch", csv).content_type("text/csv")));
     assert_eq!(of_json(&csv), single, "CSV");
 }
 
@@ -147,7 +158,10 @@ fn a_request_id_is_kept_if_it_is_short_and_visible_and_replaced_otherwise() {
     }
     assert!(is_ulid(gateway.post("/v1/predict", REFERENCE).header("x-request-id").unwrap()));
     let refused = gateway.ask(&Request::get("/nowhere").header("X-Request-Id", "mine"));
-    assert_eq!((refused.header("x-request-id"), refused.json()["request_id"].as_str()), (Some("mine"), Some("mine")));
+    assert_eq!(
+        (refused.header("x-request-id"), refused.json()["request_id"].as_str()),
+        (Some("mine"), Some("mine"))
+    );
 }
 
 #[test]
@@ -175,7 +189,14 @@ fn metadata_describes_the_default_model() {
         ("model_version", json!(VERSION)),
         (
             "features",
-            json!(["tenure_days", "monthly_spend", "support_tickets_30d", "plan_tier", "country", "last_login_hours"]),
+            json!([
+                "tenure_days",
+                "monthly_spend",
+                "support_tickets_30d",
+                "plan_tier",
+                "country",
+                "last_login_hours"
+            ]),
         ),
         ("target", json!("churned")),
         ("schema", manifest["schema"].clone()),
@@ -219,8 +240,20 @@ fn what_is_not_there_is_said_to_be_not_there() {
             case("no route", keyed(Request::get("/")), 404, "not_found", &[]),
             case("no such path below a route", keyed(Request::get("/v1/predict/x")), 404, "not_found", &[]),
             case("slash at the end", keyed(Request::post("/v1/predict/", REFERENCE)), 404, "not_found", &[]),
-            case("unknown model", keyed(Request::post("/v1/models/nobody/predict", REFERENCE)), 404, "unknown_model", &[]),
-            case("other case", keyed(Request::post("/v1/models/Churn/predict", REFERENCE)), 404, "unknown_model", &[]),
+            case(
+                "unknown model",
+                keyed(Request::post("/v1/models/nobody/predict", REFERENCE)),
+                404,
+                "unknown_model",
+                &[],
+            ),
+            case(
+                "other case",
+                keyed(Request::post("/v1/models/Churn/predict", REFERENCE)),
+                404,
+                "unknown_model",
+                &[],
+            ),
             case(
                 "a path as a model",
                 keyed(Request::post("/v1/models/..%2fchurn/predict", REFERENCE)),
@@ -228,7 +261,13 @@ fn what_is_not_there_is_said_to_be_not_there() {
                 "unknown_model",
                 &[],
             ),
-            case("NUL as a model", keyed(Request::post("/v1/models/%00/predict", REFERENCE)), 404, "unknown_model", &[]),
+            case(
+                "NUL as a model",
+                keyed(Request::post("/v1/models/%00/predict", REFERENCE)),
+                404,
+                "unknown_model",
+                &[],
+            ),
             case(
                 "no UTF-8 as a model",
                 keyed(Request::post("/v1/models/%ff/predict/batch", REFERENCE)),
@@ -236,7 +275,13 @@ fn what_is_not_there_is_said_to_be_not_there() {
                 "unknown_model",
                 &[],
             ),
-            case("a query", keyed(Request::post("/v1/predict?verbose=1", REFERENCE)), 400, "invalid_parameter", &[]),
+            case(
+                "a query",
+                keyed(Request::post("/v1/predict?verbose=1", REFERENCE)),
+                400,
+                "invalid_parameter",
+                &[],
+            ),
         ],
     );
 }

@@ -65,7 +65,13 @@ fn every_malformed_or_unknown_credential_is_refused() {
         case("7 comma in the token", bearer(&format!("Bearer {key},{key}")), 400, "invalid_request", &[]),
         case("8 key above 8 KiB", api_key(long.as_bytes()), 431, "credential_too_large", &[]),
         case("8 token above 8 KiB", bearer(&format!("Bearer {long}")), 431, "credential_too_large", &[]),
-        case("8 a million dots would be cut off here", bearer(&format!("Bearer {}", ".".repeat(9_000))), 431, "credential_too_large", &[]),
+        case(
+            "8 a million dots would be cut off here",
+            bearer(&format!("Bearer {}", ".".repeat(9_000))),
+            431,
+            "credential_too_large",
+            &[],
+        ),
         case("85 unknown", api_key(unknown.as_bytes()), 401, "invalid_key", &[]),
         case("85 unknown as Bearer", bearer(&format!("Bearer {unknown}")), 401, "invalid_key", &[]),
         case("85 no key of ours", api_key(b"password"), 401, "invalid_key", &[]),
@@ -114,7 +120,14 @@ fn a_key_does_what_its_scopes_and_models_allow() {
     let settings = Settings::new();
     let scores = settings.key_with(&["--name", "scores", "--scopes", "score:predict"]);
     let reads = settings.key_with(&["--name", "reads", "--scopes", "models:read,score:jobs"]);
-    let one = settings.key_with(&["--name", "one", "--scopes", "score:predict,models:read", "--models", "saas_churn"]);
+    let one = settings.key_with(&[
+        "--name",
+        "one",
+        "--scopes",
+        "score:predict,models:read",
+        "--models",
+        "saas_churn",
+    ]);
     let gateway = settings.start();
     let predict = |key: &str| post().header("X-Api-Key", key);
     let metadata = |key: &str| Request::get("/v1/metadata").header("X-Api-Key", key);
@@ -135,6 +148,13 @@ fn a_key_does_what_its_scopes_and_models_allow() {
             ),
         ],
     );
+    let escaped = Request::post("/v1/models/%63hurn/predict", REFERENCE);
+    assert_eq!(
+        gateway.ask(&escaped.clone().header("X-Api-Key", &one)).status,
+        403,
+        "escapes in the path hide nothing"
+    );
+    assert_eq!(gateway.ask(&escaped.header("X-Api-Key", &scores)).status, 200);
     assert_eq!(
         challenges(&gateway, &predict(&reads)),
         ["Bearer error=\"insufficient_scope\", scope=\"score:predict\""]
@@ -175,14 +195,20 @@ fn the_keys_file_is_followed_within_five_seconds() {
     let mut gateway = Settings::new().start();
     let status = |gateway: &Gateway, key: &str| gateway.ask(&post().header("X-Api-Key", key)).status;
     let old = gateway.settings.key_with(&["--name", "web", "--scopes", "score:predict"]);
-    assert!(wait_within(SOON, || (status(&gateway, &old) == 200).then_some(())).is_some(), "a new key is not taken up");
+    assert!(
+        wait_within(SOON, || (status(&gateway, &old) == 200).then_some(())).is_some(),
+        "a new key is not taken up"
+    );
     let new = gateway.settings.key_with(&["--name", "rotated", "--scopes", "score:predict"]);
     assert!(wait_within(SOON, || (status(&gateway, &new) == 200).then_some(())).is_some());
     assert_eq!(status(&gateway, &old), 200, "both live while clients change over");
 
     let revoked = gateway.settings.run_keys(&["revoke", "web"]);
     assert!(revoked.status.success());
-    assert!(wait_within(SOON, || (status(&gateway, &old) == 401).then_some(())).is_some(), "86: a revoked key scores on");
+    assert!(
+        wait_within(SOON, || (status(&gateway, &old) == 401).then_some(())).is_some(),
+        "86: a revoked key scores on"
+    );
     assert_eq!(status(&gateway, &new), 200);
 
     // A file that cannot be used changes nothing and is complained about.
@@ -209,7 +235,11 @@ fn a_key_is_printed_once_and_alone_and_only_its_digest_is_stored() {
     let listed = String::from_utf8(settings.run_keys(&["list"]).stdout).unwrap();
     assert!(listed.contains("score:predict") && !listed.contains(&key[3..]), "{listed}");
     use std::os::unix::fs::PermissionsExt;
-    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "others may read the keys file");
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().permissions().mode() & 0o077,
+        0,
+        "others may read the keys file"
+    );
     let nobody = settings.run_keys(&["revoke", "nobody"]);
     assert!(!nobody.status.success() && String::from_utf8_lossy(&nobody.stderr).contains("nobody"));
     let scope = settings.run_keys(&["create", "--name", "x", "--scopes", "score:everything"]);
@@ -233,9 +263,18 @@ fn without_keys_the_gateway_refuses_to_start_and_says_how_to_make_one() {
 #[test]
 fn spoofed_headers_change_nothing() {
     let gateway = shared();
-    for name in ["X-Forwarded-User", "X-Auth-Request-Email", "X_Api_Key", "X-Forwarded-For", "X-Original-Url", "X-Client-Id"] {
+    for name in [
+        "X-Forwarded-User",
+        "X-Auth-Request-Email",
+        "X_Api_Key",
+        "X-Forwarded-For",
+        "X-Original-Url",
+        "X-Client-Id",
+    ] {
         assert_eq!(gateway.ask(&post().header(name, &gateway.key)).status, 401, "{name}");
     }
-    let method = Request::get("/v1/metadata").header("X-HTTP-Method-Override", "POST").header("X-Api-Key", &gateway.key);
+    let method = Request::get("/v1/metadata")
+        .header("X-HTTP-Method-Override", "POST")
+        .header("X-Api-Key", &gateway.key);
     assert_eq!(gateway.ask(&method).status, 200);
 }

@@ -28,9 +28,15 @@ fn ambiguous_framing_gets_one_400_and_the_connection_closed() {
     let get = |head: &str| format!("{head}\r\nGET /health HTTP/1.1\r\nHost: gateway\r\n\r\n").into_bytes();
     let extension = "e".repeat(20_000);
     for (name, bytes) in [
-        ("17 length and chunked", predict(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"), &chunks)),
+        (
+            "17 length and chunked",
+            predict(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"), &chunks),
+        ),
         ("17 chunked and length", predict("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", &chunks)),
-        ("18 differing lengths", predict(&format!("Content-Length: {length}\r\nContent-Length: 4\r\n"), REFERENCE)),
+        (
+            "18 differing lengths",
+            predict(&format!("Content-Length: {length}\r\nContent-Length: 4\r\n"), REFERENCE),
+        ),
         ("19 plus", predict(&format!("Content-Length: +{length}\r\n"), REFERENCE)),
         ("19 minus", predict("Content-Length: -1\r\n", REFERENCE)),
         ("19 overflow", predict("Content-Length: 18446744073709551616\r\n", REFERENCE)),
@@ -40,14 +46,18 @@ fn ambiguous_framing_gets_one_400_and_the_connection_closed() {
         ("22 in one line", predict("Transfer-Encoding: chunked, chunked\r\n", &chunks)),
         (
             "23 HTTP/1.0 with a coding",
-            b"POST /v1/predict HTTP/1.0\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(),
+            b"POST /v1/predict HTTP/1.0\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_vec(),
         ),
         ("24 bad chunk size", predict("Transfer-Encoding: chunked\r\n", "xyz\r\n{}\r\n0\r\n\r\n")),
         ("24 signed chunk size", predict("Transfer-Encoding: chunked\r\n", "+2\r\n{}\r\n0\r\n\r\n")),
         ("24 chunk longer than said", predict("Transfer-Encoding: chunked\r\n", "1\r\n{}\r\n0\r\n\r\n")),
         (
             "25 chunk extension of 20 KB",
-            predict("Transfer-Encoding: chunked\r\n", &format!("{length:x};{extension}\r\n{REFERENCE}\r\n0\r\n\r\n")),
+            predict(
+                "Transfer-Encoding: chunked\r\n",
+                &format!("{length:x};{extension}\r\n{REFERENCE}\r\n0\r\n\r\n"),
+            ),
         ),
         ("26 folded line", predict(&format!("Content-Length: {length}\r\nX-Folded: a\r\n b\r\n"), REFERENCE)),
         ("27 space before the colon", predict(&format!("Content-Length : {length}\r\n"), REFERENCE)),
@@ -76,9 +86,11 @@ fn oversized_heads_are_refused_by_what_is_too_large() {
         many = many.header("X-Filler", "f");
     }
     let large = Request::get("/health").header("X-Filler", "f".repeat(64_000));
-    for (name, request, status) in
-        [("38 URI of 70 KB", Request::get(&long), 414), ("39 101 headers", many, 431), ("40 header of 64 KB", large, 431)]
-    {
+    for (name, request, status) in [
+        ("38 URI of 70 KB", Request::get(&long), 414),
+        ("39 101 headers", many, 431),
+        ("40 header of 64 KB", large, 431),
+    ] {
         assert_eq!(statuses(&gateway, &request.bytes()), [status], "{name}");
     }
 }
@@ -87,11 +99,16 @@ fn oversized_heads_are_refused_by_what_is_too_large() {
 fn well_framed_bodies_are_read_in_whatever_pieces_they_come() {
     let gateway = shared();
     let expected = gateway.post("/v1/predict", REFERENCE).probability();
-    let chunked = |body: &str| gateway.with_key(Request::post("/v1/predict", body).header("Transfer-Encoding", "chunked"));
+    let chunked = |body: &str| {
+        gateway.with_key(Request::post("/v1/predict", body).header("Transfer-Encoding", "chunked"))
+    };
     let pieces: String = REFERENCE.chars().map(|piece| format!("1;n=v\r\n{piece}\r\n")).collect();
     let mut client = gateway.connect();
     for _ in 0..3 {
-        assert_eq!(client.ask(&chunked(&format!("{pieces}0\r\nX-Trailer: t\r\n\r\n"))).probability(), expected);
+        assert_eq!(
+            client.ask(&chunked(&format!("{pieces}0\r\nX-Trailer: t\r\n\r\n"))).probability(),
+            expected
+        );
     }
     let request = gateway.with_key(Request::post("/v1/predict", REFERENCE));
     for byte in request.bytes() {

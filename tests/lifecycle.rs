@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Client, REFERENCE, Request, Settings, repository, scratch, shared, wait_for, wait_within};
+use crate::support::{
+    Client, REFERENCE, Request, Settings, repository, scratch, shared, wait_for, wait_within,
+};
 
 /// An address that was free a moment ago, for the few tests that must know it before the gateway says so.
 fn free_addr() -> SocketAddr {
@@ -127,7 +129,11 @@ fn a_missing_library_names_the_command_that_fetches_it() {
     settings.key();
     let exit = settings.spawn().exit();
     assert_eq!(exit.code, Some(1));
-    assert!(exit.log.contains("cargo xtask onnxruntime") && exit.log.contains("ORT_DYLIB_PATH"), "{}", exit.log);
+    assert!(
+        exit.log.contains("cargo xtask onnxruntime") && exit.log.contains("ORT_DYLIB_PATH"),
+        "{}",
+        exit.log
+    );
     for library in ["/nowhere/libonnxruntime.so", "/etc/hostname"] {
         let settings = Settings::new().set("ORT_DYLIB_PATH", library);
         settings.key();
@@ -171,7 +177,8 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
         .set("SCOREGATE_WORKERS", "0")
         .set("SCOREGATE_EXECUTION_PROVIDERS", "abacus");
     settings.key();
-    std::fs::write(settings.directory().join("scoregate.toml"), "[server]\nadmin_adr = \"127.0.0.1:2\"\n").unwrap();
+    std::fs::write(settings.directory().join("scoregate.toml"), "[server]\nadmin_adr = \"127.0.0.1:2\"\n")
+        .unwrap();
     let exit = settings.spawn().exit();
     assert_eq!(exit.code, Some(1));
     for expected in [
@@ -190,7 +197,7 @@ fn every_mistake_in_the_settings_is_reported_at_once() {
 #[test]
 fn the_settings_file_is_read_below_the_environment() {
     let settings = Settings::new();
-    let file = "[server]\nmax_body_bytes = 10\naddr = \"nowhere\"\n[models]\ndefault = \"saas_churn\"\n";
+    let file = "[server]\nmax_body_bytes = 10\naddr = \"127.0.0.1:1\"\n[models]\ndefault = \"saas_churn\"\n";
     std::fs::write(settings.directory().join("scoregate.toml"), file).unwrap();
     let gateway = settings.start();
     assert_eq!(gateway.get("/v1/metadata").json()["model"], "saas_churn");
@@ -199,7 +206,8 @@ fn the_settings_file_is_read_below_the_environment() {
 
 #[test]
 fn flags_win_over_the_environment() {
-    let settings = Settings::new().set("SCOREGATE_MODELS_DIR", "/nowhere").set("SCOREGATE_DEFAULT_MODEL", "nobody");
+    let settings =
+        Settings::new().set("SCOREGATE_MODELS_DIR", "/nowhere").set("SCOREGATE_DEFAULT_MODEL", "nobody");
     let models = repository().models.to_str().unwrap();
     let gateway = settings.flags(&["--models-dir", models, "--default-model", "saas_churn"]).start();
     assert_eq!(gateway.get("/v1/metadata").json()["model"], "saas_churn");
@@ -221,7 +229,8 @@ fn healthcheck_exits_0_only_if_the_gateway_is_ready() {
 
     let draining = Settings::new().set("SCOREGATE_DRAIN_DELAY", "60s").start();
     draining.signal(Signal::SIGTERM);
-    let answered = wait_within(Duration::from_secs(10), || (check(draining.admin_addr).0 == Some(1)).then_some(()));
+    let answered =
+        wait_within(Duration::from_secs(10), || (check(draining.admin_addr).0 == Some(1)).then_some(()));
     assert!(answered.is_some(), "a draining gateway is still called ready");
     assert!(check(draining.admin_addr).2.contains("503"));
 }
@@ -231,7 +240,10 @@ fn the_log_is_json_without_secrets() {
     let gateway = shared();
     for line in gateway.log() {
         let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+        assert!(
+            line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(),
+            "{line}"
+        );
     }
     let log = gateway.log();
     let loaded = log.iter().filter(|line| line.contains("model loaded")).count();

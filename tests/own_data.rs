@@ -22,7 +22,10 @@ fn a_company_is_scored_beside_the_customers() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let body = answer.json();
     let names: Vec<&String> = body.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["model_version", "saas_churn_probability", "prediction", "explanations", "prediction_id"]);
+    assert_eq!(
+        names,
+        ["model_version", "saas_churn_probability", "prediction", "explanations", "prediction_id"]
+    );
     let probability = body["saas_churn_probability"].as_f64().unwrap();
     assert!(probability > 0.0 && probability < 1.0);
     assert!(["retain", "churn"].contains(&body["prediction"].as_str().unwrap()));
@@ -33,8 +36,10 @@ fn a_company_is_scored_beside_the_customers() {
 #[test]
 fn its_own_csv_scores_as_a_batch_without_the_columns_that_are_no_features() {
     let gateway = shared();
-    let csv = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/saas_churn.csv")).unwrap();
-    let features: String = csv.lines().map(|line| line.rsplitn(3, ',').last().unwrap().to_owned() + "\n").collect();
+    let csv =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/saas_churn.csv")).unwrap();
+    let features: String =
+        csv.lines().map(|line| line.rsplitn(3, ',').last().unwrap().to_owned() + "\n").collect();
     let request = Request::post("/v1/models/saas_churn/predict/batch", features).content_type("text/csv");
     let answer = gateway.ask(&gateway.with_key(request));
     let rows = answer.json()["predictions"].as_array().unwrap().clone();
@@ -43,14 +48,18 @@ fn its_own_csv_scores_as_a_batch_without_the_columns_that_are_no_features() {
     let scored: Vec<(f64, bool)> =
         rows.iter().map(|row| row["saas_churn_probability"].as_f64().unwrap()).zip(outcomes).collect();
     let mean = |churned: bool| {
-        let of: Vec<f64> = scored.iter().filter(|(_, outcome)| *outcome == churned).map(|(score, _)| *score).collect();
+        let of: Vec<f64> =
+            scored.iter().filter(|(_, outcome)| *outcome == churned).map(|(score, _)| *score).collect();
         of.iter().sum::<f64>() / of.len() as f64
     };
     assert!(mean(true) > mean(false), "churned {}, stayed {}", mean(true), mean(false));
     // The whole file has columns that are no features: a request with them is refused, never trimmed silently.
     let whole = Request::post("/v1/models/saas_churn/predict/batch", csv.clone()).content_type("text/csv");
     let unknown = &["#/months_active unknown_field", "#/churned unknown_field"];
-    check(&gateway, &[case("the training file itself", gateway.with_key(whole), 422, "invalid_rows", unknown)]);
+    check(
+        &gateway,
+        &[case("the training file itself", gateway.with_key(whole), 422, "invalid_rows", unknown)],
+    );
 }
 
 #[test]
@@ -62,7 +71,8 @@ fn golden_rows_are_served_as_the_trainer_computed_them() {
     let rows: Vec<&Value> = golden.iter().map(|row| &row["features"]).collect();
     let answer = gateway.post("/v1/models/saas_churn/predict/batch", json!(rows).to_string()).json();
     for (row, expected) in answer["predictions"].as_array().unwrap().iter().zip(&golden) {
-        let (found, expected) = (row["saas_churn_probability"].as_f64().unwrap(), expected["expected"].as_f64().unwrap());
+        let (found, expected) =
+            (row["saas_churn_probability"].as_f64().unwrap(), expected["expected"].as_f64().unwrap());
         // The tolerance that the package states.
         assert!((found - expected).abs() <= 1e-6, "{found} {expected}");
     }
@@ -79,10 +89,34 @@ fn its_schema_is_its_own() {
     check(
         &gateway,
         &[
-            case("50 unseen category", with("company_size", json!("9")), 422, "invalid_row", &["#/company_size unknown_category"]),
-            case("above the maximum", with("csat_score", json!(11)), 422, "invalid_row", &["#/csat_score range"]),
-            case("the leaking column", with("months_active", json!(3)), 422, "invalid_row", &["#/months_active unknown_field"]),
-            case("another model's field", with("tenure_days", json!(3)), 422, "invalid_row", &["#/tenure_days unknown_field"]),
+            case(
+                "50 unseen category",
+                with("company_size", json!("9")),
+                422,
+                "invalid_row",
+                &["#/company_size unknown_category"],
+            ),
+            case(
+                "above the maximum",
+                with("csat_score", json!(11)),
+                422,
+                "invalid_row",
+                &["#/csat_score range"],
+            ),
+            case(
+                "the leaking column",
+                with("months_active", json!(3)),
+                422,
+                "invalid_row",
+                &["#/months_active unknown_field"],
+            ),
+            case(
+                "another model's field",
+                with("tenure_days", json!(3)),
+                422,
+                "invalid_row",
+                &["#/tenure_days unknown_field"],
+            ),
         ],
     );
 }

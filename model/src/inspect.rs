@@ -1,9 +1,9 @@
 //! Reading and rewriting graphs: what a graph computes that nobody asks for is cut before it is served.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
-use scoregate_schemas::onnx::ModelProto;
+use scoregate_schemas::onnx::{GraphProto, ModelProto, NodeProto, TypeValue};
 
 /// Why a graph cannot be read or rewritten.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +24,42 @@ pub enum Error {
     },
 }
 
-/// The same model with `output` as its only output and without the nodes that do not lead to it. Inputs stay.
+/// A graph made ready to be served: it computes the one answer, and takes codes where it would look strings up.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The bytes of the rewritten model.
+    pub graph: Vec<u8>,
+    /// How many nodes are left, those of subgraphs not counted.
+    pub nodes: usize,
+    /// The string inputs that take codes now, by name.
+    pub lookups: BTreeMap<String, Lookup>,
+    /// The name of the one output.
+    pub output: String,
+    /// Whether the output holds the asked-for column alone.
+    pub one_column: bool,
+}
+
+/// What a string → integer `LabelEncoder` does, so that its input can take the integers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    codes: HashMap<String, i64>,
+    default: i64,
+}
+
+impl Lookup {
+    /// The integer that the encoder gives for `text`.
+    pub fn code(&self, text: &str) -> i64 {
+        self.codes.get(text).copied().unwrap_or(self.default)
+    }
+}
+
+/// Rewrites a model for serving: column `column` of `classes` of `output` is all that it answers, or all of `output` where
+/// columns are not put together at the very end; nodes that do not lead there go, and so do the string look-ups at its
+/// inputs. The answer is the same; inputs stay, in their order.
 ///
 /// # Errors
 /// [`Error`] if the bytes are not an ONNX model with this output.
-pub fn keep_output(bytes: &[u8], output: &str) -> Result<Vec<u8>, Error> {
+pub fn prepare(bytes: &[u8], output: &str, column: usize, classes: usize) -> Result<Served, Error> {
     let mut model = ModelProto::decode(bytes)?;
     let graph = model.graph.as_mut().ok_or(Error::NoGraph)?;
     if !graph.output.iter().any(|value| value.name() == output) {
@@ -36,8 +67,45 @@ pub fn keep_output(bytes: &[u8], output: &str) -> Result<Vec<u8>, Error> {
         return Err(Error::NoOutput { name: output.into(), outputs });
     }
     graph.output.retain(|value| value.name() == output);
+    let one_column = take_column(graph, output, column, classes);
+    cut(graph);
+    let lookups = take_lookups(graph);
+    let nodes = graph.node.len();
+    let output = graph.output[0].name().to_string();
+    Ok(Served { graph: model.encode_to_vec(), nodes, lookups, output, one_column })
+}
+
+/// Makes the value that becomes column `column` of `output` the output itself, if `output` is put together from one value
+/// per class. That spares the other classes' columns and the copying.
+fn take_column(graph: &mut GraphProto, output: &str, column: usize, classes: usize) -> bool {
+    let producer = |name: &str| graph.node.iter().find(|node| node.output.iter().any(|found| found == name));
+    let Some(concat) = producer(output).filter(|node| node.op_type() == "Concat" && node.domain().is_empty()) else {
+        return false;
+    };
+    let by_column = concat.attribute.iter().any(|attribute| attribute.name() == "axis" && matches!(attribute.i(), 1 | -1));
+    let Some(value) = concat.input.get(column).filter(|_| by_column && concat.input.len() == classes) else {
+        return false;
+    };
+    if producer(value).is_none() {
+        return false;
+    }
+    let value = value.clone();
+    graph.output[0].name = Some(value);
+    if let Some(TypeValue::TensorType(tensor)) = graph.output[0].r#type.as_mut().and_then(|kind| kind.value.as_mut()) {
+        // ONNX Runtime infers the shape, which is no longer the declared one.
+        tensor.shape = None;
+    }
+    true
+}
+
+fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+}
+
+/// Removes the nodes and weights that do not lead to an output.
+fn cut(graph: &mut GraphProto) {
     // Nodes stand in topological order, so that one walk from the end meets every consumer before its producer.
-    let mut needed: HashSet<String> = HashSet::from([output.into()]);
+    let mut needed: HashSet<String> = graph.output.iter().map(|value| value.name().to_string()).collect();
     let mut nodes = std::mem::take(&mut graph.node);
     nodes.reverse();
     nodes.retain(|node| {
@@ -45,26 +113,84 @@ pub fn keep_output(bytes: &[u8], output: &str) -> Result<Vec<u8>, Error> {
         if keep {
             needed.extend(node.input.iter().cloned());
             // A subgraph may use any value of the graph around it.
-            let subgraphs = node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
-            needed.extend(subgraphs.flat_map(|inner| inner.node.iter().flat_map(|node| node.input.iter().cloned())));
+            subgraphs(node).for_each(|inner| uses(inner, &mut needed));
         }
         keep
     });
     nodes.reverse();
     graph.node = nodes;
     graph.initializer.retain(|tensor| needed.contains(tensor.name()));
-    Ok(model.encode_to_vec())
 }
 
-/// How many nodes a model's graph has, those of subgraphs not counted; 0 if the bytes are no model.
-pub fn count_nodes(bytes: &[u8]) -> usize {
-    ModelProto::decode(bytes).ok().and_then(|model| model.graph).map_or(0, |graph| graph.node.len())
+/// Adds every name that a subgraph, or one within it, takes in.
+fn uses(graph: &GraphProto, names: &mut HashSet<String>) {
+    for node in &graph.node {
+        names.extend(node.input.iter().cloned());
+        subgraphs(node).for_each(|inner| uses(inner, names));
+    }
+    names.extend(graph.output.iter().map(|value| value.name().to_string()));
+}
+
+/// Cuts every `LabelEncoder` from strings to integers that alone consumes an input: the input takes the integers. Strings
+/// are the slowest tensors that there are: ONNX Runtime copies each one, and hashes it again.
+fn take_lookups(graph: &mut GraphProto) -> BTreeMap<String, Lookup> {
+    let mut lookups = BTreeMap::new();
+    if graph.node.iter().any(|node| subgraphs(node).next().is_some()) {
+        return lookups;
+    }
+    for at in (0..graph.node.len()).rev() {
+        let Some(lookup) = lookup(&graph.node[at]) else { continue };
+        let (input, output) = (graph.node[at].input[0].clone(), graph.node[at].output[0].clone());
+        let consumers = graph.node.iter().flat_map(|node| &node.input).filter(|name| **name == input).count();
+        let is_output = graph.output.iter().any(|value| value.name() == output || value.name() == input);
+        let Some(declared) = graph.input.iter_mut().find(|value| value.name() == input) else { continue };
+        let Some(TypeValue::TensorType(tensor)) = declared.r#type.as_mut().and_then(|kind| kind.value.as_mut()) else {
+            continue;
+        };
+        if consumers != 1 || is_output || tensor.elem_type() != STRING {
+            continue;
+        }
+        tensor.elem_type = Some(INT64);
+        graph.node.remove(at);
+        for name in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|name| **name == output) {
+            name.clone_from(&input);
+        }
+        graph.value_info.retain(|value| value.name() != output);
+        lookups.insert(input, lookup);
+    }
+    lookups
+}
+
+/// `TensorProto.DataType.STRING`
+const STRING: i32 = 8;
+/// `TensorProto.DataType.INT64`
+const INT64: i32 = 7;
+
+/// The look-up that `node` is, if it is one from strings to integers and nothing else.
+fn lookup(node: &NodeProto) -> Option<Lookup> {
+    if node.op_type() != "LabelEncoder" || node.domain() != "ai.onnx.ml" || node.input.len() != 1 || node.output.len() != 1 {
+        return None;
+    }
+    let (mut keys, mut values, mut default) = (None, None, -1);
+    for attribute in &node.attribute {
+        match attribute.name() {
+            "keys_strings" => keys = Some(&attribute.strings),
+            "values_int64s" => values = Some(&attribute.ints),
+            "default_int64" => default = attribute.i(),
+            _ => return None,
+        }
+    }
+    let (keys, values) = (keys?, values?);
+    let codes: Option<HashMap<String, i64>> =
+        keys.iter().zip(values).map(|(key, value)| Some((String::from_utf8(key.clone()).ok()?, *value))).collect();
+    // A key that is there twice has a meaning that only the runtime knows.
+    codes.filter(|codes| codes.len() == keys.len() && keys.len() == values.len()).map(|codes| Lookup { codes, default })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scoregate_schemas::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
+    use scoregate_schemas::onnx::{AttributeProto, TensorProto, TypeTensorType, TypeProto, ValueInfoProto};
 
     fn node(inputs: &[&str], outputs: &[&str]) -> NodeProto {
         NodeProto {
@@ -94,20 +220,93 @@ mod tests {
 
     #[test]
     fn what_does_not_lead_to_the_output_is_cut() {
-        let cut = keep_output(&model(), "probabilities").unwrap();
-        let graph = ModelProto::decode(cut.as_slice()).unwrap().graph.unwrap();
-        assert_eq!(graph.node.len(), 2);
+        let served = prepare(&model(), "probabilities", 1, 2).unwrap();
+        let graph = ModelProto::decode(served.graph.as_slice()).unwrap().graph.unwrap();
+        assert_eq!((graph.node.len(), served.nodes), (2, 2));
         assert_eq!(graph.initializer.iter().map(TensorProto::name).collect::<Vec<_>>(), ["w"]);
         assert_eq!(graph.output.iter().map(ValueInfoProto::name).collect::<Vec<_>>(), ["probabilities"]);
         assert_eq!(graph.input.len(), 2, "inputs stay, used or not");
-        assert_eq!(count_nodes(&keep_output(&model(), "label").unwrap()), 4);
+        assert_eq!(prepare(&model(), "label", 1, 2).unwrap().nodes, 4);
+    }
+
+    #[test]
+    fn the_asked_for_column_is_taken_before_it_is_put_with_others() {
+        let graph = |axis: i64| {
+            let mut concat = node(&["p0", "p1"], &["probabilities"]);
+            concat.op_type = Some("Concat".into());
+            let axis = AttributeProto { name: Some("axis".into()), i: Some(axis), ..AttributeProto::default() };
+            concat.attribute = vec![axis];
+            let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..ValueInfoProto::default() };
+            let graph = GraphProto {
+                node: vec![node(&["x"], &["p1"]), node(&["one", "p1"], &["p0"]), concat],
+                input: vec![value("x")],
+                output: vec![value("probabilities")],
+                ..GraphProto::default()
+            };
+            ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
+        };
+        for (axis, column, classes, nodes, output) in [
+            (1, 1, 2, 1, "p1"),
+            (-1, 0, 2, 2, "p0"),
+            (0, 1, 2, 3, "probabilities"),
+            (1, 1, 3, 3, "probabilities"),
+        ] {
+            let served = prepare(&graph(axis), "probabilities", column, classes).unwrap();
+            assert_eq!((served.nodes, served.output.as_str(), served.one_column), (nodes, output, nodes < 3));
+        }
+    }
+
+    /// `plan` (a string) → LabelEncoder → Gather, with `plan` consumed `more` times besides.
+    fn encoder(keys: &[&str], more: &[NodeProto]) -> Vec<u8> {
+        let attribute = |name: &str| AttributeProto { name: Some(name.into()), ..AttributeProto::default() };
+        let mut look_up = node(&["plan"], &["code"]);
+        look_up.op_type = Some("LabelEncoder".into());
+        look_up.domain = Some("ai.onnx.ml".into());
+        look_up.attribute = vec![
+            AttributeProto { strings: keys.iter().map(|key| key.as_bytes().to_vec()).collect(), ..attribute("keys_strings") },
+            AttributeProto { ints: (1..).take(keys.len()).collect(), ..attribute("values_int64s") },
+            AttributeProto { i: Some(0), ..attribute("default_int64") },
+        ];
+        let kind = TypeValue::TensorType(TypeTensorType { elem_type: Some(STRING), ..TypeTensorType::default() });
+        let input = ValueInfoProto {
+            name: Some("plan".into()),
+            r#type: Some(TypeProto { value: Some(kind), ..TypeProto::default() }),
+            ..ValueInfoProto::default()
+        };
+        let graph = GraphProto {
+            node: [vec![look_up, node(&["table", "code"], &["score"])], more.to_vec()].concat(),
+            input: vec![input],
+            output: vec![ValueInfoProto { name: Some("score".into()), ..ValueInfoProto::default() }],
+            ..GraphProto::default()
+        };
+        ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn a_string_look_up_at_an_input_becomes_a_code() {
+        let served = prepare(&encoder(&["basic", "pro"], &[]), "score", 1, 2).unwrap();
+        let graph = ModelProto::decode(served.graph.as_slice()).unwrap().graph.unwrap();
+        assert_eq!((graph.node.len(), graph.node[0].input.as_slice()), (1, &["table".to_string(), "plan".into()][..]));
+        let kind = graph.input[0].r#type.as_ref().unwrap().value.as_ref().unwrap();
+        assert!(matches!(kind, TypeValue::TensorType(tensor) if tensor.elem_type() == INT64));
+        let lookup = &served.lookups["plan"];
+        assert_eq!(["basic", "pro", "gold", ""].map(|text| lookup.code(text)), [1, 2, 0, 0]);
+    }
+
+    #[test]
+    fn a_look_up_that_means_more_stays() {
+        let twice = encoder(&["basic", "basic"], &[]);
+        let elsewhere = encoder(&["basic", "pro"], &[node(&["plan"], &["score"])]);
+        for graph in [twice, elsewhere] {
+            assert!(prepare(&graph, "score", 1, 2).unwrap().lookups.is_empty());
+        }
     }
 
     #[test]
     fn what_is_no_such_model_says_so() {
-        assert!(matches!(keep_output(b"PK\x03\x04", "label"), Err(Error::NotOnnx(_))));
-        assert!(matches!(keep_output(b"", "label"), Err(Error::NoGraph)));
-        let error = keep_output(&model(), "score").unwrap_err().to_string();
+        assert!(matches!(prepare(b"PK\x03\x04", "label", 1, 2), Err(Error::NotOnnx(_))));
+        assert!(matches!(prepare(b"", "label", 1, 2), Err(Error::NoGraph)));
+        let error = prepare(&model(), "score", 1, 2).unwrap_err().to_string();
         assert_eq!(error, "the graph has no output \"score\"; it has \"label\", \"probabilities\"");
     }
 }

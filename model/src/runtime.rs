@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::SessionInputValue;
-use ort::value::{Tensor, ValueType};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue};
+use ort::value::{Tensor, TensorElementType, ValueType};
+use scoregate_schemas::feature_schema::{Field, Kind};
 use scoregate_schemas::manifest::{Bindings, Element, Output};
 
-use crate::features::{Column, FeatureRows, RowReader};
-use crate::inspect;
+use crate::features::{CategoryColumn, Column, FeatureRows, RowReader};
+use crate::inspect::{self, Lookup};
 
 /// The version of ONNX Runtime that this build is made and tested for.
 pub const ONNX_RUNTIME_VERSION: &str = "1.31.1";
@@ -130,8 +131,8 @@ impl Runtime {
         Ok(Self { environment })
     }
 
-    /// Opens a session over `graph`, the bytes of an ONNX file. What does not lead to `output` is cut from the graph first:
-    /// ONNX Runtime would compute it at every run.
+    /// Opens a session over `graph`, the bytes of an ONNX file, rewritten by [`inspect::prepare`]: ONNX Runtime would
+    /// compute what nobody asks for at every run.
     ///
     /// # Errors
     /// [`Error::Graph`] if ONNX Runtime refuses it, [`Error::Binding`] if inputs or outputs are not as the manifest says.
@@ -144,14 +145,14 @@ impl Runtime {
         options: &SessionOptions,
     ) -> Result<Session, Error> {
         let Output::Probabilities { name, classes, positive } = output;
-        let graph = inspect::keep_output(graph, name).map_err(|error| Error::Binding(error.to_string()))?;
+        let served = inspect::prepare(graph, name, *positive, *classes).map_err(|error| Error::Binding(error.to_string()))?;
         let build = || -> ort::Result<ort::session::Session> {
             ort::session::Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(options.intra_op_threads)?
                 .with_inter_threads(1)?
                 .with_intra_op_spinning(false)?
-                .commit_from_memory(&graph)
+                .commit_from_memory(&served.graph)
         };
         let inner = build().map_err(Error::Graph)?;
         let Bindings::Columns { columns } = bindings;
@@ -160,10 +161,10 @@ impl Runtime {
                 return Err(Error::Binding(format!("it has no input \"{}\"", binding.input)));
             };
             let expected = match binding.element {
-                Element::Float32 => ort::value::TensorElementType::Float32,
-                Element::Float64 => ort::value::TensorElementType::Float64,
-                Element::Int64 => ort::value::TensorElementType::Int64,
-                Element::String => ort::value::TensorElementType::String,
+                Element::Float32 => TensorElementType::Float32,
+                Element::Float64 => TensorElementType::Float64,
+                Element::String if !served.lookups.contains_key(&binding.input) => TensorElementType::String,
+                Element::Int64 | Element::String => TensorElementType::Int64,
             };
             match input.dtype() {
                 ValueType::Tensor { ty, .. } if *ty == expected => {}
@@ -181,20 +182,23 @@ impl Runtime {
         if *positive >= *classes {
             return Err(Error::Binding(format!("column {positive} of {classes} cannot be the positive class")));
         }
-        match inner.outputs().iter().find(|candidate| candidate.name() == name).map(ort::value::Outlet::dtype) {
-            Some(ValueType::Tensor { ty: ort::value::TensorElementType::Float32, .. }) => {}
+        match inner.outputs().iter().find(|found| found.name() == served.output).map(ort::value::Outlet::dtype) {
+            Some(ValueType::Tensor { ty: TensorElementType::Float32, .. }) => {}
             Some(other) => return Err(Error::Binding(format!("its output \"{name}\" is {other}, expected floats"))),
             None => return Err(Error::Binding(format!("it has no output \"{name}\""))),
         }
-        let listed: Vec<&[String]> = reader.categories().collect();
-        let inputs = inner.inputs().iter().map(|input| {
+        let (classes, positive) = if served.one_column { (1, 0) } else { (*classes, *positive) };
+        let kinds: Vec<_> = reader.features().collect();
+        let mut inputs = Vec::with_capacity(columns.len());
+        for input in inner.inputs() {
             let feature = columns.iter().position(|column| column.input == input.name());
             let feature = feature.expect("every input was found bound above");
-            let listed = listed[feature].iter().map(|value| value.as_str().into()).collect();
-            Input { feature, element: columns[feature].element, listed }
-        });
-        let inputs = inputs.collect();
-        Ok(Session { inner, inputs, classes: *classes, positive: *positive })
+            let fill = Fill::new(columns[feature].element, kinds[feature], served.lookups.get(input.name()));
+            let fill = fill.map_err(|problem| Error::Binding(format!("its input \"{}\" {problem}", input.name())))?;
+            inputs.push(Input { feature, fill });
+        }
+        let single = Single::new(&inputs, &served.output, classes).map_err(Error::Run)?;
+        Ok(Session { inner, nodes: served.nodes, inputs, single, classes, positive })
     }
 }
 
@@ -212,22 +216,79 @@ impl Default for SessionOptions {
 }
 
 /// A graph ready to run, for one thread at a time.
-#[derive(Debug)]
 pub struct Session {
     inner: ort::session::Session,
+    nodes: usize,
     /// In the order of the graph's inputs.
     inputs: Vec<Input>,
+    single: Single,
     classes: usize,
     positive: usize,
+}
+
+/// The tensors of a run of one row, made once and filled anew for each: making them would cost half as much as the run.
+struct Single {
+    inputs: Vec<SessionInputValue<'static>>,
+    /// Names the output and the tensor that takes it.
+    options: RunOptions<HasSelectedOutputs>,
+}
+
+impl Single {
+    fn new(inputs: &[Input], output: &str, classes: usize) -> ort::Result<Self> {
+        let answer = Tensor::from_array(([1, classes], vec![0_f32; classes]))?;
+        let outputs = OutputSelector::no_default().with(output).preallocate(output, answer);
+        let inputs = inputs.iter().map(Input::blank).collect::<ort::Result<_>>()?;
+        Ok(Self { inputs, options: RunOptions::new()?.with_outputs(outputs) })
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Session").field("inputs", &self.inputs).finish_non_exhaustive()
+    }
 }
 
 /// One input of the graph and the feature that fills it.
 #[derive(Debug)]
 struct Input {
     feature: usize,
-    element: Element,
-    /// The feature's listed categories, the session's own copies so that sessions share no reference counts.
-    listed: Vec<Arc<str>>,
+    fill: Fill,
+}
+
+/// How a column becomes a tensor.
+#[derive(Debug)]
+enum Fill {
+    Float32,
+    Float64,
+    Int64,
+    /// Categories as text. The listed ones are the session's own copies, so that sessions share no reference counts.
+    Text { listed: Vec<Arc<str>> },
+    /// Categories as the integers of a look-up that was cut from the graph: those of listed values, and the look-up for
+    /// the others.
+    Code { listed: Vec<i64>, lookup: Lookup },
+}
+
+impl Fill {
+    fn new(element: Element, field: &Field, lookup: Option<&Lookup>) -> Result<Self, &'static str> {
+        let values = match &field.kind {
+            Kind::Category { values } => Some(values.as_deref().unwrap_or_default()),
+            _ => None,
+        };
+        Ok(match (element, values, lookup) {
+            (Element::Float32, None, _) => Self::Float32,
+            (Element::Float64, None, _) => Self::Float64,
+            (Element::Int64, None, _) => Self::Int64,
+            (Element::String, Some(values), Some(lookup)) => {
+                let listed = values.iter().map(|value| lookup.code(value)).collect();
+                Self::Code { listed, lookup: lookup.clone() }
+            }
+            (Element::String, Some(values), None) => {
+                Self::Text { listed: values.iter().map(|value| value.as_str().into()).collect() }
+            }
+            (Element::String, None, _) => return Err("takes strings, but its feature is a number"),
+            (_, Some(_), _) => return Err("takes numbers, but its feature is a category"),
+        })
+    }
 }
 
 /// Probabilities, one row of classes per feature row.
@@ -256,6 +317,11 @@ impl Scores {
 }
 
 impl Session {
+    /// How many nodes of the graph run.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
     /// Runs every checked row and checks what comes back.
     ///
     /// # Errors
@@ -273,11 +339,19 @@ impl Session {
     }
 
     fn run_part(&mut self, rows: &FeatureRows, from: usize, to: usize, values: &mut Vec<f32>) -> Result<(), Error> {
-        let Self { inner, inputs, classes, .. } = self;
+        let Self { inner, inputs, single, classes, .. } = self;
         let count = to - from;
-        let tensors = inputs.iter().map(|input| tensor(input, &rows.columns[input.feature], from, to));
-        let tensors = tensors.collect::<ort::Result<Vec<SessionInputValue<'_>>>>().map_err(Error::Run)?;
-        let outputs = inner.run(tensors.as_slice()).map_err(Error::Run)?;
+        let outputs = if count == 1 {
+            for (input, tensor) in inputs.iter().zip(&mut single.inputs) {
+                input.refill(tensor, &rows.columns[input.feature], from).map_err(Error::Run)?;
+            }
+            inner.run_with_options(single.inputs.as_slice(), &single.options)
+        } else {
+            let tensors = inputs.iter().map(|input| input.tensor(&rows.columns[input.feature], from, to));
+            let tensors = tensors.collect::<ort::Result<Vec<_>>>().map_err(Error::Run)?;
+            inner.run(tensors.as_slice())
+        };
+        let outputs = outputs.map_err(Error::Run)?;
         let (_, answer) = outputs[0].try_extract_tensor::<f32>().map_err(Error::Run)?;
         let expected = count * *classes;
         if answer.len() != expected {
@@ -293,35 +367,72 @@ impl Session {
     }
 }
 
-/// Rows `from..to` of a column as a `[N, 1]` tensor of the input's type.
 #[expect(clippy::cast_possible_truncation, reason = "the reader refused what float32 or int64 cannot hold")]
-fn tensor<'v>(input: &Input, column: &Column, from: usize, to: usize) -> ort::Result<SessionInputValue<'v>> {
-    let shape = [to - from, 1];
-    Ok(match column {
-        Column::Number(values) => {
-            let values = &values[from..to];
-            match input.element {
-                Element::Float32 => {
-                    Tensor::from_array((shape, values.iter().map(|value| *value as f32).collect::<Vec<_>>()))?.into()
-                }
-                Element::Float64 => Tensor::from_array((shape, values.to_vec()))?.into(),
-                Element::Int64 => {
-                    Tensor::from_array((shape, values.iter().map(|value| *value as i64).collect::<Vec<_>>()))?.into()
-                }
-                Element::String => {
-                    let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
-                    Tensor::from_string_array((shape, texts.as_slice()))?.into()
-                }
+impl Input {
+    /// A tensor of one row to be filled later.
+    fn blank(&self) -> ort::Result<SessionInputValue<'static>> {
+        Ok(match &self.fill {
+            Fill::Float32 => Tensor::from_array(([1, 1], vec![0_f32]))?.into(),
+            Fill::Float64 => Tensor::from_array(([1, 1], vec![0_f64]))?.into(),
+            Fill::Int64 | Fill::Code { .. } => Tensor::from_array(([1, 1], vec![0_i64]))?.into(),
+            Fill::Text { .. } => Tensor::from_string_array(([1, 1], [""].as_slice()))?.into(),
+        })
+    }
+
+    /// Puts row `row` of a column into a tensor of one row.
+    fn refill(&self, tensor: &mut SessionInputValue<'static>, column: &Column, row: usize) -> ort::Result<()> {
+        match (column, &self.fill, &mut *tensor) {
+            (Column::Number(values), Fill::Float32, SessionInputValue::Owned(value)) => {
+                value.try_extract_tensor_mut::<f32>()?.1[0] = values[row] as f32;
             }
+            (Column::Number(values), Fill::Float64, SessionInputValue::Owned(value)) => {
+                value.try_extract_tensor_mut::<f64>()?.1[0] = values[row];
+            }
+            (Column::Number(values), Fill::Int64, SessionInputValue::Owned(value)) => {
+                value.try_extract_tensor_mut::<i64>()?.1[0] = values[row] as i64;
+            }
+            (Column::Category(column), Fill::Code { listed, lookup }, SessionInputValue::Owned(value)) => {
+                value.try_extract_tensor_mut::<i64>()?.1[0] = code(column, column.codes[row], listed, lookup);
+            }
+            _ => *tensor = self.tensor(column, row, row + 1)?,
         }
-        Column::Category(column) => {
-            let text = |code: &u32| {
-                let code = *code as usize;
-                let other = || column.others[code - input.listed.len()].as_ref().into();
-                input.listed.get(code).map_or_else(other, Arc::clone)
-            };
-            let texts: Vec<Arc<str>> = column.codes[from..to].iter().map(text).collect();
-            Tensor::from_string_array((shape, texts.as_slice()))?.into()
-        }
-    })
+        Ok(())
+    }
+
+    /// Rows `from..to` of a column as a `[N, 1]` tensor.
+    fn tensor(&self, column: &Column, from: usize, to: usize) -> ort::Result<SessionInputValue<'static>> {
+        let shape = [to - from, 1];
+        Ok(match (column, &self.fill) {
+            (Column::Number(values), Fill::Float64) => Tensor::from_array((shape, values[from..to].to_vec()))?.into(),
+            (Column::Number(values), Fill::Int64) => {
+                let values: Vec<i64> = values[from..to].iter().map(|value| *value as i64).collect();
+                Tensor::from_array((shape, values))?.into()
+            }
+            (Column::Number(values), _) => {
+                let values: Vec<f32> = values[from..to].iter().map(|value| *value as f32).collect();
+                Tensor::from_array((shape, values))?.into()
+            }
+            (Column::Category(column), Fill::Code { listed, lookup }) => {
+                let codes = column.codes[from..to].iter();
+                let codes: Vec<i64> = codes.map(|found| code(column, *found, listed, lookup)).collect();
+                Tensor::from_array((shape, codes))?.into()
+            }
+            (Column::Category(column), fill) => {
+                let listed = if let Fill::Text { listed } = fill { listed.as_slice() } else { &[] };
+                let text = |code: &u32| {
+                    let code = *code as usize;
+                    let other = || column.others[code - listed.len()].as_ref().into();
+                    listed.get(code).map_or_else(other, Arc::clone)
+                };
+                let texts: Vec<Arc<str>> = column.codes[from..to].iter().map(text).collect();
+                Tensor::from_string_array((shape, texts.as_slice()))?.into()
+            }
+        })
+    }
+}
+
+/// The look-up's integer for one category of a column.
+fn code(column: &CategoryColumn, code: u32, listed: &[i64], lookup: &Lookup) -> i64 {
+    let code = code as usize;
+    listed.get(code).copied().unwrap_or_else(|| lookup.code(&column.others[code - listed.len()]))
 }

@@ -10,7 +10,7 @@ use hyper::http::HeaderValue;
 use super::admission::admit;
 use super::body::{Format, Received, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
-use super::wire::Answers;
+use super::wire;
 use crate::app::App;
 use crate::auth::Scope;
 use crate::registry::Version;
@@ -50,7 +50,7 @@ fn score(version: &Version, received: &Received, limit: usize) -> Result<Vec<u8>
     }
     let scores = version.run(&rows).map_err(scoring::Error::from)?;
     let probability = scores.positive().next().expect("a run answers every row");
-    Ok(Answers::new(version).one(probability))
+    Ok(wire::one(version, probability))
 }
 
 /// The version that answers for the model of the path, or for the default model.

@@ -34,65 +34,82 @@ impl Ids {
     }
 }
 
-/// What every answer of a version repeats, as JSON.
+/// Writes the answers of one request.
 pub(super) struct Answers<'v> {
     version: &'v Version,
-    /// `"churn_probability":`
+    /// `"churn_probability":`, and what follows the number for either label: the same for every row.
     probability: Vec<u8>,
-    /// `,"prediction":"retain","explanations":{"top_features":[]},"prediction_id":"` for both labels
     decisions: [Vec<u8>; 2],
     ids: Ids,
 }
 
+/// `"churn_probability":`
+fn write_name(out: &mut Vec<u8>, version: &Version) {
+    // A model's name is plain ASCII without quotes.
+    out.push(b'"');
+    out.extend_from_slice(version.manifest.name.as_bytes());
+    out.extend_from_slice(b"_probability\":");
+}
+
+/// `,"prediction":"retain","explanations":{"top_features":[]},"prediction_id":"`
+fn write_decision(out: &mut Vec<u8>, version: &Version, label: usize) {
+    out.extend_from_slice(b",\"prediction\":");
+    json(out, &version.manifest.labels[label]);
+    out.extend_from_slice(b",\"explanations\":{\"top_features\":[]},\"prediction_id\":\"");
+}
+
+/// `"model_version":"2026-05-17_01",`
+fn write_version(out: &mut Vec<u8>, version: &Version) {
+    out.extend_from_slice(b"\"model_version\":\"");
+    out.extend_from_slice(version.manifest.version.as_bytes());
+    out.extend_from_slice(b"\",");
+}
+
+/// Which of the two labels a probability stands for.
+fn decide(version: &Version, probability: f32) -> usize {
+    usize::from(f64::from(probability) >= version.manifest.threshold)
+}
+
+/// The answer to one row.
+pub(super) fn one(version: &Version, probability: f32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.push(b'{');
+    write_version(&mut out, version);
+    write_name(&mut out, version);
+    json(&mut out, &probability);
+    write_decision(&mut out, version, decide(version, probability));
+    out.extend_from_slice(Ids::new().write(&mut [0; ULID_LEN]).as_bytes());
+    out.extend_from_slice(b"\"}");
+    out
+}
+
 impl<'v> Answers<'v> {
     pub(super) fn new(version: &'v Version) -> Self {
-        let mut probability = Vec::with_capacity(32);
-        json(&mut probability, &probability_name(version));
-        probability.push(b':');
+        let mut probability = Vec::new();
+        write_name(&mut probability, version);
         let decisions = [0, 1].map(|label| {
-            let mut decision = b",\"prediction\":".to_vec();
-            json(&mut decision, &version.manifest.labels[label]);
-            decision.extend_from_slice(b",\"explanations\":{\"top_features\":[]},\"prediction_id\":\"");
+            let mut decision = Vec::new();
+            write_decision(&mut decision, version, label);
             decision
         });
         Self { version, probability, decisions, ids: Ids::new() }
-    }
-
-    fn model_version(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"\"model_version\":");
-        json(out, &self.version.manifest.version);
     }
 
     /// Probability, label, explanations and identifier, without braces.
     fn score(&mut self, out: &mut Vec<u8>, probability: f32) {
         out.extend_from_slice(&self.probability);
         json(out, &probability);
-        out.extend_from_slice(&self.decisions[self.decide(probability)]);
+        out.extend_from_slice(&self.decisions[decide(self.version, probability)]);
         out.extend_from_slice(self.ids.write(&mut [0; ULID_LEN]).as_bytes());
         out.push(b'"');
-    }
-
-    fn decide(&self, probability: f32) -> usize {
-        usize::from(f64::from(probability) >= self.version.manifest.threshold)
-    }
-
-    /// The answer to one row.
-    pub(super) fn one(&mut self, probability: f32) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256);
-        out.push(b'{');
-        self.model_version(&mut out);
-        out.push(b',');
-        self.score(&mut out, probability);
-        out.push(b'}');
-        out
     }
 
     /// The answer to a batch as one JSON document, in the order of the rows sent.
     pub(super) fn json_batch(&mut self, rows: &FeatureRows, probabilities: &[f32], prefix: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + rows.submitted * 192);
         out.push(b'{');
-        self.model_version(&mut out);
-        out.extend_from_slice(b",\"predictions\":[");
+        write_version(&mut out, self.version);
+        out.extend_from_slice(b"\"predictions\":[");
         self.each(rows, probabilities, |answers, out, index, row| {
             if index > 0 {
                 out.push(b',');
@@ -136,7 +153,7 @@ impl<'v> Answers<'v> {
             match row {
                 Row::Scored(probability) => {
                     record.push_field(serde_json::to_string(&probability).unwrap_or_default().as_bytes());
-                    record.push_field(answers.version.manifest.labels[answers.decide(probability)].as_bytes());
+                    record.push_field(answers.version.manifest.labels[decide(answers.version, probability)].as_bytes());
                     record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
                     record.push_field(answers.version.manifest.version.as_bytes());
                     record.push_field(b"");
@@ -187,8 +204,7 @@ impl<'v> Answers<'v> {
         out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
         out.push(b',');
         if with_version {
-            self.model_version(out);
-            out.push(b',');
+            write_version(out, self.version);
         }
         match row {
             Row::Scored(probability) => self.score(out, probability),

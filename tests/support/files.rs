@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
-
-use clap::Parser;
 
 /// Cargo's target directory.
 pub(crate) fn target() -> &'static Path {
@@ -34,14 +33,13 @@ pub(crate) fn python() -> PathBuf {
     provided("venv/bin/python")
 }
 
-/// ONNX Runtime's library.
-pub(crate) fn onnxruntime() -> PathBuf {
-    provided("onnxruntime/libonnxruntime.so")
-}
-
 fn provided(name: &str) -> PathBuf {
     let path = target().join(name);
-    assert!(path.exists(), "{} is missing: run `cargo xtask test`, which fetches what the tests need", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo xtask test`, which fetches what the tests need",
+        path.display()
+    );
     path
 }
 
@@ -87,13 +85,16 @@ impl Repository {
 pub(crate) fn repository() -> &'static Repository {
     static REPOSITORY: OnceLock<Repository> = OnceLock::new();
     REPOSITORY.get_or_init(|| {
+        // The trainer and the gateway find it by themselves; what is missing is said once and plainly here.
+        provided("onnxruntime/libonnxruntime.so");
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (models, churn_csv) = (scratch().join("models"), scratch().join("churn.csv"));
         train(&["simulate", "--rows", "4000", "--seed", "42", "--out", text(&churn_csv)]);
-        for (csv, schema) in
-            [(&churn_csv, "schemas/churn.json"), (&root.join("tests/data/saas_churn.csv"), "schemas/saas_churn.json")]
-        {
-            let (schema, runtime) = (root.join(schema), onnxruntime());
+        for (csv, schema) in [
+            (&churn_csv, "schemas/churn.json"),
+            (&root.join("tests/data/saas_churn.csv"), "schemas/saas_churn.json"),
+        ] {
+            let schema = root.join(schema);
             train(&[
                 "fit",
                 "--data",
@@ -104,8 +105,6 @@ pub(crate) fn repository() -> &'static Repository {
                 text(&models),
                 "--version",
                 VERSION,
-                "--onnxruntime",
-                text(&runtime),
             ]);
         }
         Repository { models, churn_csv }
@@ -116,8 +115,8 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Runs a command of the trainer in this process.
+/// Runs a command of the trainer, which takes its own process: ONNX Runtime can be loaded once per process only.
 fn train(arguments: &[&str]) {
-    let arguments = std::iter::once("scoregate-trainer").chain(arguments.iter().copied());
-    scoregate_trainer::commands::Command::try_parse_from(arguments).unwrap().run().unwrap();
+    let output = Command::new(trainer_binary()).args(arguments).env_clear().output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,7 +1,7 @@
 //! A gateway in a process of its own, on free ports, with its log read as it is written.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -77,7 +77,8 @@ impl Settings {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let binary = self.binary.to_str().unwrap();
-        let mut words = self.wrapper.iter().map(String::as_str).chain([binary]).chain(arguments.iter().copied());
+        let mut words =
+            self.wrapper.iter().map(String::as_str).chain([binary]).chain(arguments.iter().copied());
         let mut command = Command::new(words.next().unwrap());
         command.args(words).env_clear().envs(&self.environment).current_dir(self.directory.path());
         command
@@ -121,9 +122,11 @@ impl Settings {
 
     /// Starts the gateway and waits for nothing.
     pub(crate) fn spawn(self) -> Gateway {
-        let flags: Vec<&str> = std::iter::once("serve").chain(self.flags.iter().map(String::as_str)).collect();
+        let flags: Vec<&str> =
+            std::iter::once("serve").chain(self.flags.iter().map(String::as_str)).collect();
         let mut command = self.command(&flags);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::default();
         let (stderr, lines) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
         std::thread::spawn(move || {
@@ -158,8 +161,6 @@ pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
     /// All that it wrote on standard error.
     pub(crate) log: String,
-    /// All that it wrote on standard output.
-    pub(crate) output: String,
 }
 
 impl Gateway {
@@ -222,19 +223,26 @@ impl Gateway {
 
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// How the gateway ended, once it has.
     pub(crate) fn exit(mut self) -> Exit {
         let status = wait_for("the gateway to end", || self.child.try_wait().unwrap());
-        let mut output = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
         // The reader of the log ends with the pipe, and only it holds the log besides this.
         wait_within(Duration::from_secs(5), || (Arc::strong_count(&self.log.0) == 1).then_some(()));
-        Exit { code: status.code(), log: self.log().join("\n"), output }
+        Exit { code: status.code(), log: self.log().join("\n") }
     }
 
     /// Whether it still runs.

@@ -8,8 +8,8 @@ use scoregate_model::package::{MODEL, Repository};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{self, Bindings, Manifest, Output, Source, SourceKind};
 use scoregate_schemas::onnx::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeDimension, TensorShapeDimensionValue,
-    TensorShapeProto, TypeProto, TypeTensorType, TypeValue, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeDimension,
+    TensorShapeDimensionValue, TensorShapeProto, TypeProto, TypeTensorType, TypeValue, ValueInfoProto,
 };
 
 /// `TensorProto.DataType.FLOAT`
@@ -49,7 +49,12 @@ pub(crate) fn publish_ratio_model(models: &Path) {
 
 /// `probabilities = Concat(bottom - bottom, top / bottom)`.
 fn ratio_graph() -> ModelProto {
-    let axis = AttributeProto { name: Some("axis".into()), i: Some(1), r#type: Some(INT), ..AttributeProto::default() };
+    let axis = AttributeProto {
+        name: Some("axis".into()),
+        i: Some(1),
+        r#type: Some(INT),
+        ..AttributeProto::default()
+    };
     let graph = GraphProto {
         name: Some("ratio".into()),
         node: vec![

@@ -61,6 +61,11 @@ impl Request {
         self.headers.iter().any(|(held, _)| held.eq_ignore_ascii_case(name))
     }
 
+    /// Bytes of the body.
+    pub(crate) fn size(&self) -> usize {
+        self.body.len()
+    }
+
     /// The whole request as it goes over the wire, with its Content-Length.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.head();
@@ -112,7 +117,8 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
     }
 
     /// The `code` of a problem document.
@@ -146,7 +152,9 @@ impl Client {
     /// Sends bytes; a peer that has hung up already is no failure here, its answer says why.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         match self.stream.write_all(bytes.as_ref()) {
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => panic!("{error}"),
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                panic!("{error}")
+            }
             _ => {}
         }
     }
@@ -154,6 +162,14 @@ impl Client {
     /// Tells the peer that nothing more will come.
     pub(crate) fn finish_sending(&self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Whether the peer has answered something, or closed the connection; reads nothing.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let seen = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        !matches!(seen, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Sends a request and waits for its answer.
@@ -180,7 +196,10 @@ impl Client {
         let headers = headers.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
         let mut answer = Answer { status, headers, body: Vec::new() };
         let length: usize = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
-        assert!(answer.header("transfer-encoding").is_none(), "this client reads no chunked answers: {answer:?}");
+        assert!(
+            answer.header("transfer-encoding").is_none(),
+            "this client reads no chunked answers: {answer:?}"
+        );
         while self.unread.len() < length {
             assert!(self.read_more(), "the answer was cut off: {answer:?}");
         }

@@ -9,11 +9,11 @@ mod table;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::files::{Repository, python, repository, scratch, target, trainer_binary};
-pub(crate) use self::gateway::{Exit, Gateway, Settings, shared};
+pub(crate) use self::files::{python, repository, scratch, trainer_binary};
+pub(crate) use self::gateway::{Gateway, Settings, shared};
 pub(crate) use self::graph::publish_ratio_model;
 pub(crate) use self::http::{Answer, Client, Request};
-pub(crate) use self::table::{Case, case, check, problem_faults};
+pub(crate) use self::table::{CANARY, Case, case, check, complaints, problem_faults};
 
 /// The reference customer, as the README's client sends it.
 pub(crate) const REFERENCE: &str = r#"{"tenure_days":214,"monthly_spend":49.0,"support_tickets_30d":1,"plan_tier":"pro","country":"US","last_login_hours":5}"#;

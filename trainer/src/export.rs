@@ -203,7 +203,7 @@ impl Builder {
         let table: Vec<f64> = std::iter::once(0.0).chain(coefficients.iter().copied()).collect();
         let table = self.doubles(&format!("{node}/coefficients"), &[table.len()], &table);
         let output =
-            self.node(&format!("weigh/{feature}"), "Gather", &[table, index], &format!("weigh/{feature}"));
+            self.node(&format!("{node}/weigh"), "Gather", &[table, index], &format!("{node}/log_odds"));
         self.int_attribute("axis", 0);
         output
     }
@@ -350,7 +350,8 @@ mod tests {
         Pipeline {
             terms: vec![
                 linear("days", 400.0, 300.0, -0.7),
-                Term { feature: "plan".into(), effect: plan },
+                Term { feature: "plan".into(), effect: plan.clone() },
+                Term { feature: "sum".into(), effect: plan },
                 linear("label", 1.0, 2.0, 0.1),
             ],
             intercept: -1.0,
@@ -378,7 +379,7 @@ mod tests {
         let graph = graph(Calibration::None);
         let names: Vec<_> = graph.input.iter().map(ValueInfoProto::name).collect();
         // A feature called like an output gets an input of another name.
-        assert_eq!(names, ["days", "plan", "input/label"]);
+        assert_eq!(names, ["days", "plan", "sum", "input/label"]);
         assert_eq!(graph.output.iter().map(ValueInfoProto::name).collect::<Vec<_>>(), [LABEL, PROBABILITIES]);
     }
 
@@ -391,7 +392,7 @@ mod tests {
         ] {
             let graph = graph(calibration);
             let other: Vec<_> = graph.node.iter().filter(|node| !node.domain().is_empty()).collect();
-            assert_eq!(other.iter().map(|node| node.op_type()).collect::<Vec<_>>(), ["LabelEncoder"]);
+            assert_eq!(other.iter().map(|node| node.op_type()).collect::<Vec<_>>(), ["LabelEncoder"; 2]);
             let names: Vec<_> = graph.node.iter().map(NodeProto::name).collect();
             for name in ["scale", "one_hot/plan", "log_odds", "probabilities", "label"] {
                 assert!(names.contains(&name), "{name} is not in {names:?}");

@@ -183,14 +183,9 @@ impl RowReader {
         Self { fields, by_name, features }
     }
 
-    /// The listed categories of each feature in order; empty for numbers and for categories without a list.
-    pub fn categories(&self) -> impl Iterator<Item = &[String]> {
-        self.fields.iter().filter(|reader| matches!(reader.slot, Slot::Feature(_))).map(|reader| {
-            match &reader.field.kind {
-                Kind::Category { values: Some(values) } => values.as_slice(),
-                _ => &[],
-            }
-        })
+    /// The fields that reach the graph, in order.
+    pub fn features(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|reader| matches!(reader.slot, Slot::Feature(_))).map(|reader| &reader.field)
     }
 
     /// The fields that rows may name, in the schema's order.
@@ -267,8 +262,8 @@ impl RowReader {
     /// Room for `rows` rows.
     pub fn empty(&self, rows: usize) -> FeatureRows {
         let mut columns = Vec::with_capacity(self.features);
-        for reader in self.fields.iter().filter(|reader| matches!(reader.slot, Slot::Feature(_))) {
-            columns.push(match reader.field.kind {
+        for field in self.features() {
+            columns.push(match field.kind {
                 Kind::Category { .. } => {
                     Column::Category(CategoryColumn { codes: Vec::with_capacity(rows), others: Vec::new() })
                 }
