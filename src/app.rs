@@ -48,7 +48,8 @@ pub enum Error {
 }
 
 impl App {
-    /// An app that knows its callers but has no models yet: [`App::load_models`] makes it ready.
+    /// An app that knows its callers but has no models yet: [`App::load_models`] makes it ready. Long work goes to the
+    /// blocking threads of the runtime that this is called from.
     ///
     /// # Errors
     /// [`Error::NoKeys`] if nobody could call it, [`Error::Keys`] if the keys file cannot be used.
@@ -63,6 +64,7 @@ impl App {
             scoring.max_queued_bytes,
             scoring.inline_budget,
             settings.server.answer_timeout,
+            tokio::runtime::Handle::current(),
         );
         Ok(Self { keys, engine, registry: OnceLock::new(), draining: AtomicBool::new(false), settings })
     }
@@ -79,7 +81,10 @@ impl App {
         let registry = Registry::load(&repository, runtime, &options, sessions)?;
         let default = &self.settings.models.default;
         if registry.live(default).is_none() {
-            tracing::warn!(model.name = default, "the default model is not served: /v1/predict will answer 404");
+            tracing::warn!(
+                model.name = default,
+                "the default model is not served: /v1/predict will answer 404"
+            );
         }
         self.registry.set(registry).expect("models are loaded once");
         Ok(())

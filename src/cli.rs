@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use scoregate_model::package::Repository;
 
 use crate::app::{self, App};
 use crate::auth::Scope;
 use crate::auth::keys::KeysFile;
 use crate::config::{self, Settings, Sources};
-use crate::{http, telemetry};
+use crate::http::workers::Workers;
+use crate::{http, rollout, telemetry};
 
 /// An ONNX Runtime scoring gateway for tabular models.
 #[derive(Debug, Parser)]
@@ -31,6 +33,11 @@ enum Command {
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
+    },
+    /// List the published versions, and choose which one is live.
+    Models {
+        #[command(subcommand)]
+        command: ModelsCommand,
     },
     /// Ask a running gateway whether it is ready; for containers.
     Healthcheck(Common),
@@ -97,6 +104,38 @@ enum KeysCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List models and versions; the live one is marked.
+    List {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+    },
+    /// Make a version the live one; gateways serve it from their next start.
+    Promote {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+        /// The version, as MODEL@VERSION.
+        version: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RepositoryArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The model repository (`SCOREGATE_MODELS_DIR`) [default: onnx_models].
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<String>,
+}
+
+impl RepositoryArgs {
+    fn open(&self) -> anyhow::Result<Repository> {
+        let flags = self.models_dir.iter().map(|dir| ("SCOREGATE_MODELS_DIR".into(), dir.clone())).collect();
+        Ok(Repository::new(self.common.settings(flags)?.models.dir))
+    }
+}
+
 impl Cli {
     /// Does what the command line says.
     ///
@@ -106,6 +145,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve(&args),
             Command::Keys { command } => keys(&command),
+            Command::Models { command } => models(&command),
             Command::Healthcheck(common) => healthcheck(&common.settings(BTreeMap::new())?),
         }
     }
@@ -131,21 +171,24 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     // ONNX Runtime is loaded while this is the only thread: loading sets variables of the environment.
     let runtime = app::load_runtime(&settings.runtime)?;
     let workers = settings.scoring.workers;
-    let threads = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+    // This thread accepts; the workers serve; the blocking threads take what is long.
+    let threads = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(workers)
-        .thread_name("scoregate")
+        .thread_name("scoregate-blocking")
         .enable_all()
         .build()
         .context("cannot start threads")?;
     threads.block_on(async {
-        let public = http::serve::bind(settings.server.addr, "SCOREGATE_ADDR").await.map_err(anyhow::Error::msg)?;
-        let admin =
-            http::serve::bind(settings.server.admin_addr, "SCOREGATE_ADMIN_ADDR").await.map_err(anyhow::Error::msg)?;
+        let public =
+            http::serve::bind(settings.server.addr, "SCOREGATE_ADDR").await.map_err(anyhow::Error::msg)?;
+        let admin = http::serve::bind(settings.server.admin_addr, "SCOREGATE_ADMIN_ADDR")
+            .await
+            .map_err(anyhow::Error::msg)?;
         let (public_addr, admin_addr) = (public.local_addr()?, admin.local_addr()?);
         let app = Arc::new(App::new(settings)?);
         let signal = signal()?;
-        let serving = tokio::spawn(http::serve::run(Arc::clone(&app), public, admin, signal));
+        let workers = Workers::start(workers).context("cannot start threads")?;
+        let serving = tokio::spawn(http::serve::run(Arc::clone(&app), workers, public, admin, signal));
         let loading = tokio::task::spawn_blocking({
             let app = Arc::clone(&app);
             move || app.load_models(&runtime)
@@ -186,13 +229,43 @@ fn keys(command: &KeysCommand) -> anyhow::Result<()> {
             for key in file(common)?.read()? {
                 let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
                 let expires = key.expires_at.as_deref().unwrap_or("never");
-                lines.push(format!("{}\t{}\t{}\t{}\t{expires}", key.id, key.name, scopes.join(","), key.models.join(",")));
+                lines.push(format!(
+                    "{}\t{}\t{}\t{}\t{expires}",
+                    key.id,
+                    key.name,
+                    scopes.join(","),
+                    key.models.join(",")
+                ));
             }
             print(&lines.join("\n"))
         }
         KeysCommand::Revoke { common, key } => {
             let revoked = file(common)?.revoke(key)?;
             print(&format!("{revoked} key(s) revoked"))
+        }
+    }
+}
+
+fn models(command: &ModelsCommand) -> anyhow::Result<()> {
+    match command {
+        ModelsCommand::List { repository } => {
+            let repository = repository.open()?;
+            let mut lines = vec!["MODEL\tVERSION\tLIVE".to_string()];
+            for (model, versions) in repository.list()? {
+                let live = rollout::live(&repository, &model, &versions)?;
+                let line = |version: &String| {
+                    format!("{model}\t{version}\t{}", if *version == live { "live" } else { "" })
+                };
+                lines.extend(versions.iter().map(line));
+            }
+            print(&lines.join("\n"))
+        }
+        ModelsCommand::Promote { repository, version } => {
+            let (model, name) = version.split_once('@').with_context(|| {
+                format!("found \"{version}\", expected MODEL@VERSION such as churn@2026-05-17_01")
+            })?;
+            rollout::promote(&repository.open()?, model, name)?;
+            print(&format!("{model} {name} is live from the next start of a gateway on"))
         }
     }
 }

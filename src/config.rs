@@ -143,7 +143,8 @@ impl Sources {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with("SCOREGATE_") || name == "ORT_DYLIB_PATH")
             .collect();
-        let named = file.map(Path::to_path_buf).or_else(|| environment.get("SCOREGATE_CONFIG").map(PathBuf::from));
+        let named =
+            file.map(Path::to_path_buf).or_else(|| environment.get("SCOREGATE_CONFIG").map(PathBuf::from));
         let path = named.clone().unwrap_or_else(|| "scoregate.toml".into());
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => Some(text),
@@ -174,21 +175,56 @@ impl Settings {
         let settings = Self {
             server: ServerSettings {
                 addr: reader.take("SCOREGATE_ADDR", "server.addr", "127.0.0.1:8080", address),
-                admin_addr: reader.take("SCOREGATE_ADMIN_ADDR", "server.admin_addr", "127.0.0.1:9090", address),
-                max_body_bytes: reader.take("SCOREGATE_MAX_BODY_BYTES", "server.max_body_bytes", "16777216", count),
-                max_batch_rows: reader.take("SCOREGATE_MAX_BATCH_ROWS", "server.max_batch_rows", "100000", count),
-                max_connections: reader.take("SCOREGATE_MAX_CONNECTIONS", "server.max_connections", "8192", count),
+                admin_addr: reader.take(
+                    "SCOREGATE_ADMIN_ADDR",
+                    "server.admin_addr",
+                    "127.0.0.1:9090",
+                    address,
+                ),
+                max_body_bytes: reader.take(
+                    "SCOREGATE_MAX_BODY_BYTES",
+                    "server.max_body_bytes",
+                    "16777216",
+                    count,
+                ),
+                max_batch_rows: reader.take(
+                    "SCOREGATE_MAX_BATCH_ROWS",
+                    "server.max_batch_rows",
+                    "100000",
+                    count,
+                ),
+                max_connections: reader.take(
+                    "SCOREGATE_MAX_CONNECTIONS",
+                    "server.max_connections",
+                    "8192",
+                    count,
+                ),
                 body_timeout: reader.take("SCOREGATE_BODY_TIMEOUT", "server.body_timeout", "15s", duration),
-                answer_timeout: reader.take("SCOREGATE_ANSWER_TIMEOUT", "server.answer_timeout", "10s", duration),
+                answer_timeout: reader.take(
+                    "SCOREGATE_ANSWER_TIMEOUT",
+                    "server.answer_timeout",
+                    "10s",
+                    duration,
+                ),
                 drain_delay: reader.take("SCOREGATE_DRAIN_DELAY", "server.drain_delay", "5s", duration),
-                drain_timeout: reader.take("SCOREGATE_DRAIN_TIMEOUT", "server.drain_timeout", "25s", duration),
+                drain_timeout: reader.take(
+                    "SCOREGATE_DRAIN_TIMEOUT",
+                    "server.drain_timeout",
+                    "25s",
+                    duration,
+                ),
             },
             models: ModelSettings {
                 dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", "onnx_models", path),
                 default: reader.take("SCOREGATE_DEFAULT_MODEL", "models.default", "churn", text),
             },
             auth: AuthSettings {
-                api_keys_file: reader.take("SCOREGATE_API_KEYS_FILE", "auth.api_keys_file", "api_keys.json", path),
+                api_keys_file: reader.take(
+                    "SCOREGATE_API_KEYS_FILE",
+                    "auth.api_keys_file",
+                    "api_keys.json",
+                    path,
+                ),
             },
             runtime: RuntimeSettings {
                 library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", |text| {
@@ -200,18 +236,33 @@ impl Settings {
                     "cpu",
                     providers,
                 ),
-                intra_op_threads: reader.take("SCOREGATE_INTRA_OP_THREADS", "runtime.intra_op_threads", "1", count),
+                intra_op_threads: reader.take(
+                    "SCOREGATE_INTRA_OP_THREADS",
+                    "runtime.intra_op_threads",
+                    "1",
+                    count,
+                ),
             },
             scoring: ScoringSettings {
                 workers: reader.take("SCOREGATE_WORKERS", "scoring.workers", &cpus.to_string(), count),
-                max_queued_rows: reader.take("SCOREGATE_MAX_QUEUED_ROWS", "scoring.max_queued_rows", "200000", count),
+                max_queued_rows: reader.take(
+                    "SCOREGATE_MAX_QUEUED_ROWS",
+                    "scoring.max_queued_rows",
+                    "200000",
+                    count,
+                ),
                 max_queued_bytes: reader.take(
                     "SCOREGATE_MAX_QUEUED_BYTES",
                     "scoring.max_queued_bytes",
                     "268435456",
                     count,
                 ),
-                inline_budget: reader.take("SCOREGATE_INLINE_BUDGET", "scoring.inline_budget", "200us", duration),
+                inline_budget: reader.take(
+                    "SCOREGATE_INLINE_BUDGET",
+                    "scoring.inline_budget",
+                    "200us",
+                    duration,
+                ),
             },
             log: LogSettings {
                 filter: reader.take("SCOREGATE_LOG", "log.filter", "info", text),
@@ -276,14 +327,20 @@ impl Reader {
     }
 }
 
-fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>, mistakes: &mut Vec<String>) {
+fn flatten(
+    prefix: &str,
+    table: &toml::Table,
+    into: &mut BTreeMap<String, String>,
+    mistakes: &mut Vec<String>,
+) {
     for (key, value) in table {
         let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
             toml::Value::Table(inner) => flatten(&name, inner, into, mistakes),
             toml::Value::String(text) => drop(into.insert(name, text.clone())),
             toml::Value::Integer(number) => drop(into.insert(name, number.to_string())),
-            other => mistakes.push(format!("{name} of the settings file: found {other}, expected text or a number")),
+            other => mistakes
+                .push(format!("{name} of the settings file: found {other}, expected text or a number")),
         }
     }
 }
@@ -350,7 +407,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
-        let file = Some("[server]\naddr = \"127.0.0.1:1\"\nmax_batch_rows = 7\n[models]\ndefault = \"from_file\"");
+        let file =
+            Some("[server]\naddr = \"127.0.0.1:1\"\nmax_batch_rows = 7\n[models]\ndefault = \"from_file\"");
         let mut sources = Sources { file: file.map(Into::into), ..Sources::default() };
         sources.environment.insert("SCOREGATE_ADDR".into(), "127.0.0.1:2".into());
         sources.environment.insert("SCOREGATE_MODELS_DIR".into(), "from_environment".into());
@@ -365,11 +423,18 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once() {
-        let environment = [("SCOREGATE_ADDR", "nowhere"), ("SCOREGATE_ADR", "x"), ("SCOREGATE_BODY_TIMEOUT", "15")];
+        let environment =
+            [("SCOREGATE_ADDR", "nowhere"), ("SCOREGATE_ADR", "x"), ("SCOREGATE_BODY_TIMEOUT", "15")];
         let mistakes = load(&environment, Some("[server]\nadr = \"x\"\nmax_body_bytes = 0")).unwrap_err();
         assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
-        assert!(mistakes.iter().any(|mistake| mistake == "SCOREGATE_ADR is no setting; did you mean SCOREGATE_ADDR?"));
-        assert!(mistakes.iter().any(|mistake| mistake.contains("server.adr") && mistake.contains("server.addr")));
+        assert!(
+            mistakes
+                .iter()
+                .any(|mistake| mistake == "SCOREGATE_ADR is no setting; did you mean SCOREGATE_ADDR?")
+        );
+        assert!(
+            mistakes.iter().any(|mistake| mistake.contains("server.adr") && mistake.contains("server.addr"))
+        );
     }
 
     #[test]

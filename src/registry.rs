@@ -11,6 +11,8 @@ use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::Manifest;
 
+use crate::rollout;
+
 /// The models that are served, by name.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -70,6 +72,9 @@ pub enum LoadError {
     /// The package is not whole.
     #[error(transparent)]
     Package(#[from] package::Error),
+    /// Nothing says which version is live.
+    #[error(transparent)]
+    Rollout(#[from] rollout::Error),
     /// The graph was refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -94,12 +99,14 @@ impl Registry {
         let mut refused = Vec::new();
         for (model, versions) in listed {
             let started = Instant::now();
-            let live = first_published(repository, &model, &versions);
-            match Version::load(&repository.directory(&model, live), runtime, options, sessions) {
+            let load =
+                |live: &str| Version::load(&repository.directory(&model, live), runtime, options, sessions);
+            let live = rollout::live(repository, &model, &versions).map_err(LoadError::from);
+            match live.and_then(|live| load(&live)) {
                 Ok((version, golden)) => {
                     tracing::info!(
                         model.name = model,
-                        model.version = live,
+                        model.version = version.manifest.version,
                         model.digest = version.digest,
                         golden.rows = golden.rows,
                         golden.worst = golden.worst,
@@ -112,8 +119,8 @@ impl Registry {
                 }
                 Err(error) => {
                     let error = format!("{:#}", anyhow::Error::from(error));
-                    tracing::error!(model.name = model, model.version = live, error, "model not served");
-                    refused.push((format!("{model} {live}"), error));
+                    tracing::error!(model.name = model, error, "model not served");
+                    refused.push((model, error));
                 }
             }
         }
@@ -124,17 +131,6 @@ impl Registry {
     pub fn live(&self, model: &str) -> Option<&Arc<Version>> {
         self.models.get(model)
     }
-}
-
-/// The version that was published first: later ones wait to be promoted.
-fn first_published<'v>(repository: &Repository, model: &str, versions: &'v [String]) -> &'v str {
-    let created_at = |version: &String| {
-        let path = repository.directory(model, version).join(package::MANIFEST);
-        let manifest: Option<Manifest> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        // A manifest that cannot be read is no candidate while there is another.
-        (manifest.is_none(), manifest.map(|manifest| manifest.created_at))
-    };
-    versions.iter().min_by_key(|version| created_at(version)).map_or("", String::as_str)
 }
 
 impl Version {

@@ -49,6 +49,6 @@ else:
         return {"status": "ok"}
 
     @app.post("/v1/predict", dependencies=[Depends(check_key)])
-    async def predict(customer: Customer) -> Answer:
+    def predict(customer: Customer) -> Answer:
         frame = pandas.DataFrame([customer.model_dump()])
         return answer(float(pipeline.predict_proba(frame)[0, 1]))

@@ -63,14 +63,21 @@ pub fn check_golden(package: &Package, reader: &RowReader, session: &mut Session
     let read = reader.json_rows(rows.to_string().as_bytes(), usize::MAX);
     let rows = read.map_err(|error| unreadable(1, error.to_string()))?.rows;
     if let Some(bad) = rows.faults.first() {
-        let details = bad.faults.iter().map(|fault| format!("{} {}", reader.pointer(&fault.place), reader.detail(fault)));
+        let details = bad
+            .faults
+            .iter()
+            .map(|fault| format!("{} {}", reader.pointer(&fault.place), reader.detail(fault)));
         return Err(unreadable(bad.index + 1, details.collect::<Vec<_>>().join("; ")));
     }
     let scores = session.run(&rows)?;
     let tolerance = package.manifest.tolerance;
     let differences = || {
         let expected = package.golden.iter().map(|row| row.expected);
-        scores.positive().map(f64::from).zip(expected).map(|(served, expected)| (served, expected, (served - expected).abs()))
+        scores
+            .positive()
+            .map(f64::from)
+            .zip(expected)
+            .map(|(served, expected)| (served, expected, (served - expected).abs()))
     };
     let worst = differences().enumerate().max_by(|(_, a), (_, b)| a.2.total_cmp(&b.2));
     let Some((row, (served, expected, worst))) = worst else { return Ok(Golden { rows: 0, worst: 0.0 }) };

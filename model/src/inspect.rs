@@ -79,10 +79,14 @@ pub fn prepare(bytes: &[u8], output: &str, column: usize, classes: usize) -> Res
 /// per class. That spares the other classes' columns and the copying.
 fn take_column(graph: &mut GraphProto, output: &str, column: usize, classes: usize) -> bool {
     let producer = |name: &str| graph.node.iter().find(|node| node.output.iter().any(|found| found == name));
-    let Some(concat) = producer(output).filter(|node| node.op_type() == "Concat" && node.domain().is_empty()) else {
+    let Some(concat) = producer(output).filter(|node| node.op_type() == "Concat" && node.domain().is_empty())
+    else {
         return false;
     };
-    let by_column = concat.attribute.iter().any(|attribute| attribute.name() == "axis" && matches!(attribute.i(), 1 | -1));
+    let by_column = concat
+        .attribute
+        .iter()
+        .any(|attribute| attribute.name() == "axis" && matches!(attribute.i(), 1 | -1));
     let Some(value) = concat.input.get(column).filter(|_| by_column && concat.input.len() == classes) else {
         return false;
     };
@@ -91,7 +95,9 @@ fn take_column(graph: &mut GraphProto, output: &str, column: usize, classes: usi
     }
     let value = value.clone();
     graph.output[0].name = Some(value);
-    if let Some(TypeValue::TensorType(tensor)) = graph.output[0].r#type.as_mut().and_then(|kind| kind.value.as_mut()) {
+    if let Some(TypeValue::TensorType(tensor)) =
+        graph.output[0].r#type.as_mut().and_then(|kind| kind.value.as_mut())
+    {
         // ONNX Runtime infers the shape, which is no longer the declared one.
         tensor.shape = None;
     }
@@ -144,7 +150,9 @@ fn take_lookups(graph: &mut GraphProto) -> BTreeMap<String, Lookup> {
         let consumers = graph.node.iter().flat_map(|node| &node.input).filter(|name| **name == input).count();
         let is_output = graph.output.iter().any(|value| value.name() == output || value.name() == input);
         let Some(declared) = graph.input.iter_mut().find(|value| value.name() == input) else { continue };
-        let Some(TypeValue::TensorType(tensor)) = declared.r#type.as_mut().and_then(|kind| kind.value.as_mut()) else {
+        let Some(TypeValue::TensorType(tensor)) =
+            declared.r#type.as_mut().and_then(|kind| kind.value.as_mut())
+        else {
             continue;
         };
         if consumers != 1 || is_output || tensor.elem_type() != STRING {
@@ -168,7 +176,11 @@ const INT64: i32 = 7;
 
 /// The look-up that `node` is, if it is one from strings to integers and nothing else.
 fn lookup(node: &NodeProto) -> Option<Lookup> {
-    if node.op_type() != "LabelEncoder" || node.domain() != "ai.onnx.ml" || node.input.len() != 1 || node.output.len() != 1 {
+    if node.op_type() != "LabelEncoder"
+        || node.domain() != "ai.onnx.ml"
+        || node.input.len() != 1
+        || node.output.len() != 1
+    {
         return None;
     }
     let (mut keys, mut values, mut default) = (None, None, -1);
@@ -181,16 +193,21 @@ fn lookup(node: &NodeProto) -> Option<Lookup> {
         }
     }
     let (keys, values) = (keys?, values?);
-    let codes: Option<HashMap<String, i64>> =
-        keys.iter().zip(values).map(|(key, value)| Some((String::from_utf8(key.clone()).ok()?, *value))).collect();
+    let codes: Option<HashMap<String, i64>> = keys
+        .iter()
+        .zip(values)
+        .map(|(key, value)| Some((String::from_utf8(key.clone()).ok()?, *value)))
+        .collect();
     // A key that is there twice has a meaning that only the runtime knows.
-    codes.filter(|codes| codes.len() == keys.len() && keys.len() == values.len()).map(|codes| Lookup { codes, default })
+    codes
+        .filter(|codes| codes.len() == keys.len() && keys.len() == values.len())
+        .map(|codes| Lookup { codes, default })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scoregate_schemas::onnx::{AttributeProto, TensorProto, TypeTensorType, TypeProto, ValueInfoProto};
+    use scoregate_schemas::onnx::{AttributeProto, TensorProto, TypeProto, TypeTensorType, ValueInfoProto};
 
     fn node(inputs: &[&str], outputs: &[&str]) -> NodeProto {
         NodeProto {
@@ -234,7 +251,8 @@ mod tests {
         let graph = |axis: i64| {
             let mut concat = node(&["p0", "p1"], &["probabilities"]);
             concat.op_type = Some("Concat".into());
-            let axis = AttributeProto { name: Some("axis".into()), i: Some(axis), ..AttributeProto::default() };
+            let axis =
+                AttributeProto { name: Some("axis".into()), i: Some(axis), ..AttributeProto::default() };
             concat.attribute = vec![axis];
             let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..ValueInfoProto::default() };
             let graph = GraphProto {
@@ -263,11 +281,15 @@ mod tests {
         look_up.op_type = Some("LabelEncoder".into());
         look_up.domain = Some("ai.onnx.ml".into());
         look_up.attribute = vec![
-            AttributeProto { strings: keys.iter().map(|key| key.as_bytes().to_vec()).collect(), ..attribute("keys_strings") },
+            AttributeProto {
+                strings: keys.iter().map(|key| key.as_bytes().to_vec()).collect(),
+                ..attribute("keys_strings")
+            },
             AttributeProto { ints: (1..).take(keys.len()).collect(), ..attribute("values_int64s") },
             AttributeProto { i: Some(0), ..attribute("default_int64") },
         ];
-        let kind = TypeValue::TensorType(TypeTensorType { elem_type: Some(STRING), ..TypeTensorType::default() });
+        let kind =
+            TypeValue::TensorType(TypeTensorType { elem_type: Some(STRING), ..TypeTensorType::default() });
         let input = ValueInfoProto {
             name: Some("plan".into()),
             r#type: Some(TypeProto { value: Some(kind), ..TypeProto::default() }),
@@ -286,7 +308,10 @@ mod tests {
     fn a_string_look_up_at_an_input_becomes_a_code() {
         let served = prepare(&encoder(&["basic", "pro"], &[]), "score", 1, 2).unwrap();
         let graph = ModelProto::decode(served.graph.as_slice()).unwrap().graph.unwrap();
-        assert_eq!((graph.node.len(), graph.node[0].input.as_slice()), (1, &["table".to_string(), "plan".into()][..]));
+        assert_eq!(
+            (graph.node.len(), graph.node[0].input.as_slice()),
+            (1, &["table".to_string(), "plan".into()][..])
+        );
         let kind = graph.input[0].r#type.as_ref().unwrap().value.as_ref().unwrap();
         assert!(matches!(kind, TypeValue::TensorType(tensor) if tensor.elem_type() == INT64));
         let lookup = &served.lookups["plan"];

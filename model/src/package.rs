@@ -58,7 +58,9 @@ pub enum Error {
         problem: String,
     },
     /// The version exists already.
-    #[error("version {version} of model {model} is published already and versions never change; choose another --version")]
+    #[error(
+        "version {version} of model {model} is published already and versions never change; choose another --version"
+    )]
     Exists {
         /// The model.
         model: String,
@@ -131,11 +133,11 @@ impl Package {
             let problem = format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT);
             return Err(altered(&path, problem));
         }
-        let parts: Vec<_> = directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
-        for (found, expected, what) in [
-            (parts.first(), &manifest.version, "version"),
-            (parts.get(1), &manifest.name, "name"),
-        ] {
+        let parts: Vec<_> =
+            directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
+        for (found, expected, what) in
+            [(parts.first(), &manifest.version, "version"), (parts.get(1), &manifest.name, "name")]
+        {
             if found.is_none_or(|found| found != expected) {
                 let problem = format!("its {what} is \"{expected}\", which is not the name of its directory");
                 return Err(altered(&path, problem));
@@ -145,14 +147,20 @@ impl Package {
         let mut golden = Vec::new();
         for (name, digest) in &manifest.files {
             if !is_plain_name(name) {
-                return Err(altered(&path, format!("it lists the file \"{}\"; expected a plain name", name.escape_debug())));
+                return Err(altered(
+                    &path,
+                    format!("it lists the file \"{}\"; expected a plain name", name.escape_debug()),
+                ));
             }
             let file = directory.join(name);
             refuse_link(&file)?;
             let bytes = fs::read(&file).map_err(io_error("read", &file))?;
             let found = digest_of(&bytes);
             if &found != digest {
-                return Err(altered(&file, format!("found digest {found}, expected {digest} of the manifest")));
+                return Err(altered(
+                    &file,
+                    format!("found digest {found}, expected {digest} of the manifest"),
+                ));
             }
             match name.as_str() {
                 MODEL => graph = Some(bytes),
@@ -174,14 +182,18 @@ impl Package {
 fn refuse_link(path: &Path) -> Result<(), Error> {
     let found = fs::symlink_metadata(path).map_err(io_error("read", path))?;
     if found.is_symlink() {
-        return Err(Error::Altered { path: path.into(), problem: "found a symbolic link, expected the thing itself".into() });
+        return Err(Error::Altered {
+            path: path.into(),
+            problem: "found a symbolic link, expected the thing itself".into(),
+        });
     }
     Ok(())
 }
 
 /// Parses golden rows, one JSON object per line.
 fn read_golden(path: &Path, bytes: &[u8]) -> Result<Vec<GoldenRow>, Error> {
-    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+    let lines =
+        bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
     lines
         .map(|(at, line)| {
             let wrong = |message| Error::Golden { path: path.into(), line: at + 1, message };
@@ -265,7 +277,8 @@ impl Repository {
     /// [`Error::Io`] if the model's directory cannot be read.
     pub fn next_version(&self, model: &str, date: &str) -> Result<String, Error> {
         let taken = directories(&self.root.join(model))?;
-        let numbers = taken.iter().filter_map(|name| name.strip_prefix(date)?.strip_prefix('_')?.parse::<u32>().ok());
+        let numbers =
+            taken.iter().filter_map(|name| name.strip_prefix(date)?.strip_prefix('_')?.parse::<u32>().ok());
         Ok(format!("{date}_{:02}", numbers.max().unwrap_or(0) + 1))
     }
 
@@ -392,7 +405,10 @@ mod tests {
         let package = Package::read(&path).unwrap();
         assert_eq!((package.graph.as_slice(), package.golden.len()), (&b"graph"[..], 1));
         // SHA-256 of "graph", from sha256sum.
-        assert_eq!(package.digest(), "sha256:eef93e1d14482804277fca0172464032d1a4fdbcc338524059fa1e861454ad4d");
+        assert_eq!(
+            package.digest(),
+            "sha256:eef93e1d14482804277fca0172464032d1a4fdbcc338524059fa1e861454ad4d"
+        );
         assert_eq!(repository.list().unwrap(), BTreeMap::from([("churn".into(), vec!["v1".to_string()])]));
     }
 
@@ -431,7 +447,9 @@ mod tests {
             ("cannot read", |path| fs::remove_file(path.join(GOLDEN)).unwrap()),
             ("is not a manifest", |path| fs::write(path.join(MANIFEST), b"{}").unwrap()),
             ("not the name of its directory", |path| edit(path, "\"v1\"", "\"v2\"")),
-            ("not the name of its directory", |path| edit(path, "\"churn\",\n  \"version\"", "\"other\",\n  \"version\"")),
+            ("not the name of its directory", |path| {
+                edit(path, "\"churn\",\n  \"version\"", "\"other\",\n  \"version\"")
+            }),
             ("expected a plain name", |path| edit(path, "\"model.onnx\"", "\"../model.onnx\"")),
             ("symbolic link", |path| {
                 fs::rename(path.join(MODEL), path.join("elsewhere")).unwrap();

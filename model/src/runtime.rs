@@ -145,7 +145,8 @@ impl Runtime {
         options: &SessionOptions,
     ) -> Result<Session, Error> {
         let Output::Probabilities { name, classes, positive } = output;
-        let served = inspect::prepare(graph, name, *positive, *classes).map_err(|error| Error::Binding(error.to_string()))?;
+        let served = inspect::prepare(graph, name, *positive, *classes)
+            .map_err(|error| Error::Binding(error.to_string()))?;
         let build = || -> ort::Result<ort::session::Session> {
             ort::session::Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
@@ -176,15 +177,26 @@ impl Runtime {
                 }
             }
         }
-        if let Some(extra) = inner.inputs().iter().find(|input| columns.iter().all(|bound| bound.input != input.name())) {
+        if let Some(extra) =
+            inner.inputs().iter().find(|input| columns.iter().all(|bound| bound.input != input.name()))
+        {
             return Err(Error::Binding(format!("no feature is bound to its input \"{}\"", extra.name())));
         }
         if *positive >= *classes {
-            return Err(Error::Binding(format!("column {positive} of {classes} cannot be the positive class")));
+            return Err(Error::Binding(format!(
+                "column {positive} of {classes} cannot be the positive class"
+            )));
         }
-        match inner.outputs().iter().find(|found| found.name() == served.output).map(ort::value::Outlet::dtype) {
+        match inner
+            .outputs()
+            .iter()
+            .find(|found| found.name() == served.output)
+            .map(ort::value::Outlet::dtype)
+        {
             Some(ValueType::Tensor { ty: TensorElementType::Float32, .. }) => {}
-            Some(other) => return Err(Error::Binding(format!("its output \"{name}\" is {other}, expected floats"))),
+            Some(other) => {
+                return Err(Error::Binding(format!("its output \"{name}\" is {other}, expected floats")));
+            }
             None => return Err(Error::Binding(format!("it has no output \"{name}\""))),
         }
         let (classes, positive) = if served.one_column { (1, 0) } else { (*classes, *positive) };
@@ -194,7 +206,8 @@ impl Runtime {
             let feature = columns.iter().position(|column| column.input == input.name());
             let feature = feature.expect("every input was found bound above");
             let fill = Fill::new(columns[feature].element, kinds[feature], served.lookups.get(input.name()));
-            let fill = fill.map_err(|problem| Error::Binding(format!("its input \"{}\" {problem}", input.name())))?;
+            let fill =
+                fill.map_err(|problem| Error::Binding(format!("its input \"{}\" {problem}", input.name())))?;
             inputs.push(Input { feature, fill });
         }
         let single = Single::new(&inputs, &served.output, classes).map_err(Error::Run)?;
@@ -262,10 +275,15 @@ enum Fill {
     Float64,
     Int64,
     /// Categories as text. The listed ones are the session's own copies, so that sessions share no reference counts.
-    Text { listed: Vec<Arc<str>> },
+    Text {
+        listed: Vec<Arc<str>>,
+    },
     /// Categories as the integers of a look-up that was cut from the graph: those of listed values, and the look-up for
     /// the others.
-    Code { listed: Vec<i64>, lookup: Lookup },
+    Code {
+        listed: Vec<i64>,
+        lookup: Lookup,
+    },
 }
 
 impl Fill {
@@ -338,7 +356,13 @@ impl Session {
         Ok(Scores { classes: self.classes, positive: self.positive, values })
     }
 
-    fn run_part(&mut self, rows: &FeatureRows, from: usize, to: usize, values: &mut Vec<f32>) -> Result<(), Error> {
+    fn run_part(
+        &mut self,
+        rows: &FeatureRows,
+        from: usize,
+        to: usize,
+        values: &mut Vec<f32>,
+    ) -> Result<(), Error> {
         let Self { inner, inputs, single, classes, .. } = self;
         let count = to - from;
         let outputs = if count == 1 {
@@ -359,7 +383,11 @@ impl Session {
         }
         if let Some(at) = answer.iter().position(|value| !(0.0..=1.0).contains(value)) {
             let row = from + at / *classes;
-            let fault = if answer[at].is_finite() { OutputFault::OutOfRange { row } } else { OutputFault::NotFinite { row } };
+            let fault = if answer[at].is_finite() {
+                OutputFault::OutOfRange { row }
+            } else {
+                OutputFault::NotFinite { row }
+            };
             return Err(Error::Output(fault));
         }
         values.extend_from_slice(answer);
@@ -380,7 +408,12 @@ impl Input {
     }
 
     /// Puts row `row` of a column into a tensor of one row.
-    fn refill(&self, tensor: &mut SessionInputValue<'static>, column: &Column, row: usize) -> ort::Result<()> {
+    fn refill(
+        &self,
+        tensor: &mut SessionInputValue<'static>,
+        column: &Column,
+        row: usize,
+    ) -> ort::Result<()> {
         match (column, &self.fill, &mut *tensor) {
             (Column::Number(values), Fill::Float32, SessionInputValue::Owned(value)) => {
                 value.try_extract_tensor_mut::<f32>()?.1[0] = values[row] as f32;
@@ -403,7 +436,9 @@ impl Input {
     fn tensor(&self, column: &Column, from: usize, to: usize) -> ort::Result<SessionInputValue<'static>> {
         let shape = [to - from, 1];
         Ok(match (column, &self.fill) {
-            (Column::Number(values), Fill::Float64) => Tensor::from_array((shape, values[from..to].to_vec()))?.into(),
+            (Column::Number(values), Fill::Float64) => {
+                Tensor::from_array((shape, values[from..to].to_vec()))?.into()
+            }
             (Column::Number(values), Fill::Int64) => {
                 let values: Vec<i64> = values[from..to].iter().map(|value| *value as i64).collect();
                 Tensor::from_array((shape, values))?.into()

@@ -10,8 +10,17 @@ use serde_json::{Map, Value};
 pub const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 /// Keywords that describe without constraining; they are kept in the document and shown to clients.
-const ANNOTATIONS: &[&str] =
-    &["title", "description", "examples", "default", "deprecated", "$comment", "format", "readOnly", "writeOnly"];
+const ANNOTATIONS: &[&str] = &[
+    "title",
+    "description",
+    "examples",
+    "default",
+    "deprecated",
+    "$comment",
+    "format",
+    "readOnly",
+    "writeOnly",
+];
 
 /// A feature schema, checked.
 #[derive(Debug, Clone)]
@@ -202,7 +211,8 @@ impl FeatureSchema {
     }
 
     fn read(document: Map<String, Value>, mistakes: &mut Mistakes) -> Self {
-        const KNOWN: &[&str] = &["$schema", "$id", "type", "properties", "required", "additionalProperties", "x-scoregate"];
+        const KNOWN: &[&str] =
+            &["$schema", "$id", "type", "properties", "required", "additionalProperties", "x-scoregate"];
         for key in document.keys() {
             if !KNOWN.contains(&key.as_str()) && !ANNOTATIONS.contains(&key.as_str()) {
                 mistakes.add(&format!("#/{}", escape(key)), unsupported(key, KNOWN));
@@ -217,13 +227,15 @@ impl FeatureSchema {
             mistakes.add("#/type", "expected \"object\"".into());
         }
         if document.get("additionalProperties").is_some_and(|value| value != &Value::Bool(false)) {
-            mistakes.add("#/additionalProperties", "expected false: unknown fields are always refused".into());
+            mistakes
+                .add("#/additionalProperties", "expected false: unknown fields are always refused".into());
         }
         let extension: RootExtension = mistakes.extension("#", document.get("x-scoregate"));
         let mut fields = Vec::new();
         match document.get("properties") {
             Some(Value::Object(properties)) => {
-                fields.extend(properties.iter().map(|(name, property)| Field::read(name, property, mistakes)));
+                fields
+                    .extend(properties.iter().map(|(name, property)| Field::read(name, property, mistakes)));
             }
             _ => mistakes.add("#/properties", "expected an object with one property per field".into()),
         }
@@ -240,7 +252,9 @@ impl FeatureSchema {
                 for (index, name) in names.iter().enumerate() {
                     match fields.iter_mut().find(|field| Some(field.name.as_str()) == name.as_str()) {
                         Some(field) => field.required = true,
-                        None => mistakes.add(&format!("#/required/{index}"), format!("{name} is not a property")),
+                        None => {
+                            mistakes.add(&format!("#/required/{index}"), format!("{name} is not a property"))
+                        }
                     }
                 }
             }
@@ -249,14 +263,19 @@ impl FeatureSchema {
         if let Some(target) = &extension.target
             && fields.iter().any(|field| &field.name == target && field.role == Role::Feature)
         {
-            mistakes.add("#/x-scoregate/target", format!("\"{target}\" is a feature as well: it would leak the outcome"));
+            mistakes.add(
+                "#/x-scoregate/target",
+                format!("\"{target}\" is a feature as well: it would leak the outcome"),
+            );
         }
         let positive = extension.positive.unwrap_or_else(|| Value::from(1));
         if positive.is_null() || positive.is_array() || positive.is_object() {
             mistakes.add("#/x-scoregate/positive", "expected a number, a string or a boolean".into());
         }
         let labels = extension.labels.unwrap_or_else(|| vec!["negative".into(), "positive".into()]);
-        if labels.len() == 1 || labels.iter().enumerate().any(|(index, label)| labels[..index].contains(label)) {
+        if labels.len() == 1
+            || labels.iter().enumerate().any(|(index, label)| labels[..index].contains(label))
+        {
             mistakes.add("#/x-scoregate/labels", "expected two or more different labels".into());
         }
         let threshold = extension.threshold.unwrap_or(0.5);
@@ -345,14 +364,16 @@ impl Field {
             _ => None,
         };
         let mut kind = kind.unwrap_or_else(|| {
-            let expected = "expected \"number\", \"integer\", \"boolean\" or \"string\", or one of them with \"null\"";
+            let expected =
+                "expected \"number\", \"integer\", \"boolean\" or \"string\", or one of them with \"null\"";
             mistakes.add(&format!("{pointer}/type"), expected.into());
             Kind::Number
         });
         if let Some(listed) = property.get("enum") {
             match &mut kind {
                 Kind::Category { values } => *values = Some(categories(listed, &pointer, mistakes)),
-                _ => mistakes.add(&format!("{pointer}/enum"), "supported for \"string\" only; use bounds".into()),
+                _ => mistakes
+                    .add(&format!("{pointer}/enum"), "supported for \"string\" only; use bounds".into()),
             }
         }
         let mut bound = |key: &str| {
@@ -377,7 +398,10 @@ impl Field {
                 mistakes.add(&format!("{pointer}/{key}"), "supported for \"string\" only".into());
             }
             value.as_u64().and_then(|value| usize::try_from(value).ok()).or_else(|| {
-                mistakes.add(&format!("{pointer}/{key}"), format!("found {value}, expected a length in characters"));
+                mistakes.add(
+                    &format!("{pointer}/{key}"),
+                    format!("found {value}, expected a length in characters"),
+                );
                 None
             })
         };
@@ -393,7 +417,8 @@ impl Field {
                 Missing::Impute(object.remove("impute").unwrap_or_default())
             }
             Some(other) => {
-                let message = format!("found {other}, expected \"reject\", \"pass\" or {{\"impute\": value}}");
+                let message =
+                    format!("found {other}, expected \"reject\", \"pass\" or {{\"impute\": value}}");
                 mistakes.add(&format!("{pointer}/x-scoregate/missing"), message);
                 Missing::Reject
             }
@@ -461,13 +486,16 @@ fn categories(listed: &Value, pointer: &str, mistakes: &mut Mistakes) -> Vec<Str
             // A null beside the categories only repeats what `type` and `missing` say.
             Value::Null => {}
             Value::String(text) if text.contains('\0') => {
-                mistakes.add(&format!("{pointer}/enum/{index}"), "a category cannot hold a NUL character".into());
+                mistakes
+                    .add(&format!("{pointer}/enum/{index}"), "a category cannot hold a NUL character".into());
             }
             Value::String(text) if values.contains(text) => {
                 mistakes.add(&format!("{pointer}/enum/{index}"), format!("\"{text}\" is listed twice"));
             }
             Value::String(text) => values.push(text.clone()),
-            other => mistakes.add(&format!("{pointer}/enum/{index}"), format!("found {other}, expected a string")),
+            other => {
+                mistakes.add(&format!("{pointer}/enum/{index}"), format!("found {other}, expected a string"))
+            }
         }
     }
     values
@@ -481,7 +509,11 @@ impl Mistakes {
         self.0.push(Mistake { pointer: pointer.into(), message });
     }
 
-    fn extension<T: Default + for<'de> Deserialize<'de>>(&mut self, pointer: &str, value: Option<&Value>) -> T {
+    fn extension<T: Default + for<'de> Deserialize<'de>>(
+        &mut self,
+        pointer: &str,
+        value: Option<&Value>,
+    ) -> T {
         let Some(value) = value else { return T::default() };
         T::deserialize(value).unwrap_or_else(|error| {
             self.add(&format!("{pointer}/x-scoregate"), error.to_string());
@@ -491,7 +523,10 @@ impl Mistakes {
 }
 
 fn unsupported(key: &str, known: &[&str]) -> String {
-    format!("the keyword \"{key}\" is not enforced here and would promise too much; expected one of {}", known.join(", "))
+    format!(
+        "the keyword \"{key}\" is not enforced here and would promise too much; expected one of {}",
+        known.join(", ")
+    )
 }
 
 /// Escapes a name for use as one token of a JSON pointer (RFC 6901).
@@ -551,14 +586,18 @@ mod tests {
             "#/x-scoregate/labels",
             "#/x-scoregate/target",
         ] {
-            assert!(found.iter().any(|mistake| mistake.starts_with(&format!("{pointer}: "))), "{pointer} not in {found:#?}");
+            assert!(
+                found.iter().any(|mistake| mistake.starts_with(&format!("{pointer}: "))),
+                "{pointer} not in {found:#?}"
+            );
         }
         assert_eq!(found.len(), 13, "{found:#?}");
     }
 
     #[test]
     fn learned_categories_pass_when_unknown() {
-        let schema = FeatureSchema::from_document(json!({"properties": {"country": {"type": "string"}}})).unwrap();
+        let schema =
+            FeatureSchema::from_document(json!({"properties": {"country": {"type": "string"}}})).unwrap();
         let learned = schema.with_categories("country", &["DE".into(), "US".into()]).unwrap();
         assert_eq!(learned.fields[0].kind, Kind::Category { values: Some(vec!["DE".into(), "US".into()]) });
         assert_eq!(learned.fields[0].unknown, Unknown::Pass);
@@ -568,7 +607,8 @@ mod tests {
 
     #[test]
     fn a_nullable_feature_passes_missing_values_on() {
-        let schema = FeatureSchema::from_document(json!({"properties": {"x": {"type": ["number", "null"]}}})).unwrap();
+        let schema =
+            FeatureSchema::from_document(json!({"properties": {"x": {"type": ["number", "null"]}}})).unwrap();
         assert_eq!(schema.fields[0].missing, Missing::Pass);
     }
 }

@@ -63,7 +63,11 @@ impl Bindings {
         let columns = schema.features().map(|field| ColumnBinding {
             feature: field.name.clone(),
             input: field.name.clone(),
-            element: if matches!(field.kind, Kind::Category { .. }) { Element::String } else { Element::Float32 },
+            element: if matches!(field.kind, Kind::Category { .. }) {
+                Element::String
+            } else {
+                Element::Float32
+            },
         });
         Self::Columns { columns: columns.collect() }
     }

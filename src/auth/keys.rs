@@ -100,7 +100,8 @@ impl KeysFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(self.io_error("read", source)),
         };
-        let keys: Vec<Key> = serde_json::from_slice(&text).map_err(|error| self.content_error(error.to_string()))?;
+        let keys: Vec<Key> =
+            serde_json::from_slice(&text).map_err(|error| self.content_error(error.to_string()))?;
         Ring::new(keys.clone()).map_err(|message| self.content_error(message))?;
         Ok(keys)
     }
@@ -158,7 +159,8 @@ impl KeysFile {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let mut text = serde_json::to_vec_pretty(keys).map_err(|error| self.content_error(error.to_string()))?;
+        let mut text =
+            serde_json::to_vec_pretty(keys).map_err(|error| self.content_error(error.to_string()))?;
         text.push(b'\n');
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -181,7 +183,9 @@ impl KeysFile {
 
 fn random(bytes: usize) -> Result<Vec<u8>, String> {
     let mut buffer = vec![0; bytes];
-    rand::rngs::OsRng.try_fill_bytes(&mut buffer).map_err(|error| format!("no randomness from the system: {error}"))?;
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut buffer)
+        .map_err(|error| format!("no randomness from the system: {error}"))?;
     Ok(buffer)
 }
 
@@ -225,8 +229,10 @@ impl Ring {
             if !ids.insert(key.id.clone()) {
                 return Err(wrong("its id is there twice"));
             }
-            let digest = decode(&key.sha256).ok_or_else(|| wrong("expected 64 hexadecimal digits as sha256"))?;
-            let expires_at = key.expires_at.as_deref().map(|text| OffsetDateTime::parse(text, &Rfc3339)).transpose();
+            let digest =
+                decode(&key.sha256).ok_or_else(|| wrong("expected 64 hexadecimal digits as sha256"))?;
+            let expires_at =
+                key.expires_at.as_deref().map(|text| OffsetDateTime::parse(text, &Rfc3339)).transpose();
             let expires_at = expires_at.map_err(|_| wrong("expected an RFC 3339 time as expires_at"))?;
             let mut prefix = [0; 8];
             prefix.copy_from_slice(&digest[..8]);
@@ -250,7 +256,8 @@ impl Ring {
         let mut prefix = [0; 8];
         prefix.copy_from_slice(&digest[..8]);
         let entries = self.keys.get(&prefix).map_or(&[][..], Vec::as_slice);
-        let entry = entries.iter().find(|entry| entry.digest.ct_eq(&digest).into()).ok_or(Error::InvalidKey)?;
+        let entry =
+            entries.iter().find(|entry| entry.digest.ct_eq(&digest).into()).ok_or(Error::InvalidKey)?;
         if entry.expires_at.is_some_and(|expires_at| now >= expires_at) {
             return Err(Error::InvalidKey);
         }
@@ -318,7 +325,10 @@ impl LiveKeys {
                 }
                 Err(error) => {
                     let error = anyhow::Error::from(error);
-                    tracing::error!(error = format!("{error:#}"), "API keys not changed: the file cannot be used");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "API keys not changed: the file cannot be used"
+                    );
                 }
             }
         }

@@ -66,7 +66,9 @@ impl std::str::FromStr for Scope {
     fn from_str(name: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(Self::as_str).join(", ");
         let found = Self::ALL.into_iter().find(|scope| scope.as_str() == name);
-        found.ok_or_else(|| format!("found the scope \"{}\", expected one of {}", name.escape_debug(), known()))
+        found.ok_or_else(|| {
+            format!("found the scope \"{}\", expected one of {}", name.escape_debug(), known())
+        })
     }
 }
 

@@ -55,7 +55,8 @@ fn credential(parts: &Parts) -> Result<Credential<'_>, Error> {
     let mut keys = parts.headers.get_all("x-api-key").iter();
     let mut authorizations = parts.headers.get_all(AUTHORIZATION).iter();
     let (key, authorization) = (keys.next(), authorizations.next());
-    if keys.next().is_some() || authorizations.next().is_some() || (key.is_some() && authorization.is_some()) {
+    if keys.next().is_some() || authorizations.next().is_some() || (key.is_some() && authorization.is_some())
+    {
         return invalid("expected one credential, found several");
     }
     if parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("access_token="))) {

@@ -72,12 +72,17 @@ impl Work {
         let Self { version, .. } = self;
         let body = received.decode(self.max_bytes)?;
         let (rows, prefix) = match self.input {
-            Format::Json => version.reader.json_rows(&body, self.max_rows).map(|read| (read.rows, read.prefix))?,
+            Format::Json => {
+                version.reader.json_rows(&body, self.max_rows).map(|read| (read.rows, read.prefix))?
+            }
             Format::Ndjson => (version.reader.ndjson_rows(&body, self.max_rows)?, "#"),
             Format::Csv => (self.csv_rows(&body)?, "#"),
         };
         if rows.is_empty() {
-            return Err(Error::Rows { count: rows.submitted, faults: Fault::of_rows(&rows, &version.reader, prefix) });
+            return Err(Error::Rows {
+                count: rows.submitted,
+                faults: Fault::of_rows(&rows, &version.reader, prefix),
+            });
         }
         let scores = version.run(&rows).map_err(scoring::Error::from)?;
         let probabilities: Vec<f32> = scores.positive().collect();

@@ -146,7 +146,9 @@ impl Format {
     fn of(media_type: &str) -> Option<Self> {
         Some(match media_type {
             "application/json" => Self::Json,
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/jsonlines" => Self::Ndjson,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/jsonlines" => {
+                Self::Ndjson
+            }
             "text/csv" => Self::Csv,
             _ => return None,
         })
@@ -165,7 +167,11 @@ pub(super) fn content_format(headers: &HeaderMap, accepted: &[Format]) -> Result
         })
     };
     let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let text = types.next().and_then(|value| value.to_str().ok()).filter(|_| types.next().is_none()).ok_or_else(refused)?;
+    let text = types
+        .next()
+        .and_then(|value| value.to_str().ok())
+        .filter(|_| types.next().is_none())
+        .ok_or_else(refused)?;
     // The common case without allocation.
     if text == "application/json" {
         return Ok(Format::Json);
@@ -195,7 +201,12 @@ pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result
     for format in offered {
         // The most specific range that matches decides (RFC 9110, 12.5.1).
         let mut quality: Option<(u8, f32)> = None;
-        for range in headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')) {
+        for range in headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+        {
             let mut parts = range.split(';');
             let name = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
             let specificity = match name.as_str() {
@@ -205,7 +216,8 @@ pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result
                 other if Format::of(other) == Some(*format) => 2,
                 _ => continue,
             };
-            let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+            let weight =
+                parts.find_map(|part| part.trim().strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
             if quality.is_none_or(|(found, _)| specificity > found) {
                 quality = Some((specificity, weight));
             }

@@ -14,3 +14,4 @@ pub mod problem;
 pub mod router;
 pub mod serve;
 mod wire;
+pub mod workers;

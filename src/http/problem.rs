@@ -95,7 +95,8 @@ impl Fault {
 
     /// The faults of refused rows, the first hundred; `prefix` is what the pointer to row 0 begins with, before the `/0`.
     pub fn of_rows<'f>(rows: &'f FeatureRows, reader: &'f RowReader, prefix: &'f str) -> Vec<Self> {
-        let faults = rows.faults.iter().flat_map(|row| row.faults.iter().map(move |fault| (row.index, fault)));
+        let faults =
+            rows.faults.iter().flat_map(|row| row.faults.iter().map(move |fault| (row.index, fault)));
         let described = faults.map(|(index, fault)| {
             let pointer = format!("{prefix}/{index}{}", reader.pointer(&fault.place));
             Self::new(pointer, fault.code, reader.detail(fault).into_owned())
@@ -119,7 +120,9 @@ impl Error {
             Self::Auth(auth::Error::InvalidRequest(_)) => (400, "invalid_request", "Malformed credentials"),
             Self::Auth(auth::Error::InvalidKey) => (401, "invalid_key", "Invalid API key"),
             Self::Auth(auth::Error::InvalidToken) => (401, "invalid_token", "Invalid access token"),
-            Self::Auth(auth::Error::InsufficientScope(_)) => (403, "insufficient_scope", "Insufficient scope"),
+            Self::Auth(auth::Error::InsufficientScope(_)) => {
+                (403, "insufficient_scope", "Insufficient scope")
+            }
             Self::Auth(auth::Error::ModelNotAllowed) => (403, "model_not_allowed", "Model not allowed"),
             Self::CredentialTooLarge => (431, "credential_too_large", "Credential too large"),
             Self::NoRoute => (404, "not_found", "Not found"),
@@ -156,7 +159,8 @@ impl Error {
     /// The challenge or hint that goes with the status.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         const REALMS: [&str; 2] = ["Bearer realm=\"scoregate\"", "ApiKey realm=\"scoregate\""];
-        let challenge = |value: &'static str| vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static(value))];
+        let challenge =
+            |value: &'static str| vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static(value))];
         match self {
             Self::Auth(auth::Error::Missing) => REALMS.into_iter().flat_map(challenge).collect(),
             Self::Auth(auth::Error::InvalidRequest(_)) => challenge("Bearer error=\"invalid_request\""),
@@ -164,7 +168,9 @@ impl Error {
             Self::Auth(auth::Error::InvalidToken) => challenge("Bearer error=\"invalid_token\""),
             Self::Auth(auth::Error::InsufficientScope(scope)) => {
                 let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
-                HeaderValue::try_from(value).map(|value| vec![(header::WWW_AUTHENTICATE, value)]).unwrap_or_default()
+                HeaderValue::try_from(value)
+                    .map(|value| vec![(header::WWW_AUTHENTICATE, value)])
+                    .unwrap_or_default()
             }
             Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
@@ -193,7 +199,8 @@ impl Error {
         match self {
             Self::Body(BodyError::Shape { .. }) => "the body is not of the shape expected".into(),
             Self::Scoring(scoring::Error::Output(_) | scoring::Error::Run(_) | scoring::Error::Panicked) => {
-                "the request was well-formed; the operator finds the cause in the log under this request id".into()
+                "the request was well-formed; the operator finds the cause in the log under this request id"
+                    .into()
             }
             other => other.to_string(),
         }

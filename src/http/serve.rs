@@ -17,7 +17,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
@@ -26,6 +26,7 @@ use ulid::ULID_LEN;
 use super::framing::StrictFraming;
 use super::problem::{Error, Pending};
 use super::wire::Ids;
+use super::workers::Workers;
 use crate::app::App;
 use crate::config::ServerSettings;
 
@@ -57,7 +58,13 @@ impl Stop {
 }
 
 /// Serves `router` on `listener` until `stop`, then waits for open requests up to the drain timeout.
-pub async fn serve(listener: TcpListener, router: Router, settings: ServerSettings, stop: Stop) {
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: ServerSettings,
+    stop: Stop,
+    workers: Arc<Workers>,
+) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(settings.max_connections));
     let http = connection_builder(&settings);
@@ -70,13 +77,10 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ServerSettin
             accepted = accept(&listener) => accepted,
             () = stop.asked() => break,
         };
-        let router = router.clone();
-        let service = service_fn(move |request| answer(router.clone(), request));
-        let connection = http.serve_connection(TokioIo::new(StrictFraming::new(stream)), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
-            if let Err(error) = connection.await {
+        let (router, http, watcher) = (router.clone(), http.clone(), graceful.watcher());
+        workers.spawn(async move {
+            if let Err(error) = connection(stream, router, http, watcher).await {
+                // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
                 tracing::debug!(error = %error, "connection ended");
             }
             drop(place);
@@ -88,6 +92,19 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ServerSettin
     }
 }
 
+/// Serves one connection, on the thread that this runs on.
+async fn connection(
+    stream: std::net::TcpStream,
+    router: Router,
+    http: hyper::server::conn::http1::Builder,
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::from_std(stream)?;
+    let service = service_fn(move |request| answer(router.clone(), request));
+    let connection = http.serve_connection(TokioIo::new(StrictFraming::new(stream)), service);
+    Ok(watcher.watch(connection).await?)
+}
+
 fn connection_builder(settings: &ServerSettings) -> hyper::server::conn::http1::Builder {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.body_timeout);
@@ -95,14 +112,16 @@ fn connection_builder(settings: &ServerSettings) -> hyper::server::conn::http1::
 }
 
 /// Accepts the next connection; errors that concern the process (no file descriptors) are waited out.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> std::net::TcpStream {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Answers are written whole; waiting to fill a segment would only delay them.
-                let _ = stream.set_nodelay(true);
-                return stream;
-            }
+        let accepted = listener.accept().await.and_then(|(stream, _)| {
+            // Answers are written whole; waiting to fill a segment would only delay them.
+            stream.set_nodelay(true)?;
+            // The stream leaves this thread's reactor, to be taken up by its worker's.
+            stream.into_std()
+        });
+        match accepted {
+            Ok(stream) => return stream,
             Err(error) => {
                 tracing::warn!(error = %error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -159,27 +178,41 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 /// # Errors
 /// A message that names the address and what to do.
 pub async fn bind(addr: SocketAddr, variable: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(addr)
-        .await
-        .map_err(|error| format!("cannot listen on {addr}: {error}; set {variable} to an address that is free"))
+    TcpListener::bind(addr).await.map_err(|error| {
+        format!("cannot listen on {addr}: {error}; set {variable} to an address that is free")
+    })
 }
 
 /// Serves both listeners until the process is told to stop, then drains.
-pub async fn run(app: Arc<App>, public: TcpListener, admin: TcpListener, signal: impl Future<Output = bool>) {
+pub async fn run(
+    app: Arc<App>,
+    workers: Workers,
+    public: TcpListener,
+    admin: TcpListener,
+    signal: impl Future<Output = bool>,
+) {
     let settings = app.settings.server.clone();
     let stop = Stop::default();
+    let workers = Arc::new(workers);
     let listeners = [public, admin].map(|listener| {
-        tokio::spawn(serve(listener, super::router::router(Arc::clone(&app)), settings.clone(), stop.clone()))
+        let router = super::router::router(Arc::clone(&app));
+        tokio::spawn(serve(listener, router, settings.clone(), stop.clone(), Arc::clone(&workers)))
     });
     let patient = signal.await;
     app.start_draining();
     if patient {
-        tracing::info!(delay_ms = settings.drain_delay.as_millis(), "stopping: no longer ready, serving on for a while");
+        tracing::info!(
+            delay_ms = settings.drain_delay.as_millis(),
+            "stopping: no longer ready, serving on for a while"
+        );
         tokio::time::sleep(settings.drain_delay).await;
     }
     stop.now();
     for listener in listeners {
         let _ = listener.await;
+    }
+    if let Ok(workers) = Arc::try_unwrap(workers) {
+        workers.stop();
     }
     tracing::info!("stopped");
 }

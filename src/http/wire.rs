@@ -110,12 +110,17 @@ impl<'v> Answers<'v> {
         out.push(b'{');
         write_version(&mut out, self.version);
         out.extend_from_slice(b"\"predictions\":[");
-        self.each(rows, probabilities, |answers, out, index, row| {
-            if index > 0 {
-                out.push(b',');
-            }
-            answers.batch_row(out, index, row, prefix, false);
-        }, &mut out);
+        self.each(
+            rows,
+            probabilities,
+            |answers, out, index, row| {
+                if index > 0 {
+                    out.push(b',');
+                }
+                answers.batch_row(out, index, row, prefix, false);
+            },
+            &mut out,
+        );
         out.extend_from_slice(b"]}");
         out
     }
@@ -123,59 +128,76 @@ impl<'v> Answers<'v> {
     /// The answer to a batch as one JSON object per line.
     pub(super) fn ndjson_batch(&mut self, rows: &FeatureRows, probabilities: &[f32]) -> Vec<u8> {
         let mut out = Vec::with_capacity(rows.submitted * 224);
-        self.each(rows, probabilities, |answers, out, index, row| {
-            answers.batch_row(out, index, row, "#", true);
-            out.push(b'\n');
-        }, &mut out);
+        self.each(
+            rows,
+            probabilities,
+            |answers, out, index, row| {
+                answers.batch_row(out, index, row, "#", true);
+                out.push(b'\n');
+            },
+            &mut out,
+        );
         out
     }
 
     /// The records of a CSV body with columns added: probability, prediction, prediction_id, model_version, error.
     pub(super) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, probabilities: &[f32]) -> Vec<u8> {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
-        let mut writer = csv::WriterBuilder::new().flexible(true).from_writer(Vec::with_capacity(body.len() * 2));
+        let mut writer =
+            csv::WriterBuilder::new().flexible(true).from_writer(Vec::with_capacity(body.len() * 2));
         let mut record = csv::ByteRecord::new();
         let mut next = |record: &mut csv::ByteRecord| reader.read_byte_record(record).unwrap_or(false);
         next(&mut record);
         let width = record.len();
-        for name in [&probability_name(self.version), "prediction", "prediction_id", "model_version", "error"] {
+        for name in [&probability_name(self.version), "prediction", "prediction_id", "model_version", "error"]
+        {
             record.push_field(name.as_bytes());
         }
-        let mut write = |record: &csv::ByteRecord| writer.write_byte_record(record).expect("a vector takes every byte");
+        let mut write =
+            |record: &csv::ByteRecord| writer.write_byte_record(record).expect("a vector takes every byte");
         write(&record);
-        self.each(rows, probabilities, |answers, _, _, row| {
-            next(&mut record);
-            // A ragged record is squared, so that the added columns stand where the header says.
-            record.truncate(width);
-            while record.len() < width {
-                record.push_field(b"");
-            }
-            match row {
-                Row::Scored(probability) => {
-                    record.push_field(serde_json::to_string(&probability).unwrap_or_default().as_bytes());
-                    record.push_field(answers.version.manifest.labels[decide(answers.version, probability)].as_bytes());
-                    record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
-                    record.push_field(answers.version.manifest.version.as_bytes());
+        self.each(
+            rows,
+            probabilities,
+            |answers, _, _, row| {
+                next(&mut record);
+                // A ragged record is squared, so that the added columns stand where the header says.
+                record.truncate(width);
+                while record.len() < width {
                     record.push_field(b"");
                 }
-                Row::Refused(fault, reader) => {
-                    for name in ["", "", ""] {
-                        record.push_field(name.as_bytes());
+                match row {
+                    Row::Scored(probability) => {
+                        record.push_field(serde_json::to_string(&probability).unwrap_or_default().as_bytes());
+                        record.push_field(
+                            answers.version.manifest.labels[decide(answers.version, probability)].as_bytes(),
+                        );
+                        record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
+                        record.push_field(answers.version.manifest.version.as_bytes());
+                        record.push_field(b"");
                     }
-                    record.push_field(answers.version.manifest.version.as_bytes());
-                    let described = fault.faults.iter().map(|fault| {
-                        let place = reader.pointer(&fault.place);
-                        format!("{} {}", place.trim_start_matches('/'), reader.detail(fault)).trim_start().to_string()
-                    });
-                    let mut text = described.collect::<Vec<_>>().join("; ");
-                    if text.is_empty() {
-                        text.push_str("invalid_row");
+                    Row::Refused(fault, reader) => {
+                        for name in ["", "", ""] {
+                            record.push_field(name.as_bytes());
+                        }
+                        record.push_field(answers.version.manifest.version.as_bytes());
+                        let described = fault.faults.iter().map(|fault| {
+                            let place = reader.pointer(&fault.place);
+                            format!("{} {}", place.trim_start_matches('/'), reader.detail(fault))
+                                .trim_start()
+                                .to_string()
+                        });
+                        let mut text = described.collect::<Vec<_>>().join("; ");
+                        if text.is_empty() {
+                            text.push_str("invalid_row");
+                        }
+                        record.push_field(text.as_bytes());
                     }
-                    record.push_field(text.as_bytes());
                 }
-            }
-            write(&record);
-        }, &mut Vec::new());
+                write(&record);
+            },
+            &mut Vec::new(),
+        );
         writer.into_inner().unwrap_or_default()
     }
 

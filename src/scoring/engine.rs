@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::Error;
 use crate::registry::Cost;
 
@@ -24,6 +26,8 @@ pub struct Engine {
     max_bytes: usize,
     inline_budget: Duration,
     answer_timeout: Duration,
+    /// Whose blocking threads take the work that leaves.
+    blocking: Handle,
 }
 
 /// There is as much work in hand as is allowed. Nothing is wrong with the request: it may be sent again.
@@ -56,15 +60,15 @@ impl Drop for Permit {
 
 impl Engine {
     /// An engine with these bounds.
-    pub fn new(max_rows: usize, max_bytes: usize, inline_budget: Duration, answer_timeout: Duration) -> Self {
-        Self {
-            rows: Arc::default(),
-            max_rows,
-            bytes: Arc::default(),
-            max_bytes,
-            inline_budget,
-            answer_timeout,
-        }
+    pub fn new(
+        max_rows: usize,
+        max_bytes: usize,
+        inline_budget: Duration,
+        answer_timeout: Duration,
+        blocking: Handle,
+    ) -> Self {
+        let (rows, bytes) = (Arc::default(), Arc::default());
+        Self { rows, max_rows, bytes, max_bytes, inline_budget, answer_timeout, blocking }
     }
 
     /// The right to hold a body of `bytes` in memory.
@@ -99,7 +103,7 @@ impl Engine {
             }
             drop(permit);
         };
-        tokio::task::spawn_blocking(task);
+        self.blocking.spawn_blocking(task);
         match tokio::time::timeout(self.answer_timeout, answered).await {
             Err(_) => Err(Error::Deadline),
             Ok(Err(_)) => Err(Error::Panicked),
@@ -109,7 +113,8 @@ impl Engine {
 
     fn fits_inline(&self, rows: usize, cost: Cost) -> bool {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-        cost.run.saturating_add((cost.row.saturating_add(ROW_OVERHEAD)).saturating_mul(rows)) <= self.inline_budget
+        cost.run.saturating_add((cost.row.saturating_add(ROW_OVERHEAD)).saturating_mul(rows))
+            <= self.inline_budget
     }
 }
 
@@ -120,7 +125,8 @@ mod tests {
     const CHEAP: Cost = Cost { run: Duration::from_micros(10), row: Duration::from_nanos(100) };
 
     fn engine(max_rows: usize) -> Arc<Engine> {
-        Arc::new(Engine::new(max_rows, 100, Duration::from_micros(200), Duration::from_millis(200)))
+        let (budget, timeout) = (Duration::from_micros(200), Duration::from_millis(200));
+        Arc::new(Engine::new(max_rows, 100, budget, timeout, Handle::current()))
     }
 
     #[tokio::test]
@@ -163,8 +169,8 @@ mod tests {
         assert!(matches!(panicked, Err::<(), _>(Error::Panicked)));
     }
 
-    #[test]
-    fn bytes_in_memory_are_bounded() {
+    #[tokio::test]
+    async fn bytes_in_memory_are_bounded() {
         let engine = engine(1);
         let first = engine.hold_bytes(60).unwrap();
         assert!(engine.hold_bytes(41).is_err());

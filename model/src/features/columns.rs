@@ -80,8 +80,11 @@ impl FeatureRows {
         if count.values().all(|count| *count == 1) {
             return;
         }
-        let keep: Vec<bool> =
-            self.entities.iter().map(|entity| entity.as_deref().is_none_or(|entity| count[entity] == 1)).collect();
+        let keep: Vec<bool> = self
+            .entities
+            .iter()
+            .map(|entity| entity.as_deref().is_none_or(|entity| count[entity] == 1))
+            .collect();
         for (index, _) in self.indices.iter().zip(&keep).filter(|(_, keep)| !**keep) {
             let fault = FieldFault { place: Place::Row, code: FaultCode::DuplicateEntity };
             let described = self.described < MAX_DESCRIBED_FAULTS;
@@ -150,7 +153,8 @@ pub(super) struct RowBuilder<'r> {
 
 impl<'r> RowBuilder<'r> {
     pub(super) fn new(reader: &'r RowReader, rows: &'r mut FeatureRows) -> Self {
-        let named_more = if reader.fields.len() > 64 { vec![false; reader.fields.len() - 64] } else { Vec::new() };
+        let named_more =
+            if reader.fields.len() > 64 { vec![false; reader.fields.len() - 64] } else { Vec::new() };
         Self { reader, rows, faults: Vec::new(), refused: false, named: 0, named_more, entity: None }
     }
 
@@ -213,7 +217,10 @@ impl<'r> RowBuilder<'r> {
         }
         self.rows.submitted += 1;
         if !self.refused {
-            debug_assert!(self.rows.columns.iter().all(|column| column.len() == before + 1), "a value per feature");
+            debug_assert!(
+                self.rows.columns.iter().all(|column| column.len() == before + 1),
+                "a value per feature"
+            );
             self.rows.indices.push(u32::try_from(index).unwrap_or(u32::MAX));
             if self.entity.is_some() || !self.rows.entities.is_empty() {
                 self.rows.entities.resize(before, None);

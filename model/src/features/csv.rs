@@ -56,7 +56,10 @@ impl RowReader {
                 Some(at) => fields.push(*at),
                 None => {
                     let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
-                    faults.push(FieldFault { place: Place::Unknown(name.into()), code: FaultCode::UnknownField });
+                    faults.push(FieldFault {
+                        place: Place::Unknown(name.into()),
+                        code: FaultCode::UnknownField,
+                    });
                 }
             }
             if faults.len() >= 100 {

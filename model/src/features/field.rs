@@ -76,7 +76,9 @@ impl FieldReader {
         let substitute = match (&field.missing, slot) {
             (_, Slot::Entity | Slot::Ignored) => (!field.required).then_some(Substitute::Nothing),
             (Missing::Reject, _) => None,
-            (Missing::Pass, _) if matches!(field.kind, Kind::Category { .. }) => Some(Substitute::Text(String::new())),
+            (Missing::Pass, _) if matches!(field.kind, Kind::Category { .. }) => {
+                Some(Substitute::Text(String::new()))
+            }
             (Missing::Pass, _) => Some(Substitute::Number(f64::NAN)),
             (Missing::Impute(Value::String(text)), _) => Some(Substitute::Text(text.clone())),
             (Missing::Impute(Value::Bool(value)), _) => Some(Substitute::Number(f64::from(u8::from(*value)))),
@@ -90,9 +92,10 @@ impl FieldReader {
         match &self.substitute {
             None => Err(FaultCode::Required),
             Some(Substitute::Number(number)) => Ok(Cell::Number(*number)),
-            Some(Substitute::Text(text)) => {
-                Ok(self.codes.get(text.as_str()).map_or(Cell::Text(Cow::Borrowed(text)), |code| Cell::Listed(*code)))
-            }
+            Some(Substitute::Text(text)) => Ok(self
+                .codes
+                .get(text.as_str())
+                .map_or(Cell::Text(Cow::Borrowed(text)), |code| Cell::Listed(*code))),
             Some(Substitute::Nothing) => Ok(Cell::Nothing),
         }
     }
@@ -162,7 +165,8 @@ impl FieldReader {
         }
         let length = self.field.length;
         if (length.minimum.is_some() || length.maximum.is_some())
-            && !(length.minimum.unwrap_or(0)..=length.maximum.unwrap_or(usize::MAX)).contains(&text.chars().count())
+            && !(length.minimum.unwrap_or(0)..=length.maximum.unwrap_or(usize::MAX))
+                .contains(&text.chars().count())
         {
             return Err(FaultCode::Length);
         }
@@ -195,7 +199,10 @@ impl FieldReader {
                     self.float(value)
                 } else {
                     // The digits of an integer beyond 2^53 may differ from the number that was read.
-                    self.integer(value, text.parse::<i64>().is_ok_and(|whole| whole as f64 as i128 == i128::from(whole)))
+                    self.integer(
+                        value,
+                        text.parse::<i64>().is_ok_and(|whole| whole as f64 as i128 == i128::from(whole)),
+                    )
                 }
             }
         }

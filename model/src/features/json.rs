@@ -22,7 +22,9 @@ impl RowReader {
         let mut state = State::default();
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let seed = SingleRow { reader: self, rows: &mut rows, state: &mut state };
-        seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| state.body_error(&error))?;
+        seed.deserialize(&mut deserializer)
+            .and_then(|()| deserializer.end())
+            .map_err(|error| state.body_error(&error))?;
         Ok(rows)
     }
 
@@ -37,7 +39,9 @@ impl RowReader {
         let mut state = State::default();
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let seed = Rows { reader: self, rows: &mut rows, state: &mut state, limit, nested: false };
-        seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| state.body_error(&error))?;
+        seed.deserialize(&mut deserializer)
+            .and_then(|()| deserializer.end())
+            .map_err(|error| state.body_error(&error))?;
         if rows.submitted == 0 {
             return Err(BodyError::Empty);
         }
@@ -111,7 +115,9 @@ impl State {
 
     fn body_error(&mut self, error: &serde_json::Error) -> BodyError {
         match self.stop.take() {
-            Some(Stop::DuplicateField) => BodyError::DuplicateField { line: error.line(), column: error.column() },
+            Some(Stop::DuplicateField) => {
+                BodyError::DuplicateField { line: error.line(), column: error.column() }
+            }
             Some(Stop::Other(error)) => error,
             None => BodyError::Json(error.to_string()),
         }
@@ -280,13 +286,21 @@ impl<'de> Visitor<'de> for Rows<'_> {
             while map.next_key_seed(Skip)?.is_some() {
                 map.next_value_seed(Skip)?;
             }
-            return Err(self.shape("#/rows", FaultCode::Type, "expected an array of objects, found an object"));
+            return Err(self.shape(
+                "#/rows",
+                FaultCode::Type,
+                "expected an array of objects, found an object",
+            ));
         }
         while let Some(key) = map.next_key::<String>()? {
             if key != "rows" {
                 let pointer = format!("#/{}", scoregate_schemas::feature_schema::escape(&echoed(&key)));
                 map.next_value_seed(Skip)?;
-                return Err(self.shape(&pointer, FaultCode::UnknownField, "expected \"rows\" as the only member"));
+                return Err(self.shape(
+                    &pointer,
+                    FaultCode::UnknownField,
+                    "expected \"rows\" as the only member",
+                ));
             }
             if std::mem::replace(&mut self.state.nested, true) {
                 return Err(self.state.stop(Stop::DuplicateField));
@@ -303,7 +317,11 @@ impl<'de> Visitor<'de> for Rows<'_> {
         if self.state.nested {
             Ok(())
         } else {
-            Err(self.shape("#/rows", FaultCode::Required, "expected an array of objects as member \"rows\", found none"))
+            Err(self.shape(
+                "#/rows",
+                FaultCode::Required,
+                "expected an array of objects as member \"rows\", found none",
+            ))
         }
     }
 }
@@ -458,12 +476,14 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        let cell = self.builder.reader.fields[self.at].integer(value as f64, value as f64 as u128 == u128::from(value));
+        let cell = self.builder.reader.fields[self.at]
+            .integer(value as f64, value as f64 as u128 == u128::from(value));
         self.put(cell)
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        let cell = self.builder.reader.fields[self.at].integer(value as f64, value as f64 as i128 == i128::from(value));
+        let cell = self.builder.reader.fields[self.at]
+            .integer(value as f64, value as f64 as i128 == i128::from(value));
         self.put(cell)
     }
 

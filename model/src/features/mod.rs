@@ -175,17 +175,22 @@ impl RowReader {
                     Role::Entity => Slot::Entity,
                     Role::Ignore => Slot::Ignored,
                 };
-                let element = columns.iter().find(|column| column.feature == field.name).map(|column| column.element);
+                let element =
+                    columns.iter().find(|column| column.feature == field.name).map(|column| column.element);
                 FieldReader::new(field.clone(), slot, element)
             })
             .collect();
-        let by_name = fields.iter().enumerate().map(|(at, reader)| (reader.field.name.as_str().into(), at)).collect();
+        let by_name =
+            fields.iter().enumerate().map(|(at, reader)| (reader.field.name.as_str().into(), at)).collect();
         Self { fields, by_name, features }
     }
 
     /// The fields that reach the graph, in order.
     pub fn features(&self) -> impl Iterator<Item = &Field> {
-        self.fields.iter().filter(|reader| matches!(reader.slot, Slot::Feature(_))).map(|reader| &reader.field)
+        self.fields
+            .iter()
+            .filter(|reader| matches!(reader.slot, Slot::Feature(_)))
+            .map(|reader| &reader.field)
     }
 
     /// The fields that rows may name, in the schema's order.
@@ -224,9 +229,13 @@ impl RowReader {
                 },
                 Place::Row | Place::Field(_) => "the model has no such feature".into(),
             },
-            (FaultCode::Range, Some(reader)) => format!("expected a number {}", describe_range(&reader.field)).into(),
+            (FaultCode::Range, Some(reader)) => {
+                format!("expected a number {}", describe_range(&reader.field)).into()
+            }
             (FaultCode::Range, None) => "expected a number within bounds".into(),
-            (FaultCode::Length, _) => format!("expected text within the schema's length, at most {MAX_TEXT_BYTES} bytes").into(),
+            (FaultCode::Length, _) => {
+                format!("expected text within the schema's length, at most {MAX_TEXT_BYTES} bytes").into()
+            }
             (FaultCode::Category, Some(reader)) => match &reader.field.kind {
                 Kind::Category { values: Some(values) } if values.len() <= 20 => {
                     format!("expected one of {}", values.join(", ")).into()
@@ -236,12 +245,15 @@ impl RowReader {
             (FaultCode::Category, None) => "expected one of the listed categories".into(),
             (FaultCode::Precision, Some(reader)) => {
                 let kind = if reader.float32 { "float32" } else { "float64" };
-                format!("expected an integer that {kind} holds exactly; this one would be changed silently").into()
+                format!("expected an integer that {kind} holds exactly; this one would be changed silently")
+                    .into()
             }
             (FaultCode::Precision, None) => "expected an integer that the model's input holds exactly".into(),
             (FaultCode::Overflow, _) => "expected a number within the range of the model's input".into(),
             (FaultCode::Character, _) => "expected text without control characters".into(),
-            (FaultCode::DuplicateEntity, _) => "another row of this body is about the same entity; send each once".into(),
+            (FaultCode::DuplicateEntity, _) => {
+                "another row of this body is about the same entity; send each once".into()
+            }
             (FaultCode::Malformed, _) => "expected one well-formed JSON object, each field named once".into(),
             (FaultCode::Columns, _) => "expected as many cells as the header has columns".into(),
         }
@@ -254,7 +266,8 @@ impl RowReader {
         }
         let lower = name.to_lowercase();
         let distance = |known: &str| strsim::damerau_levenshtein(&lower, &known.to_lowercase());
-        let (known, distance) = self.fields().map(|f| (f.name.as_str(), distance(&f.name))).min_by_key(|(_, d)| *d)?;
+        let (known, distance) =
+            self.fields().map(|f| (f.name.as_str(), distance(&f.name))).min_by_key(|(_, d)| *d)?;
         let prefix = known.to_lowercase().starts_with(&lower) || lower.starts_with(&known.to_lowercase());
         (distance <= 1 + known.len() / 3 || (prefix && name.len() >= 3)).then_some(known)
     }

@@ -78,24 +78,36 @@ fn values_that_do_not_pass_have_their_code() {
     assert_eq!(one(r#""score":1e39"#), fault("/score", "overflow"));
     assert_eq!(one(r#""id":"a\u0007""#), fault("/id", "character"));
     assert_eq!(one(&format!(r#""id":"{}""#, "x".repeat(1025))), fault("/id", "length"));
-    assert_eq!(check(r#"{"age":-1,"visits":1.5,"plan":"gold","country":"F\u0000"}"#), [
-        ("/age".to_string(), "range"),
-        ("/visits".to_string(), "type"),
-        ("/plan".to_string(), "unknown_category"),
-        ("/country".to_string(), "character"),
-    ]);
-    assert_eq!(check(r#"{"age":1,"visits":2.0,"plan":3,"county":"US"}"#), [
-        ("/plan".to_string(), "type"),
-        ("/county".to_string(), "unknown_field"),
-        ("/country".to_string(), "required"),
-    ]);
+    assert_eq!(
+        check(r#"{"age":-1,"visits":1.5,"plan":"gold","country":"F\u0000"}"#),
+        [
+            ("/age".to_string(), "range"),
+            ("/visits".to_string(), "type"),
+            ("/plan".to_string(), "unknown_category"),
+            ("/country".to_string(), "character"),
+        ]
+    );
+    assert_eq!(
+        check(r#"{"age":1,"visits":2.0,"plan":3,"county":"US"}"#),
+        [
+            ("/plan".to_string(), "type"),
+            ("/county".to_string(), "unknown_field"),
+            ("/country".to_string(), "required"),
+        ]
+    );
 }
 
 #[test]
 fn an_unknown_category_that_passes_keeps_its_text() {
     let reader = reader();
-    let Kind::Category { values: Some(listed) } = &reader.features().nth(3).unwrap().kind else { panic!("a category") };
-    let body = format!(r#"[{{{GOOD}}},{{{}}},{{"age":1}},{{{}}}]"#, GOOD.replace("US", "FR"), GOOD.replace("US", "IT"));
+    let Kind::Category { values: Some(listed) } = &reader.features().nth(3).unwrap().kind else {
+        panic!("a category")
+    };
+    let body = format!(
+        r#"[{{{GOOD}}},{{{}}},{{"age":1}},{{{}}}]"#,
+        GOOD.replace("US", "FR"),
+        GOOD.replace("US", "IT")
+    );
     let read = reader.json_rows(body.as_bytes(), 10).unwrap().rows;
     let Column::Category(country) = &read.columns[3] else { panic!("a category") };
     assert_eq!([0, 1, 2].map(|row| country.text(row, listed)), ["US", "FR", "IT"]);
@@ -105,9 +117,25 @@ fn an_unknown_category_that_passes_keeps_its_text() {
 #[test]
 fn malformed_json_is_an_error_of_the_body() {
     for body in [
-        "", "{x}", "{\"age\":1,}", "{} {}", "\u{feff}{}", "{'age':1}", "{\"age\":NaN}", "{\"age\":01}", "{\"age\":.5}",
-        "{\"age\":1.}", "{\"age\":0x10}", "{\"age\":1e400}", "{\"note\":\"\\ud800\"}", "null", "3", "\"text\"", "[]",
-        "{/**/}", "{\"other\":\"\\ud800\"}",
+        "",
+        "{x}",
+        "{\"age\":1,}",
+        "{} {}",
+        "\u{feff}{}",
+        "{'age':1}",
+        "{\"age\":NaN}",
+        "{\"age\":01}",
+        "{\"age\":.5}",
+        "{\"age\":1.}",
+        "{\"age\":0x10}",
+        "{\"age\":1e400}",
+        "{\"note\":\"\\ud800\"}",
+        "null",
+        "3",
+        "\"text\"",
+        "[]",
+        "{/**/}",
+        "{\"other\":\"\\ud800\"}",
     ] {
         assert_eq!(check(body).first().map(|fault| fault.1), Some("body"), "{body}");
     }
@@ -130,7 +158,9 @@ fn a_batch_is_an_array_or_rows() {
     assert_eq!(read("[]").unwrap_err(), BodyError::Empty);
     assert_eq!(read(&format!("[{row},{row},{row}]")).unwrap_err(), BodyError::TooManyRows { limit: 2 });
     assert!(read(&format!("[{row},{row}]")).is_ok());
-    for (body, at) in [("{}", "#/rows"), ("{\"rows\":{}}", "#/rows"), ("{\"rows\":3}", "#/rows"), ("{\"row\":[]}", "#/row")] {
+    for (body, at) in
+        [("{}", "#/rows"), ("{\"rows\":{}}", "#/rows"), ("{\"rows\":3}", "#/rows"), ("{\"row\":[]}", "#/row")]
+    {
         assert!(matches!(read(body), Err(BodyError::Shape { pointer, .. }) if pointer == at), "{body}");
     }
     assert!(matches!(read("3"), Err(BodyError::Root { .. })));
@@ -170,15 +200,14 @@ fn csv_is_read_by_its_header() {
     let codes: Vec<Vec<&str>> =
         rows.faults.iter().map(|row| row.faults.iter().map(|fault| fault.code.as_str()).collect()).collect();
     assert_eq!(codes, [vec!["columns"], vec!["type", "type", "type"], vec!["type", "required"]]);
-    let BodyError::Header(faults) = reader().csv_rows(b"age,age,plan,agee\n1,1,1,1\n", 10).unwrap_err() else {
+    let BodyError::Header(faults) = reader().csv_rows(b"age,age,plan,agee\n1,1,1,1\n", 10).unwrap_err()
+    else {
         panic!("a header that does not fit")
     };
-    assert_eq!(faults.iter().map(|fault| fault.code.as_str()).collect::<Vec<_>>(), [
-        "malformed",
-        "unknown_field",
-        "required",
-        "required"
-    ]);
+    assert_eq!(
+        faults.iter().map(|fault| fault.code.as_str()).collect::<Vec<_>>(),
+        ["malformed", "unknown_field", "required", "required"]
+    );
     assert_eq!(reader().csv_rows(b"", 10).unwrap_err(), BodyError::Empty);
     assert_eq!(reader().csv_rows(b"age,visits,plan,country\n", 10).unwrap_err(), BodyError::Empty);
 }

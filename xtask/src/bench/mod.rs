@@ -112,6 +112,12 @@ fn side_by_side(
         Contender::new(&mut figures.bare, &bare, single(&bare), CONNECTIONS),
         Contender::new(&mut figures.single, &gateway, single(&gateway), CONNECTIONS),
         Contender::new(&mut figures.fastapi_onnx, &peers.onnx, single(&peers.onnx), CONNECTIONS),
+        Contender::new(
+            &mut figures.fastapi_onnx_async,
+            &peers.onnx_async,
+            single(&peers.onnx_async),
+            CONNECTIONS,
+        ),
         Contender::new(&mut figures.fastapi_sklearn, &peers.sklearn, single(&peers.sklearn), CONNECTIONS),
         Contender::new(
             &mut figures.batch,

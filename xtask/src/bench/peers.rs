@@ -13,13 +13,15 @@ use crate::server::{Server, free_address};
 use crate::wheel::hex;
 use crate::workspace::{self, Workspace};
 
-/// Both peers, ready.
+/// The peers, ready.
 pub(super) struct Peers {
     pub(super) onnx: Server,
+    /// The same application with its handler on the event loop.
+    pub(super) onnx_async: Server,
     pub(super) sklearn: Server,
 }
 
-/// Fits the scikit-learn pipeline on the gateway's own training data and starts both.
+/// Fits the scikit-learn pipeline on the gateway's own training data and starts them all.
 pub(super) fn start(workspace: &Workspace, site: &Site) -> Result<Peers> {
     let source = workspace.root.join("benches/peers");
     let python = python::environment(&workspace.target.join("bench-venv"), &source.join("requirements.txt"))?;
@@ -29,7 +31,7 @@ pub(super) fn start(workspace: &Workspace, site: &Site) -> Result<Peers> {
         Command::new(&python).arg(source.join("fastapi_sklearn.py")).arg(&site.data).arg(&pipeline),
     )?;
 
-    let start = |app: &str, model: &Path| -> Result<Server> {
+    let start = |app: &str, style: &str, model: &Path| -> Result<Server> {
         let address = free_address(0)?;
         let mut command = workspace.clean_command(&python);
         command
@@ -46,6 +48,7 @@ pub(super) fn start(workspace: &Workspace, site: &Site) -> Result<Peers> {
             .arg("--app-dir")
             .arg(&source)
             .env("PEER_MODEL", model)
+            .env("PEER_STYLE", style)
             .env("PEER_KEY_SHA256", hex(&Sha256::digest(&site.key)))
             // Two workers on two cores: more threads in each would only be in each other's way.
             .env("OMP_NUM_THREADS", "1")
@@ -53,9 +56,14 @@ pub(super) fn start(workspace: &Workspace, site: &Site) -> Result<Peers> {
             .env("ORT_DISABLE_TELEMETRY", "1")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         let mut server =
-            Server::start(app, &mut command, address, &site.directory.join(format!("{app}.log")))?;
+            Server::start(app, &mut command, address, &site.directory.join(format!("{app}_{style}.log")))?;
         server.wait_ready(READY, Duration::from_secs(60))?;
         Ok(server)
     };
-    Ok(Peers { onnx: start("fastapi_onnx", &site.graph()?)?, sklearn: start("fastapi_sklearn", &pipeline)? })
+    let graph = site.graph()?;
+    Ok(Peers {
+        onnx: start("fastapi_onnx", "def", &graph)?,
+        onnx_async: start("fastapi_onnx", "async", &graph)?,
+        sklearn: start("fastapi_sklearn", "def", &pipeline)?,
+    })
 }

@@ -14,6 +14,7 @@ pub(super) struct Figures {
     pub(super) bare: Vec<Sample>,
     pub(super) single: Vec<Sample>,
     pub(super) fastapi_onnx: Vec<Sample>,
+    pub(super) fastapi_onnx_async: Vec<Sample>,
     pub(super) fastapi_sklearn: Vec<Sample>,
     pub(super) batch: Vec<Sample>,
     pub(super) run_single_us: Vec<f64>,
@@ -84,6 +85,12 @@ impl Figures {
             let bar = at_least(format!("{least}× this"), times, least, format!("{times:.1}×"));
             rows.push(served(name, samples, Some(bar)));
         }
+        let times = single / rate(&self.fastapi_onnx_async);
+        rows.push(served(
+            &format!("the same with `async def`, against FastAPI's advice (scoregate is {times:.1}× this)"),
+            &self.fastapi_onnx_async,
+            None,
+        ));
         rows.push(other("`session.run` alone, one row", Some(run), None));
         let with_tensors = median(self.tensors_and_run_single_us.iter().copied());
         rows.push(other("`session.run` and making its tensors, one row", Some(with_tensors), None));
