@@ -40,6 +40,9 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// `SCOREGATE_BODY_TIMEOUT` (15s): the time to receive a request's head, and again its body.
     pub body_timeout: Duration,
+    /// `SCOREGATE_IDLE_TIMEOUT` (75s): how long a connection may stay open between requests; longer than load balancers
+    /// keep theirs.
+    pub idle_timeout: Duration,
     /// `SCOREGATE_ANSWER_TIMEOUT` (10s): the time to answer once the body is there.
     pub answer_timeout: Duration,
     /// `SCOREGATE_DRAIN_DELAY` (5s): how long to serve on after SIGTERM, not ready, until load balancers have noticed.
@@ -200,6 +203,7 @@ impl Settings {
                     count,
                 ),
                 body_timeout: reader.take("SCOREGATE_BODY_TIMEOUT", "server.body_timeout", "15s", duration),
+                idle_timeout: reader.take("SCOREGATE_IDLE_TIMEOUT", "server.idle_timeout", "75s", duration),
                 answer_timeout: reader.take(
                     "SCOREGATE_ANSWER_TIMEOUT",
                     "server.answer_timeout",

@@ -134,6 +134,18 @@ fn work_beyond_the_bound_is_shed_with_503_and_retry_after() {
 }
 
 #[test]
+fn an_answered_request_holds_no_place_any_more() {
+    let gateway = Settings::new().set("SCOREGATE_MAX_QUEUED_ROWS", "1000").start();
+    let request = gateway.with_key(Request::post(BATCH, rows(1_000)));
+    let mut client = gateway.connect();
+    // One after the other, each as large as the bound: none of them ever meets another.
+    for turn in 0..200 {
+        let answer = client.ask(&request);
+        assert_eq!(answer.status, 200, "turn {turn}: {}", answer.text());
+    }
+}
+
+#[test]
 fn bodies_in_memory_are_bounded() {
     let gateway = Settings::new().set("SCOREGATE_MAX_QUEUED_BYTES", "1000000").start();
     let mut holder = gateway.connect();
@@ -247,7 +259,7 @@ fn a_request_that_trickles_is_cut_off_all_the_same() {
 #[test]
 fn an_answer_that_nobody_reads_does_not_hold_its_connection_for_ever() {
     let gateway =
-        Settings::new().set("SCOREGATE_BODY_TIMEOUT", "1s").set("SCOREGATE_ANSWER_TIMEOUT", "20s").start();
+        Settings::new().set("SCOREGATE_IDLE_TIMEOUT", "2s").set("SCOREGATE_ANSWER_TIMEOUT", "20s").start();
     let request = gateway.with_key(Request::post(BATCH, rows(60_000))).bytes();
     let mut client = gateway.connect();
     client.send(&request);
@@ -285,6 +297,30 @@ fn two_hundred_stalled_sockets_are_closed_in_time_while_others_are_served() {
     }
     let took = started.elapsed();
     assert!(took < Duration::from_secs(15), "closed after {took:?} only");
+}
+
+#[test]
+fn an_idle_connection_outlives_the_time_of_a_head_but_not_its_own() {
+    let gateway =
+        Settings::new().set("SCOREGATE_BODY_TIMEOUT", "500ms").set("SCOREGATE_IDLE_TIMEOUT", "2s").start();
+    let request = gateway.with_key(Request::post("/v1/predict", REFERENCE));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        assert_eq!(client.ask(&request).status, 200);
+        let closed = wait_within(Duration::from_secs(1), || client.has_answer().then_some(()));
+        assert!(closed.is_none(), "closed as if it had stalled");
+    }
+    let asked = Instant::now();
+    assert!(client.answer().is_none());
+    assert!(asked.elapsed() < Duration::from_secs(10), "closed after {:?} only", asked.elapsed());
+
+    // A head that has begun has the time of a head, on a connection that was idle too.
+    let mut client = gateway.connect();
+    assert_eq!(client.ask(&request).status, 200);
+    client.send(&request.bytes()[..20]);
+    let asked = Instant::now();
+    assert!(client.answers_until_close().iter().all(|answer| answer.status == 408));
+    assert!(asked.elapsed() < Duration::from_millis(1_700), "closed after {:?} only", asked.elapsed());
 }
 
 #[test]

@@ -252,6 +252,47 @@ fn times_of_publication_are_compared_as_times_not_as_text() {
 }
 
 #[test]
+fn a_later_version_waits_to_be_promoted_and_stays_promoted() {
+    let models = tempfile::tempdir_in(scratch()).unwrap();
+    version(models.path(), "one", "2026-05-17T08:00:00Z");
+    let damaged = version(models.path(), "three", "2026-05-19T08:00:00Z");
+    edit_file(&damaged, "model.onnx", |bytes| bytes[100] ^= 1);
+    version(models.path(), "two", "2026-05-18T08:00:00Z");
+    let run = |arguments: &[&str]| {
+        let output = Settings::bare().models(models.path()).run(&[&["models"], arguments].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let served = || {
+        let gateway = Settings::new().models(models.path()).start();
+        gateway.get("/v1/metadata").json()["model_version"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(served(), "one");
+    let (code, listed, _) = run(&["list"]);
+    assert_eq!(code, Some(0));
+    let live: Vec<&str> = listed.lines().filter(|line| line.ends_with("\tlive")).collect();
+    assert_eq!(live, ["churn\tone\tlive"], "{listed}");
+    assert!(listed.contains("churn\ttwo\t") && listed.contains("churn\tthree\t"), "{listed}");
+
+    assert_eq!(run(&["promote", "churn@two"]).0, Some(0));
+    assert_eq!(served(), "two");
+    version(models.path(), "four", "2026-05-16T08:00:00Z");
+    assert_eq!(served(), "two", "what was promoted stays live");
+
+    for (wrong, expected) in [
+        ("churn@five", "it has four, one, three, two"),
+        ("nobody@one", "nobody"),
+        ("churn", "MODEL@VERSION"),
+        ("churn@../churn/one", "has no version"),
+        ("churn@three", "model.onnx"),
+    ] {
+        let (code, _, said) = run(&["promote", wrong]);
+        assert!(code == Some(1) && said.contains(expected), "{wrong}: {said}");
+    }
+    assert_eq!(served(), "two", "a promotion that is refused changes nothing");
+}
+
+#[test]
 fn what_is_not_published_yet_is_passed_over() {
     let models = tempfile::tempdir_in(scratch()).unwrap();
     let version = version(models.path(), "good", "2026-05-17T08:00:00Z");

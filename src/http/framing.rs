@@ -48,10 +48,30 @@ pub(crate) struct StrictFraming<S> {
     linger: Option<Pin<Box<Sleep>>>,
 }
 
+/// Where in a request a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Between two requests, or before the first.
+    Nothing,
+    Head,
+    Body,
+}
+
 impl<S> StrictFraming<S> {
     /// Hyper's `pipeline_flush` must stay off: with it, hyper never flushes its answer to a malformed head.
     pub(crate) fn new(io: S) -> Self {
         Self { io, framing: Framing::default(), tail: None, ended: false, linger: None }
+    }
+
+    /// What the next byte will belong to.
+    pub(crate) fn reading(&self) -> Reading {
+        match self.framing.part {
+            _ if self.framing.is_between_requests() => Reading::Nothing,
+            Part::RequestLine | Part::Field => Reading::Head,
+            Part::Body(_) | Part::ChunkSize | Part::ChunkData(_) | Part::ChunkEnd | Part::Trailer => {
+                Reading::Body
+            }
+        }
     }
 
     /// Whether the peer may still be sending a message that nobody will read.

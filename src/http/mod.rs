@@ -9,6 +9,7 @@ mod body;
 mod framing;
 mod health;
 mod models;
+mod patience;
 mod predict;
 pub mod problem;
 pub mod router;

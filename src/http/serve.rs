@@ -14,9 +14,10 @@ use axum::body::Body;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -24,6 +25,7 @@ use tower::ServiceExt;
 use ulid::ULID_LEN;
 
 use super::framing::StrictFraming;
+use super::patience::Patience;
 use super::problem::{Error, Pending};
 use super::wire::Ids;
 use super::workers::Workers;
@@ -67,7 +69,7 @@ async fn serve(
 ) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(settings.max_connections));
-    let http = connection_builder(&settings);
+    let timeouts = (settings.body_timeout, settings.idle_timeout);
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
@@ -77,9 +79,9 @@ async fn serve(
             accepted = accept(&listener) => accepted,
             () = stop.asked() => break,
         };
-        let (router, http, watcher) = (router.clone(), http.clone(), graceful.watcher());
+        let (router, watcher) = (router.clone(), graceful.watcher());
         workers.spawn(async move {
-            if let Err(error) = connection(stream, router, http, watcher).await {
+            if let Err(error) = connection(stream, router, timeouts, watcher).await {
                 // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
                 tracing::debug!(error = %error, "connection ended");
             }
@@ -96,19 +98,15 @@ async fn serve(
 async fn connection(
     stream: std::net::TcpStream,
     router: Router,
-    http: hyper::server::conn::http1::Builder,
+    (head, idle): (Duration, Duration),
     watcher: Watcher,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::from_std(stream)?;
     let service = service_fn(move |request| answer(router.clone(), request));
-    let connection = http.serve_connection(TokioIo::new(StrictFraming::new(stream)), service);
+    let stream = Patience::new(StrictFraming::new(stream), head, idle);
+    // Hyper's own timer stays off: Patience does its work.
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     Ok(watcher.watch(connection).await?)
-}
-
-fn connection_builder(settings: &ServerSettings) -> hyper::server::conn::http1::Builder {
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(settings.body_timeout);
-    http
 }
 
 /// Accepts the next connection; errors that concern the process (no file descriptors) are waited out.

@@ -125,8 +125,11 @@ mod tests {
     const CHEAP: Cost = Cost { run: Duration::from_micros(10), row: Duration::from_nanos(100) };
 
     fn engine(max_rows: usize) -> Arc<Engine> {
-        let (budget, timeout) = (Duration::from_micros(200), Duration::from_millis(200));
-        Arc::new(Engine::new(max_rows, 100, budget, timeout, Handle::current()))
+        with_timeout(max_rows, Duration::from_secs(60))
+    }
+
+    fn with_timeout(max_rows: usize, timeout: Duration) -> Arc<Engine> {
+        Arc::new(Engine::new(max_rows, 100, Duration::from_micros(200), timeout, Handle::current()))
     }
 
     #[tokio::test]
@@ -162,7 +165,9 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_takes_too_long_is_given_up() {
         let (release, released) = std::sync::mpsc::channel::<()>();
-        let late = engine(1_000_000).run(10_000, CHEAP, move || released.recv()).await;
+        let late = with_timeout(1_000_000, Duration::from_millis(50))
+            .run(10_000, CHEAP, move || released.recv())
+            .await;
         assert!(matches!(late, Err(Error::Deadline)));
         release.send(()).unwrap_or_default();
         let panicked = engine(1_000_000).run(10_000, CHEAP, || panic!("on purpose")).await;
