@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use scoregate_model::package::digest_of;
 use serde_json::Value;
 
-use crate::support::{REFERENCE, Settings, repository, scratch, shared};
+use crate::support::{REFERENCE, Settings, repository, scratch, shared, wait_within};
 
 fn manifest(version: &Path) -> Value {
     serde_json::from_slice(&fs::read(version.join("manifest.json")).unwrap()).unwrap()
@@ -290,6 +291,42 @@ fn a_later_version_waits_to_be_promoted_and_stays_promoted() {
         assert!(code == Some(1) && said.contains(expected), "{wrong}: {said}");
     }
     assert_eq!(served(), "two", "a promotion that is refused changes nothing");
+}
+
+#[test]
+fn a_rollout_that_cannot_be_followed_serves_nothing_rather_than_something_else() {
+    for (rollout, expected) in
+        [("{", "rollout.json"), (r#"{"live":"five"}"#, "has no version five"), (r#"{"lve":"b"}"#, "lve")]
+    {
+        let models = tempfile::tempdir_in(scratch()).unwrap();
+        version(models.path(), "b", "2026-05-17T08:00:00Z");
+        fs::write(models.path().join("churn/rollout.json"), rollout).unwrap();
+        let settings = Settings::new().models(models.path());
+        settings.key();
+        let exit = settings.spawn().exit();
+        assert_eq!(exit.code, Some(1), "{rollout}: {}", exit.log);
+        assert!(exit.log.contains(expected), "{rollout}: {}", exit.log);
+    }
+}
+
+#[test]
+fn damage_to_the_live_version_promotes_no_other() {
+    for file in ["model.onnx", "manifest.json"] {
+        let models = tempfile::tempdir_in(scratch()).unwrap();
+        let first = version(models.path(), "b", "2026-05-17T08:00:00Z");
+        version(models.path(), "a", "2026-05-18T08:00:00Z");
+        edit_file(&first, file, |bytes| bytes.truncate(50));
+        let settings = Settings::new().models(models.path());
+        settings.key();
+        let mut gateway = settings.spawn();
+        let ended = wait_within(Duration::from_secs(10), || (!gateway.is_running()).then_some(()));
+        assert!(
+            ended.is_some(),
+            "{file}: a version goes live that nobody promoted: {}",
+            gateway.log().join("\n")
+        );
+        assert_eq!(gateway.exit().code, Some(1));
+    }
 }
 
 #[test]

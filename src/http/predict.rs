@@ -8,13 +8,13 @@ use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 
 use super::admission::admit;
-use super::body::{Format, Received, accepted_format, content_format, receive};
+use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
 use crate::app::App;
 use crate::auth::Scope;
 use crate::registry::Version;
-use crate::scoring;
+use crate::scoring::{self, RowError};
 
 pub(super) async fn predict(
     State(app): State<Arc<App>>,
@@ -31,26 +31,33 @@ pub(super) async fn predict(
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
-    let cost = version.cost;
-    let version = Arc::clone(version);
-    let answer = app.engine.run(rows, cost, move || score(&version, &received, limit)).await??;
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response())
+    let scored = if rows == 1 && !received.is_gzip() && app.engine.fits_inline(rows, version.cost) {
+        let _permit = app.engine.hold_rows(rows).map_err(scoring::Error::from)?;
+        scoring::score_together(version, received.raw(), app.engine.inline_budget()).await
+    } else {
+        let work = {
+            let version = Arc::clone(version);
+            move || received.decode(limit).map(|body| scoring::score_alone(&version, &body))
+        };
+        app.engine.run(rows, version.cost, work).await??
+    };
+    let probability = scored.map_err(|error| refusal(error, version))?;
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], wire::one(version, probability))
+        .into_response())
 }
 
-/// Bytes → checked columns → tensors → ONNX Runtime → answer.
-fn score(version: &Version, received: &Received, limit: usize) -> Result<Vec<u8>, Error> {
-    let body = received.decode(limit)?;
-    let rows = version.reader.json_row(&body)?;
-    if rows.is_empty() {
-        let faults = rows.faults.iter().flat_map(|row| &row.faults).map(|fault| {
-            let pointer = format!("#{}", version.reader.pointer(&fault.place));
-            Fault::new(pointer, fault.code, version.reader.detail(fault).into_owned())
-        });
-        return Err(Error::Row(faults.collect()));
+fn refusal(error: RowError, version: &Version) -> Error {
+    match error {
+        RowError::Body(error) => error.into(),
+        RowError::Scoring(error) => error.into(),
+        RowError::Row(row) => {
+            let faults = row.faults.iter().map(|fault| {
+                let pointer = format!("#{}", version.reader.pointer(&fault.place));
+                Fault::new(pointer, fault.code, version.reader.detail(fault).into_owned())
+            });
+            Error::Row(faults.collect())
+        }
     }
-    let scores = version.run(&rows).map_err(scoring::Error::from)?;
-    let probability = scores.positive().next().expect("a run answers every row");
-    Ok(wire::one(version, probability))
 }
 
 /// The version that answers for the model of the path, or for the default model.

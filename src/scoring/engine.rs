@@ -79,6 +79,19 @@ impl Engine {
         Permit::take(&self.bytes, bytes, self.max_bytes)
     }
 
+    /// The right to score `rows` rows.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if the rows in hand would exceed their bound.
+    pub fn hold_rows(&self, rows: usize) -> Result<Permit, Overloaded> {
+        Permit::take(&self.rows, rows, self.max_rows)
+    }
+
+    /// What work may take on a thread that serves connections.
+    pub fn inline_budget(&self) -> Duration {
+        self.inline_budget
+    }
+
     /// Does `work` on some `rows` rows of a model that costs `cost`, here or on a blocking thread.
     ///
     /// Work whose caller has left before it began is not done.
@@ -91,7 +104,7 @@ impl Engine {
         cost: Cost,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let permit = Permit::take(&self.rows, rows, self.max_rows)?;
+        let permit = self.hold_rows(rows)?;
         if self.fits_inline(rows, cost) {
             return Ok(work());
         }
@@ -111,7 +124,8 @@ impl Engine {
         }
     }
 
-    fn fits_inline(&self, rows: usize, cost: Cost) -> bool {
+    /// Whether `rows` rows of a model that costs `cost` are estimated to fit the inline budget.
+    pub fn fits_inline(&self, rows: usize, cost: Cost) -> bool {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         cost.run.saturating_add((cost.row.saturating_add(ROW_OVERHEAD)).saturating_mul(rows))
             <= self.inline_budget

@@ -1,12 +1,14 @@
 //! The use case: look up the version, score its rows where that costs least, within bounded work.
 
 mod engine;
+mod gather;
 
 use std::sync::Arc;
 
 use scoregate_model::runtime;
 
 pub use self::engine::{Engine, Overloaded, Permit};
+pub use self::gather::{RowError, score_alone, score_together};
 use crate::registry::{Registry, Version};
 
 /// Why rows were not scored.

@@ -39,6 +39,15 @@ pub struct CategoryColumn {
     pub others: Vec<Box<str>>,
 }
 
+/// Where [`FeatureRows`] ended at some moment.
+pub(super) struct Mark {
+    rows: usize,
+    faults: usize,
+    entities: usize,
+    submitted: usize,
+    described: usize,
+}
+
 impl FeatureRows {
     /// The number of checked rows.
     pub fn len(&self) -> usize {
@@ -58,6 +67,65 @@ impl FeatureRows {
         self.entities.clear();
         self.submitted = 0;
         self.described = 0;
+    }
+
+    /// Takes out the fault of the row that was read last, if that row was refused.
+    pub fn take_fault(&mut self) -> Option<RowFault> {
+        let fault = self.faults.pop_if(|fault| fault.index + 1 == self.submitted)?;
+        self.described -= fault.faults.len();
+        Some(fault)
+    }
+
+    /// Checked row `row` by itself.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn single(&self, row: usize) -> Self {
+        let columns = self.columns.iter().map(|column| match column {
+            Column::Number(values) => Column::Number(vec![values[row]]),
+            Column::Category(column) => Column::Category(CategoryColumn {
+                codes: vec![column.codes[row]],
+                others: column.others.clone(),
+            }),
+        });
+        Self { columns: columns.collect(), indices: vec![0], submitted: 1, ..Self::default() }
+    }
+
+    /// Refuses the next row as a whole.
+    pub(super) fn refuse(&mut self, code: FaultCode) {
+        let index = self.submitted;
+        self.submitted += 1;
+        self.refuse_at(index, code);
+    }
+
+    fn refuse_at(&mut self, index: usize, code: FaultCode) {
+        let mut faults = Vec::new();
+        if self.described < MAX_DESCRIBED_FAULTS {
+            self.described += 1;
+            faults.push(FieldFault { place: Place::Row, code });
+        }
+        self.faults.push(RowFault { index, faults });
+    }
+
+    /// Where the rows end now, for [`FeatureRows::rewind`].
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            rows: self.indices.len(),
+            faults: self.faults.len(),
+            entities: self.entities.len(),
+            submitted: self.submitted,
+            described: self.described,
+        }
+    }
+
+    /// Forgets everything since `mark`.
+    pub(super) fn rewind(&mut self, mark: &Mark) {
+        self.truncate(mark.rows);
+        self.indices.truncate(mark.rows);
+        self.faults.truncate(mark.faults);
+        self.entities.truncate(mark.entities);
+        self.submitted = mark.submitted;
+        self.described = mark.described;
     }
 
     pub(super) fn truncate(&mut self, rows: usize) {
@@ -85,12 +153,10 @@ impl FeatureRows {
             .iter()
             .map(|entity| entity.as_deref().is_none_or(|entity| count[entity] == 1))
             .collect();
-        for (index, _) in self.indices.iter().zip(&keep).filter(|(_, keep)| !**keep) {
-            let fault = FieldFault { place: Place::Row, code: FaultCode::DuplicateEntity };
-            let described = self.described < MAX_DESCRIBED_FAULTS;
-            self.described += usize::from(described);
-            let faults = if described { vec![fault] } else { Vec::new() };
-            self.faults.push(RowFault { index: *index as usize, faults });
+        let refused: Vec<u32> =
+            self.indices.iter().zip(&keep).filter(|(_, keep)| !**keep).map(|(at, _)| *at).collect();
+        for index in refused {
+            self.refuse_at(index as usize, FaultCode::DuplicateEntity);
         }
         self.faults.sort_by_key(|fault| fault.index);
         retain(&mut self.indices, &keep);
@@ -110,7 +176,7 @@ fn retain<T>(values: &mut Vec<T>, keep: &[bool]) {
 }
 
 impl Column {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Number(values) => values.len(),
             Self::Category(column) => column.codes.len(),

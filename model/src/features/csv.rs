@@ -1,7 +1,7 @@
 //! CSV bodies → feature rows, by the names of the header.
 
 use super::columns::RowBuilder;
-use super::{BodyError, FaultCode, FeatureRows, FieldFault, Place, RowFault, RowReader};
+use super::{BodyError, FaultCode, FeatureRows, FieldFault, Place, RowReader};
 
 /// A CSV header matched with the schema's fields.
 #[derive(Debug)]
@@ -75,13 +75,8 @@ impl RowReader {
     }
 
     fn csv_record(&self, header: &CsvHeader, record: &::csv::ByteRecord, rows: &mut FeatureRows) {
-        let refuse = |rows: &mut FeatureRows, code| {
-            let index = rows.submitted;
-            rows.submitted += 1;
-            rows.faults.push(RowFault { index, faults: vec![FieldFault { place: Place::Row, code }] });
-        };
         if record.len() != header.fields.len() {
-            return refuse(rows, FaultCode::Columns);
+            return rows.refuse(FaultCode::Columns);
         }
         let mut builder = RowBuilder::new(self, rows);
         for (at, cell) in header.fields.iter().zip(record) {

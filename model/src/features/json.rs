@@ -7,25 +7,27 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::columns::RowBuilder;
-use super::{BodyError, Cell, FaultCode, FeatureRows, FieldFault, Place, RowFault, RowReader};
+use super::{BodyError, Cell, FaultCode, FeatureRows, Place, RowReader};
 
 /// The longest unknown field name that an answer repeats.
 const MAX_ECHOED_NAME: usize = 128;
 
 impl RowReader {
-    /// Reads a body that is one JSON object.
+    /// Reads a body that is one JSON object as a further row of `rows`. A row that does not pass is no error but the last
+    /// fault of `rows`.
     ///
     /// # Errors
-    /// [`BodyError`] if the body is not a JSON object or array; a bad row is no error but a fault in the answer.
-    pub fn json_row(&self, body: &[u8]) -> Result<FeatureRows, BodyError> {
-        let mut rows = self.empty(1);
+    /// [`BodyError`] if the body is not one JSON object; `rows` are as they were then.
+    pub fn json_row(&self, body: &[u8], rows: &mut FeatureRows) -> Result<(), BodyError> {
+        let mark = rows.mark();
         let mut state = State::default();
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let seed = SingleRow { reader: self, rows: &mut rows, state: &mut state };
-        seed.deserialize(&mut deserializer)
-            .and_then(|()| deserializer.end())
-            .map_err(|error| state.body_error(&error))?;
-        Ok(rows)
+        let seed = SingleRow { reader: self, rows, state: &mut state };
+        let read = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+        read.map_err(|error| {
+            rows.rewind(&mark);
+            state.body_error(&error)
+        })
     }
 
     /// Reads a body that is a JSON array of objects, or an object with that array as its member `rows`.
@@ -64,18 +66,12 @@ impl RowReader {
             }
             let mut state = State::default();
             let mut deserializer = serde_json::Deserializer::from_slice(line);
-            let before = (rows.submitted, rows.indices.len(), rows.faults.len(), rows.entities.len());
+            let mark = rows.mark();
             let seed = Row { reader: self, rows: &mut rows, state: &mut state };
-            let read = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
-            if read.is_err() {
+            if seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).is_err() {
                 // What the line had left before it broke off goes with it.
-                rows.truncate(before.1);
-                rows.indices.truncate(before.1);
-                rows.faults.truncate(before.2);
-                rows.entities.truncate(before.3);
-                let fault = FieldFault { place: Place::Row, code: FaultCode::Malformed };
-                rows.faults.push(RowFault { index: before.0, faults: vec![fault] });
-                rows.submitted = before.0 + 1;
+                rows.rewind(&mark);
+                rows.refuse(FaultCode::Malformed);
             }
         }
         if rows.submitted == 0 {
@@ -341,17 +337,6 @@ impl<'de> DeserializeSeed<'de> for Row<'_> {
     }
 }
 
-impl Row<'_> {
-    fn not_an_object(self) {
-        let index = self.rows.submitted;
-        self.rows.submitted += 1;
-        let described = self.rows.described < super::MAX_DESCRIBED_FAULTS;
-        self.rows.described += usize::from(described);
-        let fault = FieldFault { place: Place::Row, code: FaultCode::Type };
-        self.rows.faults.push(RowFault { index, faults: if described { vec![fault] } else { Vec::new() } });
-    }
-}
-
 impl<'de> Visitor<'de> for Row<'_> {
     type Value = ();
 
@@ -360,13 +345,13 @@ impl<'de> Visitor<'de> for Row<'_> {
     }
 
     scalars!(visitor => {
-        visitor.not_an_object();
+        visitor.rows.refuse(FaultCode::Type);
         Ok(())
     });
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
         while sequence.next_element_seed(Skip)?.is_some() {}
-        self.not_an_object();
+        self.rows.refuse(FaultCode::Type);
         Ok(())
     }
 

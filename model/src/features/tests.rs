@@ -24,10 +24,16 @@ fn reader() -> RowReader {
 
 const GOOD: &str = r#""age":1.5,"visits":2,"plan":"pro","country":"US""#;
 
+fn read(body: &[u8]) -> Result<FeatureRows, BodyError> {
+    let reader = reader();
+    let mut rows = reader.empty(1);
+    reader.json_row(body, &mut rows).map(|()| rows)
+}
+
 /// The codes of a row's faults by pointer, or nothing if it passes; a body error is its text.
 fn check(body: &str) -> Vec<(String, &'static str)> {
     let reader = reader();
-    match reader.json_row(body.as_bytes()) {
+    match read(body.as_bytes()) {
         Err(error) => vec![(error.to_string(), "body")],
         Ok(rows) => {
             assert_eq!(rows.submitted, 1);
@@ -48,7 +54,7 @@ fn fault(pointer: &str, code: &'static str) -> Vec<(String, &'static str)> {
 
 #[test]
 fn a_row_becomes_one_value_per_feature_in_schema_order() {
-    let rows = reader().json_row(format!(r#"{{"note":1,"id":"c-1",{GOOD}}}"#).as_bytes()).unwrap();
+    let rows = read(format!(r#"{{"note":1,"id":"c-1",{GOOD}}}"#).as_bytes()).unwrap();
     assert_eq!(rows.columns.len(), 7);
     assert_eq!(rows.columns[0], Column::Number(vec![1.5]));
     assert_eq!(rows.columns[1], Column::Number(vec![2.0]));
@@ -146,7 +152,28 @@ fn malformed_json_is_an_error_of_the_body() {
     assert!(check(&deep)[0].0.contains("recursion limit"));
     let mut bytes = b"{\"note\":\"".to_vec();
     bytes.extend([0xff, b'"', b'}']);
-    assert!(matches!(reader().json_row(&bytes), Err(BodyError::Json(_))));
+    assert!(matches!(read(&bytes), Err(BodyError::Json(_))));
+}
+
+#[test]
+fn rows_of_several_bodies_are_read_side_by_side() {
+    let reader = reader();
+    let mut rows = reader.empty(4);
+    let good = format!(r#"{{{GOOD},"id":"a"}}"#);
+    reader.json_row(good.as_bytes(), &mut rows).unwrap();
+    assert!(rows.take_fault().is_none());
+    reader.json_row(br#"{"age":-1}"#, &mut rows).unwrap();
+    assert_eq!(rows.take_fault().unwrap().faults.len(), 4);
+    assert!(reader.json_row(br#"{"age":1,"visits":2,"plan":"pro","#, &mut rows).is_err());
+    reader.json_row(good.replace("US", "FR").as_bytes(), &mut rows).unwrap();
+    assert!(rows.take_fault().is_none() && rows.faults.is_empty());
+    assert_eq!(rows.len(), 2, "one entity may be in two bodies");
+    let second = rows.single(1);
+    let mut alone = reader.empty(1);
+    reader.json_row(good.replace("US", "FR").as_bytes(), &mut alone).unwrap();
+    assert_eq!(format!("{:?}", second.columns), format!("{:?}", alone.columns));
+    rows.clear();
+    assert!(rows.is_empty() && rows.columns.iter().all(|column| column.len() == 0));
 }
 
 #[test]
@@ -216,7 +243,7 @@ fn csv_is_read_by_its_header() {
 fn json_and_csv_read_the_same_numbers() {
     proptest::proptest!(|(value in proptest::num::f64::NORMAL | proptest::num::f64::ZERO)| {
         let text = format!("{value:?}");
-        let json = reader().json_row(format!(r#"{{{GOOD},"score":{text}}}"#).as_bytes()).unwrap();
+        let json = read(format!(r#"{{{GOOD},"score":{text}}}"#).as_bytes()).unwrap();
         let csv = reader().csv_rows(format!("age,visits,plan,country,score\n1.5,2,pro,US,{text}\n").as_bytes(), 1).unwrap();
         proptest::prop_assert_eq!(&json.columns[4], &csv.columns[4]);
         proptest::prop_assert_eq!(json.faults, csv.faults);

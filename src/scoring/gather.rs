@@ -1,0 +1,143 @@
+//! Rows of single-row requests that arrive together on one thread are run together.
+//!
+//! A run of one row costs ten microseconds and each further row a tenth of one, so that rows which are there at the same
+//! moment should share a run. Nothing ever waits for that: the first row schedules the run behind what its thread has ready
+//! to do already, and the requests among that add theirs. A thread with one request runs one row.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use scoregate_model::features::{BodyError, FeatureRows, RowFault};
+use tokio::sync::oneshot;
+
+use super::Error;
+use crate::registry::Version;
+
+/// Why one row has no score.
+#[derive(Debug)]
+pub enum RowError {
+    /// The body is not one JSON object.
+    Body(BodyError),
+    /// The row does not pass the schema.
+    Row(RowFault),
+    /// Scoring failed.
+    Scoring(Error),
+}
+
+impl From<Error> for RowError {
+    fn from(error: Error) -> Self {
+        Self::Scoring(error)
+    }
+}
+
+/// Scores one row by itself, here and now.
+///
+/// # Errors
+/// [`RowError`] if the body is no row that passes, or scoring fails.
+pub fn score_alone(version: &Version, body: &[u8]) -> Result<f32, RowError> {
+    let mut rows = version.reader.empty(1);
+    read(version, body, &mut rows)?;
+    Ok(run(version, &rows)?)
+}
+
+/// Scores one row together with others that are there at the same moment. A run may take `budget`: rows beyond that make
+/// another.
+///
+/// # Errors
+/// [`RowError`] if the body is no row that passes, or scoring fails.
+pub async fn score_together(version: &Arc<Version>, body: &[u8], budget: Duration) -> Result<f32, RowError> {
+    let (sender, score) = oneshot::channel();
+    {
+        let gathering = Gathering::of(version);
+        let mut gathered = gathering.lock();
+        read(version, body, &mut gathered.rows)?;
+        gathered.waiting.push(sender);
+        let rows = u32::try_from(gathered.waiting.len()).unwrap_or(u32::MAX);
+        if version.cost.row.saturating_mul(rows) >= budget {
+            gathered.run(version);
+        } else if rows == 1 {
+            let gathering = gathering.clone();
+            tokio::spawn(async move { gathering.lock().run(&gathering.version) });
+        }
+    }
+    Ok(score.await.map_err(|_| Error::Panicked)??)
+}
+
+fn read(version: &Version, body: &[u8], rows: &mut FeatureRows) -> Result<(), RowError> {
+    version.reader.json_row(body, rows).map_err(RowError::Body)?;
+    rows.take_fault().map_or(Ok(()), |fault| Err(RowError::Row(fault)))
+}
+
+fn run(version: &Version, rows: &FeatureRows) -> Result<f32, Error> {
+    let scores = version.run(rows)?;
+    Ok(scores.positive().next().expect("a run answers every row"))
+}
+
+/// The rows that a thread gathers for one version.
+#[derive(Clone)]
+struct Gathering {
+    version: Arc<Version>,
+    gathered: Arc<Mutex<Gathered>>,
+}
+
+struct Gathered {
+    rows: FeatureRows,
+    /// The rows of the run before, for their memory.
+    running: FeatureRows,
+    /// Who waits for each row.
+    waiting: Vec<oneshot::Sender<Result<f32, Error>>>,
+}
+
+thread_local! {
+    /// One per version that this thread has met; the lock is for threads that hand a run over, and never waited for.
+    static GATHERINGS: RefCell<Vec<Gathering>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Gathering {
+    /// This thread's for `version`.
+    fn of(version: &Arc<Version>) -> Self {
+        GATHERINGS.with_borrow_mut(|gatherings| {
+            if let Some(found) = gatherings.iter().find(|gathering| Arc::ptr_eq(&gathering.version, version))
+            {
+                return found.clone();
+            }
+            // Versions that are served no more are let go.
+            gatherings.retain(|gathering| Arc::strong_count(&gathering.version) > 1);
+            let (rows, running) = (version.reader.empty(16), version.reader.empty(16));
+            let gathered = Gathered { rows, running, waiting: Vec::new() };
+            let fresh = Self { version: Arc::clone(version), gathered: Arc::new(Mutex::new(gathered)) };
+            gatherings.push(fresh.clone());
+            fresh
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gathered {
+    /// Runs what has been gathered and answers everyone. If the run fails, each row is run by itself: one row's bad answer
+    /// is not another's.
+    fn run(&mut self, version: &Version) {
+        // Set aside first, so that a panic leaves no row behind without its caller.
+        let mut waiting = std::mem::take(&mut self.waiting);
+        std::mem::swap(&mut self.rows, &mut self.running);
+        self.rows.clear();
+        match version.run(&self.running) {
+            Ok(scores) => {
+                for (caller, score) in waiting.into_iter().zip(scores.positive()) {
+                    // A caller that has left needs no answer.
+                    let _ = caller.send(Ok(score));
+                }
+            }
+            Err(error) if waiting.len() == 1 => drop(waiting.remove(0).send(Err(error.into()))),
+            Err(_) => {
+                for (row, caller) in waiting.into_iter().enumerate() {
+                    let _ = caller.send(run(version, &self.running.single(row)));
+                }
+            }
+        }
+    }
+}
