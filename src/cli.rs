@@ -188,12 +188,16 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         let app = Arc::new(App::new(settings)?);
         let signal = signal()?;
         let workers = Workers::start(workers).context("cannot start threads")?;
-        let serving = tokio::spawn(http::serve::run(Arc::clone(&app), workers, public, admin, signal));
+        let mut serving = tokio::spawn(http::serve::run(Arc::clone(&app), workers, public, admin, signal));
         let loading = tokio::task::spawn_blocking({
             let app = Arc::clone(&app);
             move || app.load_models(&runtime)
         });
-        loading.await.context("loading the models panicked")??;
+        tokio::select! {
+            loaded = loading => loaded.context("loading the models panicked")??,
+            // Told to stop before it was ready.
+            stopped = &mut serving => return stopped.context("the listeners panicked"),
+        }
         tracing::info!(addr = %public_addr, admin_addr = %admin_addr, "ready");
         tokio::spawn(async move { app.keys.follow().await });
         serving.await.context("the listeners panicked")

@@ -36,7 +36,7 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// `SCOREGATE_MAX_BATCH_ROWS` (100,000): the most rows of one batch.
     pub max_batch_rows: usize,
-    /// `SCOREGATE_MAX_CONNECTIONS` (8,192): connections beyond wait to be accepted.
+    /// `SCOREGATE_MAX_CONNECTIONS` (8,192): per listener; connections beyond wait to be accepted.
     pub max_connections: usize,
     /// `SCOREGATE_BODY_TIMEOUT` (15s): the time to receive a request's head, and again its body.
     pub body_timeout: Duration,
@@ -47,7 +47,8 @@ pub struct ServerSettings {
     pub answer_timeout: Duration,
     /// `SCOREGATE_DRAIN_DELAY` (5s): how long to serve on after SIGTERM, not ready, until load balancers have noticed.
     pub drain_delay: Duration,
-    /// `SCOREGATE_DRAIN_TIMEOUT` (25s): how long requests in flight may take to finish after that.
+    /// `SCOREGATE_DRAIN_TIMEOUT` (20s): how long requests in flight may take to finish after that; with the delay less than
+    /// the 30 s after which Kubernetes kills.
     pub drain_timeout: Duration,
 }
 
@@ -214,7 +215,7 @@ impl Settings {
                 drain_timeout: reader.take(
                     "SCOREGATE_DRAIN_TIMEOUT",
                     "server.drain_timeout",
-                    "25s",
+                    "20s",
                     duration,
                 ),
             },
@@ -269,7 +270,7 @@ impl Settings {
                 ),
             },
             log: LogSettings {
-                filter: reader.take("SCOREGATE_LOG", "log.filter", "info", text),
+                filter: reader.take("SCOREGATE_LOG", "log.filter", "info", log_filter),
                 format: reader.take("SCOREGATE_LOG_FORMAT", "log.format", "auto", log_format),
             },
         };
@@ -368,6 +369,12 @@ fn count(text: &str) -> Result<usize, String> {
 
 fn providers(text: &str) -> Result<ExecutionProviders, String> {
     if text == "cpu" { Ok(ExecutionProviders::Cpu) } else { Err("cpu".into()) }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    let expected =
+        |error| format!("a level such as info, or a filter such as info,scoregate=debug ({error})");
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.into()).map_err(expected)
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

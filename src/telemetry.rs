@@ -11,9 +11,7 @@ use crate::config::{LogFormat, LogSettings};
 /// # Errors
 /// What is wrong with the filter.
 pub fn start(settings: &LogSettings) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| {
-        format!("SCOREGATE_LOG: found \"{}\", expected a level or filter: {error}", settings.filter)
-    })?;
+    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| error.to_string())?;
     let json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Text => false,

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use scoregate_schemas::feature_schema::{self, FeatureSchema};
-use scoregate_schemas::manifest::{self, Manifest};
+use scoregate_schemas::manifest::{self, Bindings, Manifest, Output, Rollout, SourceKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -20,6 +20,8 @@ pub const MANIFEST: &str = "manifest.json";
 pub const MODEL: &str = "model.onnx";
 /// The golden rows' file name.
 pub const GOLDEN: &str = "golden.jsonl";
+/// The rollout's file name, beside the versions of a model.
+pub const ROLLOUT: &str = "rollout.json";
 /// The reference's file name.
 pub const REFERENCE: &str = "reference.json";
 
@@ -40,6 +42,15 @@ pub enum Error {
     /// The manifest is not one.
     #[error("{} is not a manifest of format {}", .path.display(), manifest::FORMAT)]
     Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The rollout is not one.
+    #[error("{} is no rollout", .path.display())]
+    Rollout {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -170,6 +181,7 @@ impl Package {
         }
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
+        check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
         Ok(Self { directory: directory.into(), manifest, schema, graph, golden })
     }
 
@@ -177,6 +189,31 @@ impl Package {
     pub fn digest(&self) -> &str {
         self.manifest.files.get(MODEL).map_or("", String::as_str)
     }
+}
+
+/// Whether the parts of a manifest fit each other: nothing else vouches for them.
+fn check_contents(manifest: &Manifest, schema: &FeatureSchema, golden: usize) -> Result<(), String> {
+    let Bindings::Columns { columns } = &manifest.bindings;
+    let bound = columns.iter().map(|column| column.feature.as_str());
+    if !bound.eq(schema.features().map(|field| field.name.as_str())) {
+        return Err("its bindings are not the schema's features, one by one in their order".into());
+    }
+    let Output::Probabilities { classes, positive, .. } = manifest.output;
+    if classes != 2 || manifest.labels.len() != 2 || positive > 1 {
+        return Err(format!(
+            "found {} labels for {classes} classes, expected 2 for 2",
+            manifest.labels.len()
+        ));
+    }
+    for (name, value) in [("threshold", manifest.threshold), ("tolerance", manifest.tolerance)] {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(format!("found {value} as {name}, expected 0 to 1"));
+        }
+    }
+    if golden == 0 && manifest.source.kind == SourceKind::Trainer {
+        return Err(format!("it has no {GOLDEN}, which every version of the trainer has"));
+    }
+    Ok(())
 }
 
 fn refuse_link(path: &Path) -> Result<(), Error> {
@@ -324,7 +361,51 @@ impl Repository {
         // The directory has moved: there is nothing left to remove.
         let _ = staging.keep();
         sync_directory(&parent)?;
+        sync_directory(&self.root)?;
+        // The first version of a model goes live; later ones wait to be promoted.
+        let versions = directories(&parent)?;
+        if versions.len() == 1 && fs::symlink_metadata(parent.join(ROLLOUT)).is_err() {
+            self.write_rollout(&manifest.name, &Rollout { live: manifest.version })?;
+        }
         Ok(target)
+    }
+
+    /// The rollout of `model`, where there is one.
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be read, is a symbolic link, or is no rollout.
+    pub fn read_rollout(&self, model: &str) -> Result<Option<Rollout>, Error> {
+        let path = self.root.join(model).join(ROLLOUT);
+        if matches!(fs::symlink_metadata(&path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        refuse_link(&path)?;
+        let text = fs::read(&path).map_err(io_error("read", &path))?;
+        serde_json::from_slice(&text).map(Some).map_err(|source| Error::Rollout { path, source })
+    }
+
+    /// Replaces the rollout of `model` in one step.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn write_rollout(&self, model: &str, rollout: &Rollout) -> Result<(), Error> {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = self.root.join(model);
+        let path = directory.join(ROLLOUT);
+        let mut text =
+            serde_json::to_vec(rollout).map_err(|source| Error::Rollout { path: path.clone(), source })?;
+        text.push(b'\n');
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::Builder::new().prefix(".rollout-").tempfile_in(&directory)?;
+            file.write_all(&text)?;
+            // Temporary files are private; a rollout is for every reader of the repository.
+            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(io_error("write", &path))?;
+        sync_directory(&directory)
     }
 }
 
@@ -419,7 +500,8 @@ mod tests {
         assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
         assert_eq!(fs::read(path.join(MODEL)).unwrap(), b"graph");
         let left = fs::read_dir(repository.root().join("churn")).unwrap().count();
-        assert_eq!(left, 1, "nothing of the second attempt stays behind");
+        assert_eq!(left, 2, "the version and the rollout: nothing of the second attempt stays behind");
+        assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v1".into() }));
     }
 
     #[test]
@@ -430,7 +512,8 @@ mod tests {
             let threads: Vec<_> = (0..8_u8)
                 .map(|publisher| {
                     let repository = &repository;
-                    scope.spawn(move || repository.publish(manifest("v1"), &[(MODEL, &[publisher])]).is_ok())
+                    let files = [(MODEL, &[publisher][..]), (GOLDEN, GOLDEN_ROW)];
+                    scope.spawn(move || repository.publish(manifest("v1"), &files).is_ok())
                 })
                 .collect();
             threads.into_iter().map(|thread| usize::from(thread.join().unwrap())).sum()
@@ -442,7 +525,10 @@ mod tests {
     #[test]
     fn every_alteration_is_noticed() {
         type Alter = fn(&Path);
-        let alterations: [(&str, Alter); 7] = [
+        let alterations: [(&str, Alter); 10] = [
+            ("bindings are not", |path| edit(path, "\"feature\": \"x\"", "\"feature\": \"y\"")),
+            ("1 labels", |path| edit(path, "\"retain\",", "")),
+            ("as threshold", |path| edit(path, "\"threshold\": 0.5", "\"threshold\": 1.5")),
             ("found digest", |path| fs::write(path.join(MODEL), b"grapH").unwrap()),
             ("cannot read", |path| fs::remove_file(path.join(GOLDEN)).unwrap()),
             ("is not a manifest", |path| fs::write(path.join(MANIFEST), b"{}").unwrap()),
@@ -468,6 +554,18 @@ mod tests {
         let text = fs::read_to_string(path.join(MANIFEST)).unwrap();
         assert!(text.contains(from), "{from} in {text}");
         fs::write(path.join(MANIFEST), text.replacen(from, to, 1)).unwrap();
+    }
+
+    #[test]
+    fn the_first_version_goes_live_and_later_ones_wait() {
+        let (_directory, repository, _) = published();
+        repository.publish(manifest("v0"), &[(MODEL, b"graph"), (GOLDEN, GOLDEN_ROW)]).unwrap();
+        assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v1".into() }));
+        repository.write_rollout("churn", &Rollout { live: "v0".into() }).unwrap();
+        assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v0".into() }));
+        fs::write(repository.root().join("churn").join(ROLLOUT), b"{}").unwrap();
+        assert!(matches!(repository.read_rollout("churn"), Err(Error::Rollout { .. })));
+        assert_eq!(repository.read_rollout("other").unwrap(), None);
     }
 
     #[test]

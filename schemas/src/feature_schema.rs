@@ -3,6 +3,8 @@
 //! The order of `properties` is the order of features. Keywords that would constrain a value but that the gateway does
 //! not check are refused here, so that a schema never promises more than is enforced.
 
+use std::fmt::Write as _;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -407,6 +409,10 @@ impl Field {
         };
         let length = Length { minimum: bound("minLength"), maximum: bound("maxLength") };
         let role = extension.role;
+        if role == Role::Entity && kind != (Kind::Category { values: None }) {
+            let message = "expected \"string\" without \"enum\" for the role \"entity\": it names someone";
+            mistakes.add(&format!("{pointer}/type"), message.into());
+        }
         let missing = match extension.missing {
             // A null that the type allows has to lead somewhere: to the model, as a missing value.
             None if nullable && role == Role::Feature => Missing::Pass,
@@ -529,9 +535,24 @@ fn unsupported(key: &str, known: &[&str]) -> String {
     )
 }
 
-/// Escapes a name for use as one token of a JSON pointer (RFC 6901).
+/// Escapes a name for use as one token of a JSON pointer in a URI fragment (RFC 6901, 6).
 pub fn escape(name: &str) -> std::borrow::Cow<'_, str> {
-    if name.contains(['~', '/']) { name.replace('~', "~0").replace('/', "~1").into() } else { name.into() }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._!$&'()*+,;=:@?".contains(&byte);
+    if name.bytes().all(plain) {
+        return name.into();
+    }
+    let mut escaped = String::with_capacity(name.len() + 8);
+    for byte in name.bytes() {
+        match byte {
+            b'~' => escaped.push_str("~0"),
+            b'/' => escaped.push_str("~1"),
+            _ if plain(byte) => escaped.push(char::from(byte)),
+            _ => {
+                let _ = write!(escaped, "%{byte:02X}");
+            }
+        }
+    }
+    escaped.into()
 }
 
 #[cfg(test)]
@@ -603,6 +624,15 @@ mod tests {
         assert_eq!(learned.fields[0].unknown, Unknown::Pass);
         assert_eq!(learned.document()["properties"]["country"]["enum"], json!(["DE", "US"]));
         assert!(schema.with_categories("nope", &[]).is_err());
+    }
+
+    #[test]
+    fn names_are_escaped_for_pointers_in_fragments() {
+        for (name, escaped) in
+            [("tenure_days", "tenure_days"), ("a/b~c", "a~1b~0c"), ("a b%", "a%20b%25"), ("ü", "%C3%BC")]
+        {
+            assert_eq!(escape(name), escaped);
+        }
     }
 
     #[test]

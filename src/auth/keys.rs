@@ -68,6 +68,9 @@ pub enum FileError {
         /// What is wrong.
         message: String,
     },
+    /// A key cannot be valid for that long.
+    #[error("found an end of validity beyond the year 9999, expected an earlier one such as 90d")]
+    Expiry,
     /// No key has this name or id.
     #[error("no key of {} has the name or id \"{}\"", .path.display(), .key.escape_debug())]
     NoSuchKey {
@@ -117,14 +120,20 @@ impl KeysFile {
         models: Vec<String>,
         expires: Option<Duration>,
     ) -> Result<String, FileError> {
+        let _lock = self.lock()?;
         let mut keys = self.read()?;
         let secret = random(32).map_err(|error| self.content_error(error))?;
         let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
         let id = random(6).map_err(|error| self.content_error(error))?;
         let expires_at = expires.map(|expires| {
-            let at = OffsetDateTime::from(SystemTime::now() + expires);
-            at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
+            let seconds = i64::try_from(expires.as_secs()).ok()?;
+            let at = OffsetDateTime::now_utc().checked_add(time::Duration::seconds(seconds))?;
+            at.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
         });
+        let expires_at = match expires_at {
+            Some(None) => return Err(FileError::Expiry),
+            other => other.flatten(),
+        };
         keys.push(Key {
             id: format!("key_{}", hexadecimal(&id)),
             name: name.into(),
@@ -142,6 +151,7 @@ impl KeysFile {
     /// # Errors
     /// [`FileError::NoSuchKey`] if there is none, others if the file cannot be read or written.
     pub fn revoke(&self, name_or_id: &str) -> Result<usize, FileError> {
+        let _lock = self.lock()?;
         let mut keys = self.read()?;
         let before = keys.len();
         keys.retain(|key| key.name != name_or_id && key.id != name_or_id);
@@ -153,12 +163,27 @@ impl KeysFile {
         Ok(revoked)
     }
 
-    /// Replaces the file in one step, readable by its owner only.
-    fn write(&self, keys: &[Key]) -> Result<(), FileError> {
-        let directory = match self.path.parent() {
+    fn directory(&self) -> &Path {
+        match self.path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
+        }
+    }
+
+    /// Keeps other commands from editing the file until the lock is dropped. The directory is what is locked: the file
+    /// itself is replaced.
+    fn lock(&self) -> Result<fs::File, FileError> {
+        let lock = || -> std::io::Result<fs::File> {
+            let directory = fs::File::open(self.directory())?;
+            directory.lock()?;
+            Ok(directory)
         };
+        lock().map_err(|source| self.io_error("lock the directory of", source))
+    }
+
+    /// Replaces the file in one step, readable by its owner only.
+    fn write(&self, keys: &[Key]) -> Result<(), FileError> {
+        let directory = self.directory();
         let mut text =
             serde_json::to_vec_pretty(keys).map_err(|error| self.content_error(error.to_string()))?;
         text.push(b'\n');
@@ -310,7 +335,8 @@ impl LiveKeys {
         loop {
             timer.tick().await;
             // The text itself is compared: a file that is replaced within the clock's resolution has changed all the same.
-            let found = tokio::fs::read(&self.path).await.ok();
+            // Read here: the blocking threads may be busy scoring, and a revocation must not wait for them.
+            let found = fs::read(&self.path).ok();
             if found == seen {
                 continue;
             }
@@ -377,6 +403,17 @@ mod tests {
     }
 
     #[test]
+    fn keys_made_at_once_are_all_kept() {
+        let (_directory, file) = file();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| file.create("web", vec![Scope::ScorePredict], all_models(), None).unwrap());
+            }
+        });
+        assert_eq!(file.read().unwrap().len(), 8);
+    }
+
+    #[test]
     fn a_key_expires() {
         let (_directory, file) = file();
         let key = file.create("web", vec![], all_models(), Some(Duration::from_secs(3_600))).unwrap();
@@ -384,6 +421,8 @@ mod tests {
         assert!(ring.verify(&key, SystemTime::now()).is_ok());
         let later = SystemTime::now() + Duration::from_secs(3_601);
         assert_eq!(ring.verify(&key, later).unwrap_err(), Error::InvalidKey);
+        let forever = file.create("web", vec![], all_models(), Some(Duration::from_secs(3_000_000 * 86_400)));
+        assert!(matches!(forever, Err(FileError::Expiry)));
     }
 
     #[test]

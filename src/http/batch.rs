@@ -2,25 +2,26 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawPathParams, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use scoregate_model::features::BodyError;
 
 use super::admission::admit;
 use super::body::{Format, Received, accepted_format, content_format, receive};
-use super::predict::{no_parameters, version_for};
+use super::predict::{ModelPath, no_parameters, version_for};
 use super::problem::{Error, Fault};
 use super::wire::Answers;
 use crate::app::App;
 use crate::auth::Scope;
 use crate::registry::Version;
-use crate::scoring;
+use crate::scoring::{self, Permit};
 
 pub(super) async fn predict_batch(
     State(app): State<Arc<App>>,
-    path: RawPathParams,
+    path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -34,48 +35,47 @@ pub(super) async fn predict_batch(
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
     let received = receive(&app, &parts.headers, body).await?;
-    let work = Work {
-        version: Arc::clone(version),
-        input,
-        output,
-        max_bytes: app.settings.server.max_body_bytes,
-        max_rows: app.settings.server.max_batch_rows,
-    };
-    let rows = estimate_rows(&received, input).min(work.max_rows);
-    let answer = app.engine.run(rows, version.cost, move || work.score(&received)).await??;
+    let work = Work { app: Arc::clone(&app), version: Arc::clone(version), input, output };
+    let rows = work.estimate_rows(received.raw());
+    // What a compressed body holds is not known before it is decoded, and decoding takes time itself.
+    let here = !received.is_gzip() && app.engine.fits_inline(rows, version.cost);
+    let answer = app.engine.run(rows, here, move || work.score(&received)).await??;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }
 
-/// About how many rows a body holds, from above: what the work is planned by before anything is parsed.
-fn estimate_rows(received: &Received, input: Format) -> usize {
-    /// Compressed rows are taken to be this many times smaller.
-    const COMPRESSION: usize = 10;
-    let body = received.raw();
-    if received.is_gzip() {
-        return 1 + body.len() * COMPRESSION / 100;
-    }
-    let mark = if input == Format::Json { b'{' } else { b'\n' };
-    1 + memchr::memchr_iter(mark, body).count()
-}
-
 struct Work {
+    app: Arc<App>,
     version: Arc<Version>,
     input: Format,
     output: Format,
-    max_bytes: usize,
-    max_rows: usize,
 }
 
 impl Work {
+    /// How many rows a body holds at the most: what the work is planned by before anything is parsed. A kibibyte counts as
+    /// a row whatever is in it, since parsing it is work too.
+    fn estimate_rows(&self, body: &[u8]) -> usize {
+        let marks = match self.input {
+            Format::Json => memchr::memchr_iter(b'{', body).count(),
+            Format::Ndjson => memchr::memchr_iter(b'\n', body).count(),
+            // CSV takes a bare carriage return for the end of a record too.
+            Format::Csv => memchr::memchr2_iter(b'\n', b'\r', body).count(),
+        };
+        1 + marks.max(body.len() / 1_024).min(self.app.settings.server.max_batch_rows)
+    }
+
     /// Bytes → checked columns → tensors → ONNX Runtime → answer.
-    fn score(&self, received: &Received) -> Result<Vec<u8>, Error> {
-        let Self { version, .. } = self;
-        let body = received.decode(self.max_bytes)?;
+    fn score(&self, received: &Received) -> Result<Bytes, Error> {
+        let Self { app, version, .. } = self;
+        let max_rows = app.settings.server.max_batch_rows;
+        let body = received.decode(app.settings.server.max_body_bytes)?;
+        let _decoded = if received.is_gzip() {
+            Some(app.engine.hold_rows(self.estimate_rows(&body)).map_err(scoring::Error::from)?)
+        } else {
+            None
+        };
         let (rows, prefix) = match self.input {
-            Format::Json => {
-                version.reader.json_rows(&body, self.max_rows).map(|read| (read.rows, read.prefix))?
-            }
-            Format::Ndjson => (version.reader.ndjson_rows(&body, self.max_rows)?, "#"),
+            Format::Json => version.reader.json_rows(&body, max_rows).map(|read| (read.rows, read.prefix))?,
+            Format::Ndjson => (version.reader.ndjson_rows(&body, max_rows)?, "#"),
             Format::Csv => (self.csv_rows(&body)?, "#"),
         };
         if rows.is_empty() {
@@ -87,16 +87,18 @@ impl Work {
         let scores = version.run(&rows).map_err(scoring::Error::from)?;
         let probabilities: Vec<f32> = scores.positive().collect();
         let mut answers = Answers::new(version);
-        Ok(match self.output {
+        let answer = match self.output {
             Format::Json => answers.json_batch(&rows, &probabilities, prefix),
             Format::Ndjson => answers.ndjson_batch(&rows, &probabilities),
             Format::Csv => answers.csv_batch(&body, &rows, &probabilities),
-        })
+        };
+        let permit = app.engine.hold_bytes(answer.len()).map_err(scoring::Error::from)?;
+        Ok(Bytes::from_owner(Held { answer, _permit: permit }))
     }
 
     fn csv_rows(&self, body: &[u8]) -> Result<scoregate_model::features::FeatureRows, Error> {
         let reader = &self.version.reader;
-        reader.csv_rows(body, self.max_rows).map_err(|error| match error {
+        reader.csv_rows(body, self.app.settings.server.max_batch_rows).map_err(|error| match error {
             BodyError::Header(faults) => {
                 let faults = faults.iter().map(|fault| {
                     let pointer = format!("#{}", reader.pointer(&fault.place));
@@ -106,5 +108,17 @@ impl Work {
             }
             other => other.into(),
         })
+    }
+}
+
+/// An answer whose memory counts until the client has taken it.
+struct Held {
+    answer: Vec<u8>,
+    _permit: Permit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.answer
     }
 }

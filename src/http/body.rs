@@ -17,7 +17,7 @@ use crate::scoring::{self, Permit};
 pub(super) struct Received {
     bytes: Bytes,
     gzip: bool,
-    /// Held until the answer is written.
+    /// Held until the row or rows are scored.
     _permits: Vec<Permit>,
 }
 
@@ -28,17 +28,11 @@ pub(super) struct Received {
 pub(super) async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Received, Error> {
     let limit = app.settings.server.max_body_bytes;
     let gzip = is_gzip(headers)?;
-    let hint = body.size_hint();
-    let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
-    if announced > limit {
+    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
         return Err(Error::BodyTooLarge { limit });
     }
     let mut permits = Vec::new();
-    if announced > 0 {
-        permits.push(hold(app, announced)?);
-    }
-    let exact = hint.exact().is_some();
-    let receive = collect(app, body, limit, if exact { usize::MAX } else { 0 }, &mut permits);
+    let receive = collect(app, body, limit, &mut permits);
     match tokio::time::timeout(app.settings.server.body_timeout, receive).await {
         Ok(bytes) => Ok(Received { bytes: bytes?, gzip, _permits: permits }),
         Err(_) => Err(Error::BodyTimeout),
@@ -49,16 +43,12 @@ fn hold(app: &App, bytes: usize) -> Result<Permit, Error> {
     app.engine.hold_bytes(bytes).map_err(|overloaded| scoring::Error::from(overloaded).into())
 }
 
-/// Reads all frames. `held` is how many bytes the permits cover already.
-async fn collect(
-    app: &App,
-    mut body: Body,
-    limit: usize,
-    mut held: usize,
-    permits: &mut Vec<Permit>,
-) -> Result<Bytes, Error> {
-    /// Bodies of unknown size take their permits in steps of this many bytes.
+/// Reads all frames. Permits are taken for what has arrived: what is only announced holds no memory, and must not keep
+/// others out.
+async fn collect(app: &App, mut body: Body, limit: usize, permits: &mut Vec<Permit>) -> Result<Bytes, Error> {
+    /// Beyond a first frame, permits are taken for so many bytes at a time.
     const STEP: usize = 256 * 1024;
+    let mut held = 0;
     let mut first: Option<Bytes> = None;
     let mut rest = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -68,9 +58,10 @@ async fn collect(
         if have > limit {
             return Err(Error::BodyTooLarge { limit });
         }
-        while have > held {
-            permits.push(hold(app, STEP)?);
-            held += STEP;
+        if have > held {
+            let more = if held == 0 { have } else { STEP.max(have - held) };
+            permits.push(hold(app, more)?);
+            held += more;
         }
         match &first {
             None => first = Some(data),
@@ -95,11 +86,27 @@ impl Received {
         if !self.gzip {
             return Ok(self.bytes.clone());
         }
-        let mut decoded = Vec::new();
-        let mut decoder = flate2::bufread::MultiGzDecoder::new(&self.bytes[..]);
+        /// Empty members cost time and add no bytes; real encoders write one, or one per megabyte.
+        const MAX_MEMBERS: usize = 1_000;
         let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-        decoder.by_ref().take(most).read_to_end(&mut decoded).map_err(|_| Error::Gzip)?;
-        if decoded.len() > limit { Err(Error::BodyTooLarge { limit }) } else { Ok(decoded.into()) }
+        let mut decoded = Vec::new();
+        let mut rest = &self.bytes[..];
+        for _ in 0..MAX_MEMBERS {
+            if rest.is_empty() {
+                return Ok(decoded.into());
+            }
+            let mut member = flate2::bufread::GzDecoder::new(rest);
+            member
+                .by_ref()
+                .take(most - decoded.len() as u64)
+                .read_to_end(&mut decoded)
+                .map_err(|_| Error::Gzip)?;
+            if decoded.len() > limit {
+                return Err(Error::BodyTooLarge { limit });
+            }
+            rest = member.into_inner();
+        }
+        if rest.is_empty() { Ok(decoded.into()) } else { Err(Error::Gzip) }
     }
 
     /// The bytes as they came; compressed, they are still the best guess of how much work there is.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawPathParams, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 
 use super::admission::admit;
 use super::body::{Format, accepted_format};
-use super::predict::{no_parameters, version_for};
+use super::predict::{ModelPath, no_parameters, version_for};
 use super::problem::Error;
 use super::wire::Metadata;
 use crate::app::App;
@@ -17,7 +17,7 @@ use crate::auth::Scope;
 
 pub(super) async fn metadata(
     State(app): State<Arc<App>>,
-    path: RawPathParams,
+    path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();

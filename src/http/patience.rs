@@ -7,6 +7,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ pub(crate) struct Patience<S> {
     since: Instant,
     /// Whether bytes have moved since `since`.
     moved: bool,
+    /// Set while a request of this connection is being worked on: then it is the gateway that keeps the peer waiting.
+    busy: Arc<AtomicBool>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -41,12 +45,26 @@ enum Waiting {
 impl<S> Patience<S> {
     /// Waits `head` for a head from its first byte (or from the start of the connection) to its end, and `idle` between
     /// requests; while an answer is written, `idle` counts from the last byte that moved.
-    pub(crate) fn new(io: StrictFraming<S>, head: Duration, idle: Duration) -> Self {
-        Self { io, head, idle, waiting: Waiting::Head, since: Instant::now(), moved: false, timer: None }
+    pub(crate) fn new(io: StrictFraming<S>, head: Duration, idle: Duration, busy: Arc<AtomicBool>) -> Self {
+        Self {
+            io,
+            head,
+            idle,
+            waiting: Waiting::Head,
+            since: Instant::now(),
+            moved: false,
+            busy,
+            timer: None,
+        }
     }
 
     /// Nothing can be read now: is that for too long?
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.busy.load(Ordering::Relaxed) {
+            // The answer's first bytes start the clock again.
+            self.moved = true;
+            return Poll::Pending;
+        }
         let waiting = match self.io.reading() {
             Reading::Body => Waiting::Body,
             Reading::Head => Waiting::Head,
@@ -55,10 +73,6 @@ impl<S> Patience<S> {
         };
         // A head's time is not extended by bytes that trickle in.
         if waiting != self.waiting || (self.moved && waiting != Waiting::Head) {
-            if waiting == Waiting::Head {
-                // The timer may be set for later than this.
-                self.timer = None;
-            }
             self.since = Instant::now();
             self.waiting = waiting;
         }
@@ -70,6 +84,9 @@ impl<S> Patience<S> {
         };
         let deadline = self.since + limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= deadline {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -138,7 +155,7 @@ mod tests {
     /// When reading fails, in seconds from the start, if the peer does `script`: (seconds to wait, bytes to send).
     async fn ends_after(script: &'static [(u64, &'static str)]) -> u64 {
         let (mut peer, io) = tokio::io::duplex(1 << 16);
-        let mut patience = Patience::new(StrictFraming::new(io), HEAD, IDLE);
+        let mut patience = Patience::new(StrictFraming::new(io), HEAD, IDLE, Arc::default());
         let start = Instant::now();
         let sender = tokio::spawn(async move {
             for (wait, bytes) in script {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
+use scoregate_model::features::BodyError;
 
 use super::admission::admit;
 use super::body::{Format, accepted_format, content_format, receive};
@@ -18,7 +20,7 @@ use crate::scoring::{self, RowError};
 
 pub(super) async fn predict(
     State(app): State<Arc<App>>,
-    path: RawPathParams,
+    path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -32,14 +34,13 @@ pub(super) async fn predict(
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
     let scored = if rows == 1 && !received.is_gzip() && app.engine.fits_inline(rows, version.cost) {
-        let _permit = app.engine.hold_rows(rows).map_err(scoring::Error::from)?;
         scoring::score_together(version, received.raw(), app.engine.inline_budget()).await
     } else {
         let work = {
             let version = Arc::clone(version);
             move || received.decode(limit).map(|body| scoring::score_alone(&version, &body))
         };
-        app.engine.run(rows, version.cost, work).await??
+        app.engine.run(rows, false, work).await??
     };
     let probability = scored.map_err(|error| refusal(error, version))?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], wire::one(version, probability))
@@ -48,6 +49,9 @@ pub(super) async fn predict(
 
 fn refusal(error: RowError, version: &Version) -> Error {
     match error {
+        RowError::Body(BodyError::Shape { pointer, code, detail }) => {
+            Error::Row(vec![Fault::new(pointer, code, detail)])
+        }
         RowError::Body(error) => error.into(),
         RowError::Scoring(error) => error.into(),
         RowError::Row(row) => {
@@ -60,12 +64,17 @@ fn refusal(error: RowError, version: &Version) -> Error {
     }
 }
 
+/// The path's parameters, where it can be decoded.
+pub(super) type ModelPath = Result<RawPathParams, RawPathParamsRejection>;
+
 /// The version that answers for the model of the path, or for the default model.
 pub(super) fn version_for<'a>(
     app: &'a App,
-    path: &RawPathParams,
+    path: &ModelPath,
     admitted: &super::admission::Admitted,
 ) -> Result<&'a Arc<Version>, Error> {
+    // A path that is no UTF-8 names no model.
+    let path = path.as_ref().map_err(|_| scoring::Error::UnknownModel)?;
     let named = path.iter().find(|(name, _)| *name == "model").map(|(_, model)| model);
     let model = named.unwrap_or(&app.settings.models.default);
     admitted.may_use(model)?;

@@ -166,6 +166,7 @@ impl Error {
             Self::Auth(auth::Error::InvalidRequest(_)) => challenge("Bearer error=\"invalid_request\""),
             Self::Auth(auth::Error::InvalidKey) => challenge(REALMS[1]),
             Self::Auth(auth::Error::InvalidToken) => challenge("Bearer error=\"invalid_token\""),
+            Self::Auth(auth::Error::ModelNotAllowed) => challenge("Bearer error=\"insufficient_scope\""),
             Self::Auth(auth::Error::InsufficientScope(scope)) => {
                 let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
                 HeaderValue::try_from(value)
@@ -190,6 +191,9 @@ impl Error {
             Self::Body(BodyError::Shape { pointer, code, detail }) => {
                 vec![Fault::new(std::mem::take(pointer), *code, std::mem::take(detail))]
             }
+            Self::Body(error @ BodyError::Empty) => {
+                vec![Fault { pointer: "#".into(), code: "empty", detail: error.to_string() }]
+            }
             _ => Vec::new(),
         }
     }
@@ -209,9 +213,16 @@ impl Error {
     /// Writes the problem document.
     pub fn into_answer(mut self, path: &str, request_id: &str) -> Response {
         let Problem { status, code, title } = self.problem();
-        if status.is_server_error() {
-            let error = format!("{:#}", Chain(&self));
-            tracing::error!(request.id = request_id, code, error, "request failed");
+        match status {
+            // Shedding load and not being ready are states of the gateway, not failures of it.
+            StatusCode::SERVICE_UNAVAILABLE => {
+                tracing::debug!(request.id = request_id, code, "request turned away")
+            }
+            _ if status.is_server_error() => {
+                let error = Chain(&self).to_string();
+                tracing::error!(request.id = request_id, code, error, "request failed");
+            }
+            _ => {}
         }
         let headers = self.headers();
         let document = Document {

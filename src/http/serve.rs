@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -102,8 +103,17 @@ async fn connection(
     watcher: Watcher,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::from_std(stream)?;
-    let service = service_fn(move |request| answer(router.clone(), request));
-    let stream = Patience::new(StrictFraming::new(stream), head, idle);
+    let busy = Arc::new(AtomicBool::new(false));
+    let stream = Patience::new(StrictFraming::new(stream), head, idle, Arc::clone(&busy));
+    let service = service_fn(move |request| {
+        busy.store(true, Ordering::Relaxed);
+        let (router, busy) = (router.clone(), Arc::clone(&busy));
+        async move {
+            let response = answer(router, request).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
+    });
     // Hyper's own timer stays off: Patience does its work.
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     Ok(watcher.watch(connection).await?)
@@ -129,7 +139,7 @@ async fn accept(listener: &TcpListener) -> std::net::TcpStream {
 }
 
 /// One request: id, handler, panic → 500, refusal → problem document.
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(router: Router, request: Request<Incoming>) -> Response {
     let id = request_id(request.headers());
     let path = request.uri().clone();
     let mut response = match caught(router.oneshot(request.map(Body::new))).await {
@@ -144,7 +154,7 @@ async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, 
         }
     }
     response.headers_mut().insert(REQUEST_ID, id);
-    Ok(response)
+    response
 }
 
 /// What `future` answers, or nothing if it panics: one panic costs one request.

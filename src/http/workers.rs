@@ -28,6 +28,15 @@ struct Worker {
     connections: Arc<AtomicUsize>,
 }
 
+/// A connection in its worker's count; out of it when dropped, after a panic too.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Workers {
     /// Starts `count` threads.
     ///
@@ -56,10 +65,10 @@ impl Workers {
         let least = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
         let worker = self.workers.iter().min_by_key(least).expect("there is at least one worker");
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        let connections = Arc::clone(&worker.connections);
+        let counted = Counted(Arc::clone(&worker.connections));
         worker.runtime.spawn(async move {
             connection.await;
-            connections.fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
         });
     }
 

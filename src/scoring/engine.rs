@@ -92,29 +92,33 @@ impl Engine {
         self.inline_budget
     }
 
-    /// Does `work` on some `rows` rows of a model that costs `cost`, here or on a blocking thread.
+    /// Does `work` on at most `rows` rows, here or on a blocking thread.
     ///
     /// Work whose caller has left before it began is not done.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] if the rows in hand would exceed their bound, [`Error::Deadline`] past the answer timeout.
+    /// [`Error::Overloaded`] if the rows waiting for a blocking thread would exceed their bound, [`Error::Deadline`] past the
+    /// answer timeout.
     pub async fn run<T: Send + 'static>(
         &self,
         rows: usize,
-        cost: Cost,
+        here: bool,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let permit = self.hold_rows(rows)?;
-        if self.fits_inline(rows, cost) {
+        if here {
+            // Nothing queues here, so that nothing needs a place in the queue.
             return Ok(work());
         }
+        let permit = self.hold_rows(rows)?;
         let (answer, answered) = tokio::sync::oneshot::channel();
         let task = move || {
             // A caller that has left drops the receiver.
             if !answer.is_closed() {
-                let _ = answer.send(work());
+                let done = work();
+                // Before the caller hears of it, and may send the next.
+                drop(permit);
+                let _ = answer.send(done);
             }
-            drop(permit);
         };
         self.blocking.spawn_blocking(task);
         match tokio::time::timeout(self.answer_timeout, answered).await {
@@ -150,10 +154,12 @@ mod tests {
     async fn short_work_stays_and_long_work_leaves_the_thread() {
         let here = std::thread::current().id();
         let engine = engine(1_000_000);
-        assert_eq!(engine.run(1, CHEAP, move || std::thread::current().id()).await.unwrap(), here);
-        assert_ne!(engine.run(10_000, CHEAP, move || std::thread::current().id()).await.unwrap(), here);
         let slow = Cost { run: Duration::from_millis(1), row: Duration::from_millis(1) };
-        assert_ne!(engine.run(1, slow, move || std::thread::current().id()).await.unwrap(), here);
+        for (rows, cost, stays) in [(1, CHEAP, true), (10_000, CHEAP, false), (1, slow, false)] {
+            let fits = engine.fits_inline(rows, cost);
+            let thread = engine.run(rows, fits, || std::thread::current().id()).await.unwrap();
+            assert_eq!((fits, thread == here), (stays, stays), "{rows} rows at {cost:?}");
+        }
     }
 
     #[tokio::test]
@@ -162,29 +168,30 @@ mod tests {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let busy = tokio::spawn({
             let engine = Arc::clone(&engine);
-            async move { engine.run(9_999, CHEAP, move || released.recv()).await }
+            async move { engine.run(9_999, false, move || released.recv()).await }
         });
         while engine.rows.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(engine.run(1, CHEAP, || ()).await.is_ok());
-        assert!(matches!(engine.run(2, CHEAP, || ()).await, Err(Error::Overloaded(Overloaded))));
+        assert!(engine.run(1, false, || ()).await.is_ok());
+        assert!(matches!(engine.run(2, false, || ()).await, Err(Error::Overloaded(Overloaded))));
+        assert!(engine.run(2, true, || ()).await.is_ok(), "what runs here does not queue");
         release.send(()).unwrap();
         busy.await.unwrap().unwrap().unwrap();
         assert_eq!(engine.rows.load(Ordering::Relaxed), 0);
         // More rows than the bound itself are taken alone, rather than never.
-        assert!(engine.run(1_000_000, CHEAP, || ()).await.is_ok());
+        assert!(engine.run(1_000_000, false, || ()).await.is_ok());
     }
 
     #[tokio::test]
     async fn an_answer_that_takes_too_long_is_given_up() {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let late = with_timeout(1_000_000, Duration::from_millis(50))
-            .run(10_000, CHEAP, move || released.recv())
+            .run(10_000, false, move || released.recv())
             .await;
         assert!(matches!(late, Err(Error::Deadline)));
         release.send(()).unwrap_or_default();
-        let panicked = engine(1_000_000).run(10_000, CHEAP, || panic!("on purpose")).await;
+        let panicked = engine(1_000_000).run(10_000, false, || panic!("on purpose")).await;
         assert!(matches!(panicked, Err::<(), _>(Error::Panicked)));
     }
 

@@ -1,6 +1,6 @@
 //! Checked rows as columns, and one row on its way into them.
 
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 
 use super::field::{Cell, Slot};
 use super::{FaultCode, FieldFault, MAX_DESCRIBED_FAULTS, Place, RowFault, RowReader};
@@ -141,7 +141,8 @@ impl FeatureRows {
             return;
         }
         self.entities.resize(self.indices.len(), None);
-        let mut count: FxHashMap<&str, u32> = FxHashMap::default();
+        // A keyed hash: entities are the client's own choice.
+        let mut count: HashMap<&str, u32> = HashMap::new();
         for entity in self.entities.iter().flatten() {
             *count.entry(entity).or_default() += 1;
         }

@@ -105,14 +105,20 @@ impl FieldReader {
         if !matches!(self.field.kind, Kind::Number | Kind::Integer) {
             return self.other();
         }
+        // An integer field is a 64-bit integer, whatever the graph's input could hold.
+        if self.field.kind == Kind::Integer
+            && !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value)
+        {
+            return Err(FaultCode::Overflow);
+        }
         if value.abs() > self.exact_below && (!exact || !self.holds(value)) {
             return Err(FaultCode::Precision);
         }
         self.bounded(value)
     }
 
-    /// A JSON number written with a fraction or an exponent. From 2^64 on it may have been written as an integer, so it has
-    /// to be exact there.
+    /// A JSON number written with a fraction or an exponent. From 2^64 on it may have been written as an integer whose
+    /// digits are lost by now, so float32 inputs refuse it there.
     pub(super) fn float(&self, value: f64) -> Result<Cell<'static>, FaultCode> {
         match self.field.kind {
             Kind::Number => {}
@@ -124,7 +130,7 @@ impl FieldReader {
         if self.float32 && (value as f32).is_infinite() {
             return Err(FaultCode::Overflow);
         }
-        if value.abs() >= 18_446_744_073_709_551_616.0 && !self.holds(value) {
+        if self.float32 && value.abs() >= 18_446_744_073_709_551_616.0 {
             return Err(FaultCode::Precision);
         }
         self.bounded(value)

@@ -254,7 +254,10 @@ impl RowReader {
             (FaultCode::DuplicateEntity, _) => {
                 "another row of this body is about the same entity; send each once".into()
             }
-            (FaultCode::Malformed, _) => "expected one well-formed JSON object, each field named once".into(),
+            (FaultCode::Malformed, Some(_)) => "expected the column once, and UTF-8 in its cells".into(),
+            (FaultCode::Malformed, None) => {
+                "expected one well-formed JSON object, each field named once".into()
+            }
             (FaultCode::Columns, _) => "expected as many cells as the header has columns".into(),
         }
     }
