@@ -56,7 +56,10 @@ fn first_published(repository: &Repository, model: &str, versions: &[String]) ->
     // One that cannot be read might be the first, so that no other may take its place.
     let dated = versions.iter().map(|version| match published(version) {
         Some(at) => Ok((at, version)),
-        None => Err(Error::Unknown { model: model.into(), version: version.clone() }),
+        None => {
+            Package::read(&repository.directory(model, version))?;
+            Err(Error::Unknown { model: model.into(), version: version.clone() })
+        }
     });
     let dated = dated.collect::<Result<Vec<_>, _>>()?;
     Ok(dated.into_iter().min().map_or_else(String::new, |(_, version)| version.clone()))

@@ -263,7 +263,7 @@ fn rows() -> Vec<Case> {
     let header = "tenure_days,monthly_spend,support_tickets_30d,plan_tier,country,last_login_hours";
     let ids = format!("[{0},{0}]", with("customer_id", &canary));
     cases.extend([
-        case("60 array for an object", post(format!("[{REFERENCE}]")), 422, "invalid_rows", &["# type"]),
+        case("60 array for an object", post(format!("[{REFERENCE}]")), 422, "invalid_row", &["# type"]),
         case("55 no rows", Request::post(BATCH, "[]"), 422, "invalid_rows", &[]),
         case(
             "56 too many rows",

@@ -175,7 +175,8 @@ fn write_folds(path: &Path, table: &Table, run: &Trained) {
 
 fn ask_python(directory: &Path) -> Answer {
     let script = root().join("tests/python/sklearn_parity.py");
-    let output = Command::new(python()).arg(script).arg(directory).output().unwrap();
+    let mut command = Command::new(python());
+    let output = command.arg(script).arg(directory).env("ORT_DISABLE_TELEMETRY", "1").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

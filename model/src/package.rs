@@ -512,8 +512,10 @@ mod tests {
             let threads: Vec<_> = (0..8_u8)
                 .map(|publisher| {
                     let repository = &repository;
-                    let files = [(MODEL, &[publisher][..]), (GOLDEN, GOLDEN_ROW)];
-                    scope.spawn(move || repository.publish(manifest("v1"), &files).is_ok())
+                    scope.spawn(move || {
+                        let files: [(&str, &[u8]); 2] = [(MODEL, &[publisher]), (GOLDEN, GOLDEN_ROW)];
+                        repository.publish(manifest("v1"), &files).is_ok()
+                    })
                 })
                 .collect();
             threads.into_iter().map(|thread| usize::from(thread.join().unwrap())).sum()

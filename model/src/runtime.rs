@@ -2,6 +2,7 @@
 //!
 //! This is the only file that names `ort`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,71 +148,103 @@ impl Runtime {
         let Output::Probabilities { name, classes, positive } = output;
         let served = inspect::prepare(graph, name, *positive, *classes)
             .map_err(|error| Error::Binding(error.to_string()))?;
+        let inner = self.open(&served.graph, options)?;
+        let inputs = bind(&inner, reader, bindings, &served.lookups)?;
+        if *positive >= *classes {
+            return Err(Error::Binding(format!(
+                "column {positive} of {classes} cannot be the positive class"
+            )));
+        }
+        check_output(&inner, &served.output, TensorElementType::Float32)?;
+        let (classes, positive) = if served.one_column { (1, 0) } else { (*classes, *positive) };
+        let single = Single::new(&inputs, &served.output, classes).map_err(Error::Run)?;
+        Ok(Session { inner, nodes: served.nodes, inputs, single, classes, positive })
+    }
+
+    /// Opens a session over `graph` as it is, with the class per row that its output `label` gives: for holding a graph to
+    /// what it claims, and slower than [`Runtime::session`].
+    ///
+    /// # Errors
+    /// As [`Runtime::session`].
+    pub fn unmodified(
+        &self,
+        graph: &[u8],
+        reader: &RowReader,
+        bindings: &Bindings,
+        output: &Output,
+        label: &str,
+    ) -> Result<Unmodified, Error> {
+        let Output::Probabilities { name, classes, .. } = output;
+        let inner = self.open(graph, &SessionOptions::default())?;
+        let inputs = bind(&inner, reader, bindings, &BTreeMap::new())?;
+        check_output(&inner, name, TensorElementType::Float32)?;
+        check_output(&inner, label, TensorElementType::Int64)?;
+        Ok(Unmodified { inner, inputs, probabilities: name.clone(), classes: *classes, label: label.into() })
+    }
+
+    fn open(&self, graph: &[u8], options: &SessionOptions) -> Result<ort::session::Session, Error> {
         let build = || -> ort::Result<ort::session::Session> {
             ort::session::Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(options.intra_op_threads)?
                 .with_inter_threads(1)?
                 .with_intra_op_spinning(false)?
-                .commit_from_memory(&served.graph)
+                .commit_from_memory(graph)
         };
-        let inner = build().map_err(Error::Graph)?;
-        let Bindings::Columns { columns } = bindings;
-        for binding in columns {
-            let Some(input) = inner.inputs().iter().find(|input| input.name() == binding.input) else {
-                return Err(Error::Binding(format!("it has no input \"{}\"", binding.input)));
-            };
-            let expected = match binding.element {
-                Element::Float32 => TensorElementType::Float32,
-                Element::Float64 => TensorElementType::Float64,
-                Element::String if !served.lookups.contains_key(&binding.input) => TensorElementType::String,
-                Element::Int64 | Element::String => TensorElementType::Int64,
-            };
-            match input.dtype() {
-                ValueType::Tensor { ty, .. } if *ty == expected => {}
-                other => {
-                    return Err(Error::Binding(format!(
-                        "its input \"{}\" is {other}, expected a tensor of {expected}",
-                        binding.input
-                    )));
-                }
+        build().map_err(Error::Graph)
+    }
+}
+
+/// Finds the feature of every input, and checks that each is of the element that the bindings say. An input among `lookups`
+/// takes codes.
+fn bind(
+    inner: &ort::session::Session,
+    reader: &RowReader,
+    bindings: &Bindings,
+    lookups: &BTreeMap<String, Lookup>,
+) -> Result<Vec<Input>, Error> {
+    let Bindings::Columns { columns } = bindings;
+    for binding in columns {
+        let Some(input) = inner.inputs().iter().find(|input| input.name() == binding.input) else {
+            return Err(Error::Binding(format!("it has no input \"{}\"", binding.input)));
+        };
+        let expected = match binding.element {
+            Element::Float32 => TensorElementType::Float32,
+            Element::Float64 => TensorElementType::Float64,
+            Element::String if !lookups.contains_key(&binding.input) => TensorElementType::String,
+            Element::Int64 | Element::String => TensorElementType::Int64,
+        };
+        match input.dtype() {
+            ValueType::Tensor { ty, .. } if *ty == expected => {}
+            other => {
+                return Err(Error::Binding(format!(
+                    "its input \"{}\" is {other}, expected a tensor of {expected}",
+                    binding.input
+                )));
             }
         }
-        if let Some(extra) =
-            inner.inputs().iter().find(|input| columns.iter().all(|bound| bound.input != input.name()))
-        {
-            return Err(Error::Binding(format!("no feature is bound to its input \"{}\"", extra.name())));
+    }
+    let kinds: Vec<_> = reader.features().collect();
+    let mut inputs = Vec::with_capacity(columns.len());
+    for input in inner.inputs() {
+        let Some(feature) = columns.iter().position(|column| column.input == input.name()) else {
+            return Err(Error::Binding(format!("no feature is bound to its input \"{}\"", input.name())));
+        };
+        let fill = Fill::new(columns[feature].element, kinds[feature], lookups.get(input.name()));
+        let fill =
+            fill.map_err(|problem| Error::Binding(format!("its input \"{}\" {problem}", input.name())))?;
+        inputs.push(Input { feature, fill });
+    }
+    Ok(inputs)
+}
+
+fn check_output(inner: &ort::session::Session, name: &str, expected: TensorElementType) -> Result<(), Error> {
+    match inner.outputs().iter().find(|found| found.name() == name).map(ort::value::Outlet::dtype) {
+        Some(ValueType::Tensor { ty, .. }) if *ty == expected => Ok(()),
+        Some(other) => {
+            Err(Error::Binding(format!("its output \"{name}\" is {other}, expected a tensor of {expected}")))
         }
-        if *positive >= *classes {
-            return Err(Error::Binding(format!(
-                "column {positive} of {classes} cannot be the positive class"
-            )));
-        }
-        match inner
-            .outputs()
-            .iter()
-            .find(|found| found.name() == served.output)
-            .map(ort::value::Outlet::dtype)
-        {
-            Some(ValueType::Tensor { ty: TensorElementType::Float32, .. }) => {}
-            Some(other) => {
-                return Err(Error::Binding(format!("its output \"{name}\" is {other}, expected floats")));
-            }
-            None => return Err(Error::Binding(format!("it has no output \"{name}\""))),
-        }
-        let (classes, positive) = if served.one_column { (1, 0) } else { (*classes, *positive) };
-        let kinds: Vec<_> = reader.features().collect();
-        let mut inputs = Vec::with_capacity(columns.len());
-        for input in inner.inputs() {
-            let feature = columns.iter().position(|column| column.input == input.name());
-            let feature = feature.expect("every input was found bound above");
-            let fill = Fill::new(columns[feature].element, kinds[feature], served.lookups.get(input.name()));
-            let fill =
-                fill.map_err(|problem| Error::Binding(format!("its input \"{}\" {problem}", input.name())))?;
-            inputs.push(Input { feature, fill });
-        }
-        let single = Single::new(&inputs, &served.output, classes).map_err(Error::Run)?;
-        Ok(Session { inner, nodes: served.nodes, inputs, single, classes, positive })
+        None => Err(Error::Binding(format!("it has no output \"{name}\""))),
     }
 }
 
@@ -393,6 +426,64 @@ impl Session {
         values.extend_from_slice(answer);
         Ok(())
     }
+}
+
+/// A graph that runs as it was written, with everything it answers.
+pub struct Unmodified {
+    inner: ort::session::Session,
+    inputs: Vec<Input>,
+    probabilities: String,
+    classes: usize,
+    label: String,
+}
+
+impl std::fmt::Debug for Unmodified {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Unmodified").field("inputs", &self.inputs).finish_non_exhaustive()
+    }
+}
+
+/// What a graph answers about some rows, not checked but for its shape.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answers {
+    /// One probability per class, row after row.
+    pub probabilities: Vec<f32>,
+    /// One class per row.
+    pub labels: Vec<i64>,
+}
+
+impl Unmodified {
+    /// Runs every checked row.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if ONNX Runtime fails, [`Error::Binding`] if an output is of another shape than one probability per row
+    /// and class, or one label per row.
+    pub fn run(&mut self, rows: &FeatureRows) -> Result<Answers, Error> {
+        let mut answers = Answers::default();
+        for from in (0..rows.len()).step_by(MAX_ROWS_PER_RUN) {
+            let to = rows.len().min(from + MAX_ROWS_PER_RUN);
+            let tensors =
+                self.inputs.iter().map(|input| input.tensor(&rows.columns[input.feature], from, to));
+            let tensors = tensors.collect::<ort::Result<Vec<_>>>().map_err(Error::Run)?;
+            let outputs = self.inner.run(tensors.as_slice()).map_err(Error::Run)?;
+            let (shape, probabilities) =
+                outputs[self.probabilities.as_str()].try_extract_tensor::<f32>().map_err(Error::Run)?;
+            check_shape(&self.probabilities, shape, &[to - from, self.classes])?;
+            let (shape, labels) =
+                outputs[self.label.as_str()].try_extract_tensor::<i64>().map_err(Error::Run)?;
+            check_shape(&self.label, shape, &[to - from])?;
+            answers.probabilities.extend_from_slice(probabilities);
+            answers.labels.extend_from_slice(labels);
+        }
+        Ok(answers)
+    }
+}
+
+fn check_shape(output: &str, found: &[i64], expected: &[usize]) -> Result<(), Error> {
+    if found.iter().map(|dimension| usize::try_from(*dimension)).eq(expected.iter().copied().map(Ok)) {
+        return Ok(());
+    }
+    Err(Error::Binding(format!("its output \"{output}\" has the shape {found:?}, expected {expected:?}")))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the reader refused what float32 or int64 cannot hold")]

@@ -39,7 +39,7 @@ pub(super) async fn predict_batch(
     let rows = work.estimate_rows(received.raw());
     // What a compressed body holds is not known before it is decoded, and decoding takes time itself.
     let here = !received.is_gzip() && app.engine.fits_inline(rows, version.cost);
-    let answer = app.engine.run(rows, here, move || work.score(&received)).await??;
+    let answer = app.engine.run(rows, here, move || work.score(received)).await??;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }
 
@@ -64,7 +64,7 @@ impl Work {
     }
 
     /// Bytes → checked columns → tensors → ONNX Runtime → answer.
-    fn score(&self, received: &Received) -> Result<Bytes, Error> {
+    fn score(&self, received: Received) -> Result<Bytes, Error> {
         let Self { app, version, .. } = self;
         let max_rows = app.settings.server.max_batch_rows;
         let body = received.decode(app.settings.server.max_body_bytes)?;
@@ -92,6 +92,8 @@ impl Work {
             Format::Ndjson => answers.ndjson_batch(&rows, &probabilities),
             Format::Csv => answers.csv_batch(&body, &rows, &probabilities),
         };
+        // The body's memory makes room for the answer's.
+        drop((body, received));
         let permit = app.engine.hold_bytes(answer.len()).map_err(scoring::Error::from)?;
         Ok(Bytes::from_owner(Held { answer, _permit: permit }))
     }

@@ -92,9 +92,6 @@ impl Received {
         let mut decoded = Vec::new();
         let mut rest = &self.bytes[..];
         for _ in 0..MAX_MEMBERS {
-            if rest.is_empty() {
-                return Ok(decoded.into());
-            }
             let mut member = flate2::bufread::GzDecoder::new(rest);
             member
                 .by_ref()
@@ -105,8 +102,11 @@ impl Received {
                 return Err(Error::BodyTooLarge { limit });
             }
             rest = member.into_inner();
+            if rest.is_empty() {
+                return Ok(decoded.into());
+            }
         }
-        if rest.is_empty() { Ok(decoded.into()) } else { Err(Error::Gzip) }
+        Err(Error::Gzip)
     }
 
     /// The bytes as they came; compressed, they are still the best guess of how much work there is.

@@ -20,7 +20,7 @@ use crate::publish::{self, Identity};
 use crate::report;
 use crate::simulate::{self, Simulation};
 use crate::train::{self, Options};
-use crate::verify::{self, Scorer};
+use crate::verify::{self, Scorer, Verified};
 
 /// Fits models for Scoregate and publishes them as packages.
 #[derive(Debug, Parser)]
@@ -189,10 +189,7 @@ impl Fit {
         let trained = train::train(&table, &schema, options, &mut progress)?;
 
         let test = &trained.folds.test;
-        let mut scorer =
-            Scorer::open(&runtime, &trained.graph, &trained.schema, &trained.bindings, &trained.output)?;
-        let served = scorer.probabilities(&table, test)?;
-        let worst = verify::compare(test, &served, &trained.pipeline.served_probabilities(&table, test))?;
+        let Verified { served, worst } = verify::verify(&runtime, &trained, &table)?;
         progress.done(
             "verify",
             &format!("ONNX Runtime differs by at most {worst:.1e} on {} test rows", test.len()),

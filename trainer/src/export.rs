@@ -71,7 +71,7 @@ pub fn export(pipeline: &Pipeline, threshold: f64, name: &str) -> Vec<u8> {
             addends.push(graph.category(&term.feature, categories, coefficients));
         }
     }
-    addends.push(graph.doubles("intercept", &[1, 1], &[pipeline.intercept]));
+    addends.push(graph.doubles("log_odds/intercept", &[1, 1], &[pipeline.intercept]));
     graph.node("log_odds", "Sum", &addends, LOG_ODDS);
     let probability = graph.calibration(&pipeline.calibration);
     graph.answer(&probability, threshold);
@@ -203,7 +203,7 @@ impl Builder {
         let table: Vec<f64> = std::iter::once(0.0).chain(coefficients.iter().copied()).collect();
         let table = self.doubles(&format!("{node}/coefficients"), &[table.len()], &table);
         let output =
-            self.node(&format!("{node}/weigh"), "Gather", &[table, index], &format!("{node}/log_odds"));
+            self.node(&format!("weigh/{feature}"), "Gather", &[table, index], &format!("{node}/log_odds"));
         self.int_attribute("axis", 0);
         output
     }
@@ -269,7 +269,7 @@ impl Builder {
     /// Both outputs from the positive class's probability.
     fn answer(&mut self, probability: &str, threshold: f64) {
         let positive = self.cast("probability/float", probability.into(), FLOAT, "probability");
-        let one = self.float("one", 1.0);
+        let one = self.float("probability/one", 1.0);
         let negative =
             self.node("probability/negative", "Sub", &[one, positive.clone()], "probability/negative");
         self.node("probabilities", "Concat", &[negative, positive.clone()], PROBABILITIES);
@@ -404,6 +404,8 @@ mod tests {
             values.sort();
             values.dedup();
             assert_eq!(values.len(), count, "every value is computed once");
+            let free = |name: &&&String| input_name(name) == ***name;
+            assert_eq!(values.iter().find(free), None, "no feature's input is called like a value inside");
         }
     }
 

@@ -29,7 +29,7 @@ impl Site {
     /// Builds the release binaries, then simulates, fits and makes a key in `directory`, which is made anew.
     pub(crate) fn prepare(workspace: &Workspace, library: &Path, directory: &Path) -> Result<Self> {
         eprintln!("building the gateway and the trainer");
-        run(workspace.cargo().args(["build", "--release", "--bins"]).args([
+        run(workspace.cargo().args(["build", "--locked", "--release", "--bins"]).args([
             "-p",
             "scoregate",
             "-p",

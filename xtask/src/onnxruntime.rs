@@ -40,12 +40,17 @@ pub(crate) fn fetch(workspace: &Workspace) -> Result<PathBuf> {
         eprintln!("using ONNX Runtime from ORT_DYLIB_PATH");
         return Ok(own);
     }
-    let library = workspace.target.join("onnxruntime").join("libonnxruntime.so");
-    ONNXRUNTIME.fetch(workspace, &library).with_context(|| {
+    provide(workspace).with_context(|| {
         let version = ONNXRUNTIME.version;
         format!(
             "could not provide ONNX Runtime; another copy of {version} is used where ORT_DYLIB_PATH names it"
         )
-    })?;
+    })
+}
+
+/// Makes sure of the library where the tests look for it, whatever `ORT_DYLIB_PATH` names, and returns its path.
+pub(crate) fn provide(workspace: &Workspace) -> Result<PathBuf> {
+    let library = workspace.target.join("onnxruntime").join("libonnxruntime.so");
+    ONNXRUNTIME.fetch(workspace, &library)?;
     Ok(library)
 }

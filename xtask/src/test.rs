@@ -23,19 +23,21 @@ pub(crate) struct Options {
 /// The integration tests find ONNX Runtime, Python and the trainer by themselves, beside cargo's own output.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     system::require(&[&STRACE])?;
-    onnxruntime::fetch(workspace)?;
+    onnxruntime::provide(workspace).context("could not provide ONNX Runtime")?;
     python::environment(&workspace.target.join("venv"), &workspace.root.join("tests/requirements.txt"))?;
 
     let profile: &[&str] = if options.full { &["--release"] } else { &[] };
     // Cargo builds the binaries of the package under test only, and the tests start the trainer's as well. Built
     // with the tests, it shares their dependencies instead of having its own features' worth of them.
-    workspace::run(workspace.cargo().args(["build", "--workspace", "--bins", "--tests"]).args(profile))?;
+    workspace::run(
+        workspace.cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]).args(profile),
+    )?;
 
     let campaigns = if options.full { "full" } else { "reduced (the full ones: cargo xtask test --full)" };
     eprintln!("long campaigns run with their {campaigns} counts");
     let mut test = workspace.cargo();
-    test.args(["test", "--workspace"]).args(profile).arg("--").args(&options.filters);
-    test.env_remove("SCOREGATE_TEST_FULL");
+    test.args(["test", "--locked", "--workspace"]).args(profile).arg("--").args(&options.filters);
+    test.env_remove("SCOREGATE_TEST_FULL").env_remove("ORT_DYLIB_PATH");
     if options.full {
         test.env("SCOREGATE_TEST_FULL", "1");
     }

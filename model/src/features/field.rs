@@ -109,7 +109,7 @@ impl FieldReader {
         if self.field.kind == Kind::Integer
             && !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value)
         {
-            return Err(FaultCode::Overflow);
+            return Err(FaultCode::Precision);
         }
         if value.abs() > self.exact_below && (!exact || !self.holds(value)) {
             return Err(FaultCode::Precision);
@@ -117,8 +117,8 @@ impl FieldReader {
         self.bounded(value)
     }
 
-    /// A JSON number written with a fraction or an exponent. From 2^64 on it may have been written as an integer whose
-    /// digits are lost by now, so float32 inputs refuse it there.
+    /// A JSON number written with a fraction or an exponent. From 2^64 on it may have been written as an integer, so it has
+    /// to be exact there, as far as its digits are still known.
     pub(super) fn float(&self, value: f64) -> Result<Cell<'static>, FaultCode> {
         match self.field.kind {
             Kind::Number => {}
@@ -130,7 +130,7 @@ impl FieldReader {
         if self.float32 && (value as f32).is_infinite() {
             return Err(FaultCode::Overflow);
         }
-        if self.float32 && value.abs() >= 18_446_744_073_709_551_616.0 {
+        if value.abs() >= 18_446_744_073_709_551_616.0 && !self.holds(value) {
             return Err(FaultCode::Precision);
         }
         self.bounded(value)

@@ -53,7 +53,7 @@ impl Plan {
         if quick {
             Self { rounds: 3, turn: Duration::from_secs(1), starts: 5, memory_requests: 100_000 }
         } else {
-            Self { rounds: 5, turn: Duration::from_secs(3), starts: 10, memory_requests: 1_000_000 }
+            Self { rounds: 7, turn: Duration::from_secs(3), starts: 10, memory_requests: 1_000_000 }
         }
     }
 }
@@ -67,6 +67,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     eprintln!("building the bare handler and the bare session");
     workspace::run(workspace.cargo().args([
         "build",
+        "--locked",
         "--release",
         "--example=bare_axum",
         "--example=raw_session",
@@ -136,7 +137,11 @@ fn side_by_side(
         for contender in &mut contenders {
             contender.take_turn(plan.turn)?;
         }
-        let cost = workspace::capture(Command::new(examples.join("raw_session")).arg(library).arg(&graph))?;
+        let cost = workspace::capture(
+            Command::new(examples.join("raw_session"))
+                .args([library, &graph])
+                .env("ORT_DISABLE_TELEMETRY", "1"),
+        )?;
         let cost: Value =
             serde_json::from_str(&cost).context("raw_session printed something other than JSON")?;
         let cost = |name: &str| cost[name].as_f64().with_context(|| format!("raw_session gave no {name}"));
