@@ -1,0 +1,155 @@
+//! What is published is read back, once, whole, or not at all.
+
+use super::*;
+use scoregate_schemas::manifest::{Bindings, Output, Source, SourceKind};
+use serde_json::json;
+
+fn manifest(version: &str) -> Manifest {
+    let schema = json!({"type": "object", "properties": {"x": {"type": "number"}}});
+    let parsed = FeatureSchema::from_document(schema.clone()).unwrap();
+    Manifest {
+        format: manifest::FORMAT,
+        name: "churn".into(),
+        version: version.into(),
+        created_at: "2026-05-17T00:00:00Z".into(),
+        files: BTreeMap::new(),
+        schema,
+        bindings: Bindings::columns_of(&parsed),
+        output: Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 },
+        threshold: 0.5,
+        labels: vec!["retain".into(), "churn".into()],
+        tolerance: 1e-6,
+        metrics: None,
+        training: None,
+        source: Source { kind: SourceKind::Trainer, producer: "test".into() },
+    }
+}
+
+const GOLDEN_ROW: &[u8] = b"{\"features\":{\"x\":1},\"expected\":0.5}\n";
+
+fn published() -> (tempfile::TempDir, Repository, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::new(directory.path());
+    let path = repository.publish(manifest("v1"), &[(MODEL, b"graph"), (GOLDEN, GOLDEN_ROW)]).unwrap();
+    (directory, repository, path)
+}
+
+#[test]
+fn what_is_published_is_read_back() {
+    let (_directory, repository, path) = published();
+    let package = Package::read(&path).unwrap();
+    assert_eq!((package.graph.as_slice(), package.golden.len()), (&b"graph"[..], 1));
+    // SHA-256 of "graph", from sha256sum.
+    assert_eq!(package.digest(), "sha256:eef93e1d14482804277fca0172464032d1a4fdbcc338524059fa1e861454ad4d");
+    assert_eq!(repository.list().unwrap(), BTreeMap::from([("churn".into(), vec!["v1".to_string()])]));
+}
+
+#[test]
+fn a_version_is_published_once() {
+    let (_directory, repository, path) = published();
+    let again = repository.publish(manifest("v1"), &[(MODEL, b"other")]);
+    assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+    assert_eq!(fs::read(path.join(MODEL)).unwrap(), b"graph");
+    let left = fs::read_dir(repository.root().join("churn")).unwrap().count();
+    assert_eq!(left, 2, "the version and the rollout: nothing of the second attempt stays behind");
+    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v1".into() }));
+}
+
+#[test]
+fn of_many_publishers_one_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::new(directory.path());
+    let won: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8_u8)
+            .map(|publisher| {
+                let repository = &repository;
+                scope.spawn(move || {
+                    let files: [(&str, &[u8]); 2] = [(MODEL, &[publisher]), (GOLDEN, GOLDEN_ROW)];
+                    repository.publish(manifest("v1"), &files).is_ok()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| usize::from(thread.join().unwrap())).sum()
+    });
+    assert_eq!(won, 1);
+    assert!(Package::read(&repository.directory("churn", "v1")).is_ok());
+}
+
+#[test]
+fn every_alteration_is_noticed() {
+    type Alter = fn(&Path);
+    let alterations: [(&str, Alter); 10] = [
+        ("bindings are not", |path| edit(path, "\"feature\": \"x\"", "\"feature\": \"y\"")),
+        ("1 labels", |path| edit(path, "\"retain\",", "")),
+        ("as threshold", |path| edit(path, "\"threshold\": 0.5", "\"threshold\": 1.5")),
+        ("found digest", |path| fs::write(path.join(MODEL), b"grapH").unwrap()),
+        ("cannot read", |path| fs::remove_file(path.join(GOLDEN)).unwrap()),
+        ("is not a manifest", |path| fs::write(path.join(MANIFEST), b"{}").unwrap()),
+        ("not the name of its directory", |path| edit(path, "\"v1\"", "\"v2\"")),
+        ("not the name of its directory", |path| {
+            edit(path, "\"churn\",\n  \"version\"", "\"other\",\n  \"version\"")
+        }),
+        ("expected a plain name", |path| edit(path, "\"model.onnx\"", "\"../model.onnx\"")),
+        ("symbolic link", |path| {
+            fs::rename(path.join(MODEL), path.join("elsewhere")).unwrap();
+            std::os::unix::fs::symlink("elsewhere", path.join(MODEL)).unwrap();
+        }),
+    ];
+    for (expected, alter) in alterations {
+        let (_directory, _repository, path) = published();
+        alter(&path);
+        let error = Package::read(&path).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path.join(MANIFEST)).unwrap();
+    assert!(text.contains(from), "{from} in {text}");
+    fs::write(path.join(MANIFEST), text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn the_first_version_goes_live_and_later_ones_wait() {
+    let (_directory, repository, _) = published();
+    repository.publish(manifest("v0"), &[(MODEL, b"graph"), (GOLDEN, GOLDEN_ROW)]).unwrap();
+    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v1".into() }));
+    repository.write_rollout("churn", &Rollout { live: "v0".into() }).unwrap();
+    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v0".into() }));
+    fs::write(repository.root().join("churn").join(ROLLOUT), b"{}").unwrap();
+    assert!(matches!(repository.read_rollout("churn"), Err(Error::Rollout { .. })));
+    assert_eq!(repository.read_rollout("other").unwrap(), None);
+}
+
+#[test]
+fn names_cannot_leave_the_repository() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::new(directory.path().join("inner"));
+    let long = "x".repeat(129);
+    for name in ["", ".", "..", ".hidden", "a/b", "../x", "a\0", "%2e%2e", "ü", &long] {
+        assert!(matches!(repository.publish(manifest(name), &[]), Err(Error::Name { .. })), "{name}");
+    }
+    assert!(!directory.path().join("inner").exists());
+}
+
+#[test]
+fn hidden_linked_and_unfinished_directories_are_passed_over() {
+    let (_directory, repository, path) = published();
+    let model = repository.root().join("churn");
+    fs::create_dir(model.join("no-manifest-yet")).unwrap();
+    fs::create_dir(model.join(".publishing-x")).unwrap();
+    std::os::unix::fs::symlink(&path, model.join("linked")).unwrap();
+    fs::write(repository.root().join("file"), b"").unwrap();
+    assert_eq!(repository.list().unwrap()["churn"], ["v1"]);
+}
+
+#[test]
+fn versions_of_a_day_are_counted_up() {
+    let (_directory, repository, _) = published();
+    assert_eq!(repository.next_version("churn", "2026-05-17").unwrap(), "2026-05-17_01");
+    for taken in ["2026-05-17_01", "2026-05-17_09", "2026-05-16_40"] {
+        repository.publish(manifest(taken), &[(MODEL, b"graph")]).unwrap();
+    }
+    assert_eq!(repository.next_version("churn", "2026-05-17").unwrap(), "2026-05-17_10");
+    assert_eq!(repository.next_version("other", "2026-05-17").unwrap(), "2026-05-17_01");
+}
