@@ -10,6 +10,7 @@ mod batch;
 mod contract;
 mod credentials;
 mod framing;
+mod gather;
 mod lifecycle;
 mod limits;
 mod million;

@@ -113,7 +113,14 @@ impl Gathering {
     }
 
     fn lock(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gathered.lock().unwrap_or_else(|poisoned| {
+            // A panic may have left half a row behind. Everyone who waits is told, and the rows begin anew.
+            let mut gathered = PoisonError::into_inner(poisoned);
+            gathered.waiting.clear();
+            gathered.rows.clear();
+            self.gathered.clear_poison();
+            gathered
+        })
     }
 }
 
@@ -121,6 +128,10 @@ impl Gathered {
     /// Runs what has been gathered and answers everyone. If the run fails, each row is run by itself: one row's bad answer
     /// is not another's.
     fn run(&mut self, version: &Version) {
+        // Those of a run that was brought forward are answered already.
+        if self.waiting.is_empty() {
+            return;
+        }
         // Set aside first, so that a panic leaves no row behind without its caller.
         let mut waiting = std::mem::take(&mut self.waiting);
         std::mem::swap(&mut self.rows, &mut self.running);

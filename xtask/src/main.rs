@@ -17,6 +17,8 @@ mod usage;
 mod wheel;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -46,8 +48,17 @@ enum Task {
     Deny,
 }
 
-fn main() -> Result<()> {
-    let task = CommandLine::parse().task;
+fn main() -> ExitCode {
+    match run(CommandLine::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     let workspace = Workspace::locate()?;
     match task {
         Task::Onnxruntime => {
