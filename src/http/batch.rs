@@ -101,13 +101,7 @@ impl Work {
     fn csv_rows(&self, body: &[u8]) -> Result<scoregate_model::features::FeatureRows, Error> {
         let reader = &self.version.reader;
         reader.csv_rows(body, self.app.settings.server.max_batch_rows).map_err(|error| match error {
-            BodyError::Header(faults) => {
-                let faults = faults.iter().map(|fault| {
-                    let pointer = format!("#{}", reader.pointer(&fault.place));
-                    Fault::new(pointer, fault.code, reader.detail(fault).into_owned())
-                });
-                Error::Header(faults.collect())
-            }
+            BodyError::Header(faults) => Error::Header(Fault::of_row(&faults, reader)),
             other => other.into(),
         })
     }

@@ -54,13 +54,7 @@ fn refusal(error: RowError, version: &Version) -> Error {
         }
         RowError::Body(error) => error.into(),
         RowError::Scoring(error) => error.into(),
-        RowError::Row(row) => {
-            let faults = row.faults.iter().map(|fault| {
-                let pointer = format!("#{}", version.reader.pointer(&fault.place));
-                Fault::new(pointer, fault.code, version.reader.detail(fault).into_owned())
-            });
-            Error::Row(faults.collect())
-        }
+        RowError::Row(row) => Error::Row(Fault::of_row(&row.faults, &version.reader)),
     }
 }
 

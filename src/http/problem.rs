@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
-use scoregate_model::features::{BodyError, FaultCode, FeatureRows, RowReader};
+use scoregate_model::features::{BodyError, FaultCode, FeatureRows, FieldFault, RowReader};
 use serde::Serialize;
 
 use crate::{auth, scoring};
@@ -91,6 +91,15 @@ impl Fault {
     /// A fault at a JSON pointer.
     pub fn new(pointer: String, code: FaultCode, detail: String) -> Self {
         Self { pointer, code: code.as_str(), detail }
+    }
+
+    /// The faults of a body that is one row, or of a CSV header.
+    pub fn of_row(faults: &[FieldFault], reader: &RowReader) -> Vec<Self> {
+        let described = faults.iter().map(|fault| {
+            let pointer = format!("#{}", reader.pointer(&fault.place));
+            Self::new(pointer, fault.code, reader.detail(fault).into_owned())
+        });
+        described.collect()
     }
 
     /// The faults of refused rows, the first hundred; `prefix` is what the pointer to row 0 begins with, before the `/0`.
