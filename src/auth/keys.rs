@@ -103,10 +103,14 @@ impl KeysFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(self.io_error("read", source)),
         };
+        self.parse(&text)?;
+        serde_json::from_slice(&text).map_err(|error| self.content_error(error.to_string()))
+    }
+
+    fn parse(&self, text: &[u8]) -> Result<Ring, FileError> {
         let keys: Vec<Key> =
-            serde_json::from_slice(&text).map_err(|error| self.content_error(error.to_string()))?;
-        Ring::new(keys.clone()).map_err(|message| self.content_error(message))?;
-        Ok(keys)
+            serde_json::from_slice(text).map_err(|error| self.content_error(error.to_string()))?;
+        Ring::new(keys).map_err(|message| self.content_error(message))
     }
 
     /// Makes a key and stores its digest. The key itself is returned and nowhere else.
@@ -329,32 +333,36 @@ impl LiveKeys {
 
     /// Follows the file for as long as the gateway runs.
     pub async fn follow(&self) {
-        let mut seen = None;
+        let mut seen: Option<Vec<u8>> = None;
+        let mut failed = String::new();
         let mut timer = tokio::time::interval(RELOAD_EVERY);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let file = KeysFile::new(&self.path);
         loop {
             timer.tick().await;
-            // The text itself is compared: a file that is replaced within the clock's resolution has changed all the same.
-            // Read here: the blocking threads may be busy scoring, and a revocation must not wait for them.
-            let found = fs::read(&self.path).ok();
-            if found == seen {
-                continue;
-            }
-            let first = seen.is_none();
-            seen = found;
-            match Self::open(&self.path) {
-                Ok(fresh) => {
-                    self.ring.store(fresh.ring.load_full());
-                    if !first {
+            // Read here: the blocking threads may be busy scoring, and a revocation must not wait for them. The text itself
+            // is compared: a file that is replaced within the clock's resolution has changed all the same.
+            let text = match fs::read(&self.path) {
+                Ok(text) if seen.as_ref() == Some(&text) => continue,
+                Ok(text) => Ok(text),
+                Err(source) => Err(file.io_error("read", source)),
+            };
+            let read = text.and_then(|text| Ok((file.parse(&text)?, text)));
+            match read {
+                Ok((ring, text)) => {
+                    self.ring.store(Arc::new(ring));
+                    failed.clear();
+                    if seen.replace(text).is_some() {
                         tracing::info!(path = %self.path.display(), "API keys read again");
                     }
                 }
                 Err(error) => {
-                    let error = anyhow::Error::from(error);
-                    tracing::error!(
-                        error = format!("{error:#}"),
-                        "API keys not changed: the file cannot be used"
-                    );
+                    // Told once, tried again every time.
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    if error != failed {
+                        tracing::error!(error, "API keys not changed: the file cannot be used");
+                        failed = error;
+                    }
                 }
             }
         }

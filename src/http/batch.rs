@@ -36,9 +36,9 @@ pub(super) async fn predict_batch(
     };
     let received = receive(&app, &parts.headers, body).await?;
     let work = Work { app: Arc::clone(&app), version: Arc::clone(version), input, output };
-    let rows = work.estimate_rows(received.raw());
-    // What a compressed body holds is not known before it is decoded, and decoding takes time itself.
-    let here = !received.is_gzip() && app.engine.fits_inline(rows, version.cost);
+    // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
+    let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
+    let here = rows > 0 && app.engine.fits_inline(rows, version.cost);
     let answer = app.engine.run(rows, here, move || work.score(received)).await??;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }

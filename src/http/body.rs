@@ -59,7 +59,8 @@ async fn collect(app: &App, mut body: Body, limit: usize, permits: &mut Vec<Perm
             return Err(Error::BodyTooLarge { limit });
         }
         if have > held {
-            let more = if held == 0 { have } else { STEP.max(have - held) };
+            // In steps, but never for more than a body may have.
+            let more = if held == 0 { have } else { STEP.max(have - held).min(limit - held) };
             permits.push(hold(app, more)?);
             held += more;
         }

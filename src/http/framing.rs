@@ -74,6 +74,11 @@ impl<S> StrictFraming<S> {
         }
     }
 
+    /// How many heads have been read whole.
+    pub(crate) fn heads(&self) -> u64 {
+        self.framing.heads
+    }
+
     /// Whether the peer may still be sending a message that nobody will read.
     fn is_cut_short(&self) -> bool {
         !self.ended && (self.tail.is_some() || !self.framing.is_between_requests())
@@ -189,6 +194,8 @@ struct Framing {
     part: Part,
     /// The beginning of a line whose end has not been read yet.
     cut: Vec<u8>,
+    /// Heads that are complete.
+    heads: u64,
     /// Bytes of complete lines in the current head or trailer section.
     used: usize,
     head: Head,
@@ -288,7 +295,10 @@ impl Framing {
                 self.head.add_field(text)?;
                 (Part::Field, used)
             }
-            (Part::Field, true) => (self.head.body()?, 0),
+            (Part::Field, true) => {
+                self.heads = self.heads.wrapping_add(1);
+                (self.head.body()?, 0)
+            }
             (Part::ChunkSize, _) => match chunk_size(text)? {
                 0 => (Part::Trailer, 0),
                 size => (Part::ChunkData(size), 0),

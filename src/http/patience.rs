@@ -24,11 +24,15 @@ pub(crate) struct Patience<S> {
     idle: Duration,
     waiting: Waiting,
     since: Instant,
+    /// The heads that were whole at `since`.
+    heads: u64,
     /// Whether bytes have moved since `since`.
     moved: bool,
     /// Set while a request of this connection is being worked on: then it is the gateway that keeps the peer waiting.
     busy: Arc<AtomicBool>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Set while the peer takes nothing of an answer.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// What a connection is waiting for.
@@ -44,7 +48,7 @@ enum Waiting {
 
 impl<S> Patience<S> {
     /// Waits `head` for a head from its first byte (or from the start of the connection) to its end, and `idle` between
-    /// requests; while an answer is written, `idle` counts from the last byte that moved.
+    /// requests, and for a peer that takes nothing of an answer.
     pub(crate) fn new(io: StrictFraming<S>, head: Duration, idle: Duration, busy: Arc<AtomicBool>) -> Self {
         Self {
             io,
@@ -52,10 +56,27 @@ impl<S> Patience<S> {
             idle,
             waiting: Waiting::Head,
             since: Instant::now(),
+            heads: 0,
             moved: false,
             busy,
             timer: None,
+            stalled: None,
         }
+    }
+
+    /// Fails a write that has been pending for too long: hyper waits for it without end otherwise, closing or not.
+    fn limit_write(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.moved = true;
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.idle)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Nothing can be read now: is that for too long?
@@ -71,8 +92,10 @@ impl<S> Patience<S> {
             Reading::Nothing if self.waiting == Waiting::Head && !self.moved => Waiting::Head,
             Reading::Nothing => Waiting::Next,
         };
-        // A head's time is not extended by bytes that trickle in.
-        if waiting != self.waiting || (self.moved && waiting != Waiting::Head) {
+        // A head's time is not extended by bytes that trickle in, but the next head has its own.
+        let heads = self.io.heads();
+        if waiting != self.waiting || heads != self.heads || (self.moved && waiting != Waiting::Head) {
+            self.heads = heads;
             self.since = Instant::now();
             self.waiting = waiting;
         }
@@ -114,8 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.moved |= written.is_ready();
-        written
+        this.limit_write(written, cx)
     }
 
     fn poll_write_vectored(
@@ -125,8 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.moved |= written.is_ready();
-        written
+        this.limit_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -192,5 +213,25 @@ mod tests {
     async fn an_idle_connection_outlives_the_pools_of_load_balancers() {
         assert_eq!(ends_after(&[(0, GET)]).await, 75);
         assert_eq!(ends_after(&[(14, GET), (60, GET)]).await, 149);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_of_many_pipelined_heads_has_its_own_time() {
+        const REST: &str = "T / HTTP/1.1\r\nHost: a\r\n\r\nGE";
+        assert_eq!(ends_after(&[(0, "GE"), (10, REST), (10, REST), (10, REST)]).await, 45);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_of_an_answer_is_left() {
+        let (mut peer, io) = tokio::io::duplex(1_000);
+        let mut patience = Patience::new(StrictFraming::new(io), HEAD, IDLE, Arc::default());
+        let start = Instant::now();
+        let (written, ()) = tokio::join!(patience.write_all(&[b'x'; 3_000]), async {
+            // It takes a little, late, and then no more.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            peer.read_exact(&mut [0; 500]).await.unwrap();
+        });
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), 60 + 75);
     }
 }

@@ -106,9 +106,10 @@ async fn connection(
     let busy = Arc::new(AtomicBool::new(false));
     let stream = Patience::new(StrictFraming::new(stream), head, idle, Arc::clone(&busy));
     let service = service_fn(move |request| {
-        busy.store(true, Ordering::Relaxed);
         let (router, busy) = (router.clone(), Arc::clone(&busy));
         async move {
+            // Hyper begins a pipelined request once the answer before it is written.
+            busy.store(true, Ordering::Relaxed);
             let response = answer(router, request).await;
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
