@@ -346,3 +346,30 @@ fn connections_beyond_the_bound_wait_for_a_place() {
     std::io::Read::read_exact(&mut waiting, &mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 200");
 }
+
+#[test]
+fn a_peer_that_takes_nothing_of_its_answer_gives_its_memory_back() {
+    let gateway = Settings::new()
+        .set("SCOREGATE_IDLE_TIMEOUT", "3s")
+        .set("SCOREGATE_ANSWER_TIMEOUT", "60s")
+        .set("SCOREGATE_MAX_QUEUED_BYTES", "25000000")
+        .start();
+    // Larger than the buffers of both sockets; beside an answer there is no room for another body.
+    let request = gateway.with_key(Request::post(BATCH, rows(100_000)));
+    let close = request.clone().header("Connection", "close");
+    let pipelined =
+        [request.bytes(), gateway.with_key(Request::post("/v1/predict", REFERENCE)).bytes()].concat();
+    for (how, bytes) in [("keep-alive", request.bytes()), ("close", close.bytes()), ("pipelined", pipelined)]
+    {
+        let mut peer = gateway.connect();
+        peer.send(&bytes);
+        wait_for("the answer to wait for its peer", || peer.has_answer().then_some(()));
+        let shed = gateway.ask(&request);
+        assert_eq!((shed.status, shed.code().as_str()), (503, "overloaded"), "{how}: the answer counts");
+        let scored = wait_within(Duration::from_secs(30), || {
+            Some(gateway.ask(&request)).filter(|answer| answer.status == 200)
+        });
+        assert!(scored.is_some(), "{how}: the answer that nobody takes still holds its memory");
+        drop(peer);
+    }
+}
