@@ -77,17 +77,16 @@ impl Figures {
                 format!("{found:.1} µs"),
             )),
         ));
-        for (name, samples, least) in [
-            ("FastAPI + ONNX Runtime, 2 workers, one row", &self.fastapi_onnx, FASTAPI_ONNX_TIMES),
-            ("FastAPI + scikit-learn, 2 workers, one row", &self.fastapi_sklearn, FASTAPI_SKLEARN_TIMES),
-        ] {
+        let mut peer = |name: &str, samples: &[Sample], least: f64| {
             let times = single / rate(samples);
             let bar = at_least(format!("{least}× this"), times, least, format!("{times:.1}×"));
             rows.push(served(name, samples, Some(bar)));
-        }
+        };
+        peer("FastAPI + ONNX Runtime, 2 workers, one row", &self.fastapi_onnx, FASTAPI_ONNX_TIMES);
+        peer("FastAPI + scikit-learn, 2 workers, one row", &self.fastapi_sklearn, FASTAPI_SKLEARN_TIMES);
         let times = single / rate(&self.fastapi_onnx_async);
         rows.push(served(
-            &format!("the same with `async def`, against FastAPI's advice (scoregate is {times:.1}× this)"),
+            &format!("FastAPI + ONNX Runtime with `async def`, against FastAPI's advice (scoregate is {times:.1}× this)"),
             &self.fastapi_onnx_async,
             None,
         ));
