@@ -77,18 +77,24 @@ impl Figures {
                 format!("{found:.1} µs"),
             )),
         ));
-        let mut peer = |name: &str, samples: &[Sample], least: f64| {
+        let peer = |name: &str, samples: &[Sample], least: f64| {
             let times = single / rate(samples);
             let bar = at_least(format!("{least}× this"), times, least, format!("{times:.1}×"));
-            rows.push(served(name, samples, Some(bar)));
+            served(name, samples, Some(bar))
         };
-        peer("FastAPI + ONNX Runtime, 2 workers, one row", &self.fastapi_onnx, FASTAPI_ONNX_TIMES);
-        peer("FastAPI + scikit-learn, 2 workers, one row", &self.fastapi_sklearn, FASTAPI_SKLEARN_TIMES);
+        rows.push(peer("FastAPI + ONNX Runtime, 2 workers, one row", &self.fastapi_onnx, FASTAPI_ONNX_TIMES));
         let times = single / rate(&self.fastapi_onnx_async);
         rows.push(served(
-            &format!("FastAPI + ONNX Runtime with `async def`, against FastAPI's advice (scoregate is {times:.1}× this)"),
+            &format!(
+                "FastAPI + ONNX Runtime with `async def`, against FastAPI's advice (scoregate is {times:.1}× this)"
+            ),
             &self.fastapi_onnx_async,
             None,
+        ));
+        rows.push(peer(
+            "FastAPI + scikit-learn, 2 workers, one row",
+            &self.fastapi_sklearn,
+            FASTAPI_SKLEARN_TIMES,
         ));
         rows.push(other("`session.run` alone, one row", Some(run), None));
         let with_tensors = median(self.tensors_and_run_single_us.iter().copied());
