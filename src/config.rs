@@ -91,7 +91,8 @@ pub enum ExecutionProviders {
 pub struct ScoringSettings {
     /// `SCOREGATE_WORKERS` (the number of processors): threads that parse, run and answer.
     pub workers: usize,
-    /// `SCOREGATE_MAX_QUEUED_ROWS` (200,000): rows in flight or waiting; beyond, requests get 503.
+    /// `SCOREGATE_MAX_QUEUED_ROWS` (200,000): rows of work that has left the connections' threads, running or waiting;
+    /// beyond, requests get 503.
     pub max_queued_rows: usize,
     /// `SCOREGATE_MAX_QUEUED_BYTES` (256 MiB): request bodies held in memory; beyond, requests get 503.
     pub max_queued_bytes: usize,

@@ -198,14 +198,6 @@ impl Column {
     }
 }
 
-impl CategoryColumn {
-    /// The text of row `row`, where `listed` are the schema's values.
-    pub fn text<'c>(&'c self, row: usize, listed: &'c [String]) -> &'c str {
-        let code = self.codes[row] as usize;
-        if code < listed.len() { &listed[code] } else { &self.others[code - listed.len()] }
-    }
-}
-
 /// One row on its way into [`FeatureRows`]: every field at most once, then [`RowBuilder::finish`].
 pub(super) struct RowBuilder<'r> {
     pub(super) reader: &'r RowReader,
