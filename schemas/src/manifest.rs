@@ -66,11 +66,11 @@ pub enum Bindings {
 }
 
 impl Bindings {
-    /// One float32 or string input per feature, each called like its feature: what the trainer exports.
-    pub fn columns_of(schema: &FeatureSchema) -> Self {
+    /// One input per feature, called as `input` says: strings for categories, float32 for everything else.
+    pub fn columns_of(schema: &FeatureSchema, input: impl Fn(&str) -> String) -> Self {
         let columns = schema.features().map(|field| ColumnBinding {
             feature: field.name.clone(),
-            input: field.name.clone(),
+            input: input(&field.name),
             element: if matches!(field.kind, Kind::Category { .. }) {
                 Element::String
             } else {

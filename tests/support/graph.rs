@@ -35,7 +35,7 @@ pub(crate) fn publish_ratio_model(models: &Path) {
         created_at: "2026-01-01T00:00:00Z".into(),
         files: BTreeMap::new(),
         schema,
-        bindings: Bindings::columns_of(&checked),
+        bindings: Bindings::columns_of(&checked, str::to_owned),
         output: Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 },
         threshold: 0.5,
         labels: vec!["no".into(), "yes".into()],

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scoregate_model::features::{Cell, FaultCode, FieldFault, Place, RowReader};
 use scoregate_schemas::feature_schema::{FeatureSchema, Field, Kind, Missing};
-use scoregate_schemas::manifest::{Bindings, ColumnBinding, Element};
+use scoregate_schemas::manifest::Bindings;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -131,19 +131,7 @@ fn more(total: usize, shown: usize) -> String {
 ///
 /// An input is called like its feature, unless a value inside the graph has that name.
 pub fn bindings(schema: &FeatureSchema) -> Bindings {
-    let columns = schema
-        .features()
-        .map(|field| ColumnBinding {
-            feature: field.name.clone(),
-            input: crate::export::input_name(&field.name),
-            element: if matches!(field.kind, Kind::Category { .. }) {
-                Element::String
-            } else {
-                Element::Float32
-            },
-        })
-        .collect();
-    Bindings::Columns { columns }
+    Bindings::columns_of(schema, crate::export::input_name)
 }
 
 impl Table {

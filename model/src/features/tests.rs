@@ -19,7 +19,7 @@ fn reader() -> RowReader {
         }
     }));
     let schema = schema.unwrap();
-    RowReader::new(&schema, &Bindings::columns_of(&schema))
+    RowReader::new(&schema, &Bindings::columns_of(&schema, str::to_owned))
 }
 
 const GOOD: &str = r#""age":1.5,"visits":2,"plan":"pro","country":"US""#;

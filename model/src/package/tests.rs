@@ -14,7 +14,7 @@ fn manifest(version: &str) -> Manifest {
         created_at: "2026-05-17T00:00:00Z".into(),
         files: BTreeMap::new(),
         schema,
-        bindings: Bindings::columns_of(&parsed),
+        bindings: Bindings::columns_of(&parsed, str::to_owned),
         output: Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 },
         threshold: 0.5,
         labels: vec!["retain".into(), "churn".into()],
