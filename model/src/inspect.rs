@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
-use scoregate_schemas::onnx::{GraphProto, ModelProto, NodeProto, TypeValue};
+use scoregate_schemas::manifest::{ClassKeys, Output, Task};
+use scoregate_schemas::onnx::{
+    GraphProto, ModelProto, NodeProto, TypeProto, TypeTensorType, TypeValue, ValueInfoProto,
+};
 
 /// Why a graph cannot be read or rewritten.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +36,14 @@ pub struct Served {
     pub nodes: usize,
     /// The string inputs that take codes now, by name.
     pub lookups: BTreeMap<String, Lookup>,
-    /// The name of the one output.
-    pub output: String,
+    /// The names of the outputs that hold the answer.
+    pub outputs: Vec<String>,
     /// Whether the output holds the asked-for column alone.
     pub one_column: bool,
+    /// Whether the output is a sequence of maps.
+    pub maps: bool,
+    /// What was changed in the graph, in plain words.
+    pub changes: Vec<String>,
 }
 
 /// What a string → integer `LabelEncoder` does, so that its input can take the integers.
@@ -53,33 +60,121 @@ impl Lookup {
     }
 }
 
-/// Rewrites a model for serving: column `column` of `classes` of `output` is all that it answers, or all of `output` where
-/// columns are not put together at the very end; nodes that do not lead there go, and so do the string look-ups at its
-/// inputs. The answer is the same; inputs stay, in their order.
+/// Rewrites a model for serving: the answer is all that it computes. A ZipMap at the end is cut, so that the tensor of its
+/// input is the answer; of a binary classifier's tensor the positive class's column is taken, where columns are put
+/// together at the very end; nodes that do not lead there go, and so do the string look-ups at its inputs. The answer is
+/// the same; inputs stay, in their order.
 ///
 /// # Errors
 /// [`Error`] if the bytes are not an ONNX model with this output.
-pub fn prepare(bytes: &[u8], output: &str, column: usize, classes: usize) -> Result<Served, Error> {
+pub fn prepare(bytes: &[u8], output: &Output) -> Result<Served, Error> {
     let mut model = ModelProto::decode(bytes)?;
     let graph = model.graph.as_mut().ok_or(Error::NoGraph)?;
-    if !graph.output.iter().any(|value| value.name() == output) {
-        let outputs = graph.output.iter().map(|value| format!("\"{}\"", value.name())).collect();
-        return Err(Error::NoOutput { name: output.into(), outputs });
+    let names = output.names();
+    for name in &names {
+        if !graph.output.iter().any(|value| value.name() == *name) {
+            let outputs = graph.output.iter().map(|value| format!("\"{}\"", value.name())).collect();
+            return Err(Error::NoOutput { name: (*name).into(), outputs });
+        }
     }
-    graph.output.retain(|value| value.name() == output);
-    let one_column = take_column(graph, output, column, classes);
+    let (before, mut changes) = (graph.node.len(), Vec::new());
+    graph.output.retain(|value| names.contains(&value.name()));
+    let mut maps = matches!(output, Output::Zipmap { .. });
+    if let Output::Zipmap { name, keys, .. } = output
+        && cut_zipmap(graph, name, keys)
+    {
+        maps = false;
+        changes.push(format!("the ZipMap behind \"{name}\" is cut: its tensor is read as it is"));
+    }
+    let one_column = output.task() == Task::Binary
+        && output.link().is_none()
+        && !maps
+        && names.len() == 1
+        && take_column(graph, output.positive(), output.columns());
+    if one_column {
+        changes.push("the positive class's column is taken before it is put beside the other".into());
+    }
+    // A declared shape may be wrong, and a tensor of the real one would be refused for it; ONNX Runtime infers it anyway.
+    for value in &mut graph.output {
+        if let Some(TypeValue::TensorType(tensor)) =
+            value.r#type.as_mut().and_then(|kind| kind.value.as_mut())
+        {
+            tensor.shape = None;
+        }
+    }
     cut(graph);
     let lookups = take_lookups(graph);
+    for input in lookups.keys() {
+        changes.push(format!("the look-up of strings at input \"{input}\" is done while rows are read"));
+    }
     let nodes = graph.node.len();
-    let output = graph.output[0].name().to_string();
-    Ok(Served { graph: model.encode_to_vec(), nodes, lookups, output, one_column })
+    if nodes < before {
+        changes.push(format!("{nodes} of {before} nodes are left: the others lead to no answer"));
+    }
+    // With a single output its name may have become another's.
+    let outputs = match graph.output.as_slice() {
+        [only] => vec![only.name().to_string()],
+        _ => names.iter().map(ToString::to_string).collect(),
+    };
+    Ok(Served { graph: model.encode_to_vec(), nodes, lookups, outputs, one_column, maps, changes })
 }
 
-/// Makes the value that becomes column `column` of `output` the output itself, if `output` is put together from one value
+/// The part of a model that leads to `value`, which becomes its one output.
+pub fn up_to(model: &ModelProto, value: &str) -> Vec<u8> {
+    let mut model = model.clone();
+    if let Some(graph) = &mut model.graph {
+        graph.output = vec![ValueInfoProto { name: Some(value.into()), ..ValueInfoProto::default() }];
+        cut(graph);
+    }
+    model.encode_to_vec()
+}
+
+/// Makes the tensor that a ZipMap turns into maps the output itself, if the ZipMap's classes are `keys`, in that order.
+fn cut_zipmap(graph: &mut GraphProto, output: &str, keys: &ClassKeys) -> bool {
+    let Some(zipmap) = graph.node.iter().find(|node| node.output.iter().any(|found| found == output)) else {
+        return false;
+    };
+    if zipmap_keys(zipmap).as_ref() != Some(keys) {
+        return false;
+    }
+    let Some(tensor) = zipmap.input.first().cloned() else { return false };
+    // A tensor that is an input itself cannot be an output as well.
+    if graph.input.iter().any(|input| input.name() == tensor) {
+        return false;
+    }
+    let kind = TypeValue::TensorType(TypeTensorType { elem_type: Some(FLOAT), shape: None });
+    graph.output = vec![ValueInfoProto {
+        name: Some(tensor),
+        r#type: Some(TypeProto { value: Some(kind), ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }];
+    true
+}
+
+/// The classes of a ZipMap node, in the order of its input's columns.
+pub fn zipmap_keys(node: &NodeProto) -> Option<ClassKeys> {
+    if node.op_type() != "ZipMap" || node.domain() != "ai.onnx.ml" {
+        return None;
+    }
+    node.attribute.iter().find_map(|attribute| match attribute.name() {
+        "classlabels_int64s" if !attribute.ints.is_empty() => {
+            Some(ClassKeys::Integers(attribute.ints.clone()))
+        }
+        "classlabels_strings" if !attribute.strings.is_empty() => {
+            let names = attribute.strings.iter().map(|name| String::from_utf8(name.clone()).ok());
+            names.collect::<Option<Vec<_>>>().map(ClassKeys::Strings)
+        }
+        _ => None,
+    })
+}
+
+/// Makes the value that becomes column `column` of the output the output itself, if that is put together from one value
 /// per class. That spares the other classes' columns and the copying.
-fn take_column(graph: &mut GraphProto, output: &str, column: usize, classes: usize) -> bool {
+fn take_column(graph: &mut GraphProto, column: usize, classes: usize) -> bool {
+    let Some(output) = graph.output.first().map(|value| value.name().to_string()) else { return false };
     let producer = |name: &str| graph.node.iter().find(|node| node.output.iter().any(|found| found == name));
-    let Some(concat) = producer(output).filter(|node| node.op_type() == "Concat" && node.domain().is_empty())
+    let Some(concat) =
+        producer(&output).filter(|node| node.op_type() == "Concat" && node.domain().is_empty())
     else {
         return false;
     };
@@ -95,12 +190,6 @@ fn take_column(graph: &mut GraphProto, output: &str, column: usize, classes: usi
     }
     let value = value.clone();
     graph.output[0].name = Some(value);
-    if let Some(TypeValue::TensorType(tensor)) =
-        graph.output[0].r#type.as_mut().and_then(|kind| kind.value.as_mut())
-    {
-        // ONNX Runtime infers the shape, which is no longer the declared one.
-        tensor.shape = None;
-    }
     true
 }
 
@@ -169,6 +258,8 @@ fn take_lookups(graph: &mut GraphProto) -> BTreeMap<String, Lookup> {
     lookups
 }
 
+/// `TensorProto.DataType.FLOAT`
+const FLOAT: i32 = 1;
 /// `TensorProto.DataType.STRING`
 const STRING: i32 = 8;
 /// `TensorProto.DataType.INT64`
@@ -207,7 +298,11 @@ fn lookup(node: &NodeProto) -> Option<Lookup> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scoregate_schemas::onnx::{AttributeProto, TensorProto, TypeProto, TypeTensorType, ValueInfoProto};
+    use scoregate_schemas::onnx::{AttributeProto, TensorProto};
+
+    fn probabilities(name: &str, positive: usize, classes: usize) -> Output {
+        Output::Probabilities { name: name.into(), classes, positive }
+    }
 
     fn node(inputs: &[&str], outputs: &[&str]) -> NodeProto {
         NodeProto {
@@ -237,13 +332,13 @@ mod tests {
 
     #[test]
     fn what_does_not_lead_to_the_output_is_cut() {
-        let served = prepare(&model(), "probabilities", 1, 2).unwrap();
+        let served = prepare(&model(), &probabilities("probabilities", 1, 2)).unwrap();
         let graph = ModelProto::decode(served.graph.as_slice()).unwrap().graph.unwrap();
         assert_eq!((graph.node.len(), served.nodes), (2, 2));
         assert_eq!(graph.initializer.iter().map(TensorProto::name).collect::<Vec<_>>(), ["w"]);
         assert_eq!(graph.output.iter().map(ValueInfoProto::name).collect::<Vec<_>>(), ["probabilities"]);
         assert_eq!(graph.input.len(), 2, "inputs stay, used or not");
-        assert_eq!(prepare(&model(), "label", 1, 2).unwrap().nodes, 4);
+        assert_eq!(prepare(&model(), &probabilities("label", 1, 2)).unwrap().nodes, 4);
     }
 
     #[test]
@@ -269,8 +364,11 @@ mod tests {
             (0, 1, 2, 3, "probabilities"),
             (1, 1, 3, 3, "probabilities"),
         ] {
-            let served = prepare(&graph(axis), "probabilities", column, classes).unwrap();
-            assert_eq!((served.nodes, served.output.as_str(), served.one_column), (nodes, output, nodes < 3));
+            let served = prepare(&graph(axis), &probabilities("probabilities", column, classes)).unwrap();
+            assert_eq!(
+                (served.nodes, served.outputs[0].as_str(), served.one_column),
+                (nodes, output, nodes < 3)
+            );
         }
     }
 
@@ -306,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_string_look_up_at_an_input_becomes_a_code() {
-        let served = prepare(&encoder(&["basic", "pro"], &[]), "score", 1, 2).unwrap();
+        let served = prepare(&encoder(&["basic", "pro"], &[]), &probabilities("score", 1, 2)).unwrap();
         let graph = ModelProto::decode(served.graph.as_slice()).unwrap().graph.unwrap();
         assert_eq!(
             (graph.node.len(), graph.node[0].input.as_slice()),
@@ -323,15 +421,15 @@ mod tests {
         let twice = encoder(&["basic", "basic"], &[]);
         let elsewhere = encoder(&["basic", "pro"], &[node(&["plan"], &["score"])]);
         for graph in [twice, elsewhere] {
-            assert!(prepare(&graph, "score", 1, 2).unwrap().lookups.is_empty());
+            assert!(prepare(&graph, &probabilities("score", 1, 2)).unwrap().lookups.is_empty());
         }
     }
 
     #[test]
     fn what_is_no_such_model_says_so() {
-        assert!(matches!(prepare(b"PK\x03\x04", "label", 1, 2), Err(Error::NotOnnx(_))));
-        assert!(matches!(prepare(b"", "label", 1, 2), Err(Error::NoGraph)));
-        let error = prepare(&model(), "score", 1, 2).unwrap_err().to_string();
+        assert!(matches!(prepare(b"PK\x03\x04", &probabilities("label", 1, 2)), Err(Error::NotOnnx(_))));
+        assert!(matches!(prepare(b"", &probabilities("label", 1, 2)), Err(Error::NoGraph)));
+        let error = prepare(&model(), &probabilities("score", 1, 2)).unwrap_err().to_string();
         assert_eq!(error, "the graph has no output \"score\"; it has \"label\", \"probabilities\"");
     }
 }

@@ -14,7 +14,9 @@
 //!
 //! Intervals are bootstrap percentiles, 2.5 % to 97.5 %, over rows drawn with replacement.
 
-use scoregate_schemas::manifest::{CalibrationBin, Confusion, Estimate, Evaluation};
+use scoregate_schemas::manifest::{
+    CalibrationBin, Confusion, Estimate, Evaluation, MulticlassEvaluation, RegressionEvaluation,
+};
 
 use crate::random::Random;
 
@@ -43,6 +45,9 @@ pub enum Error {
         /// All rows.
         rows: usize,
     },
+    /// There is nothing to measure.
+    #[error("found no row with an outcome that can be used")]
+    NoRows,
     /// A value is no probability.
     #[error("row {row}: found {value}, expected a probability from 0 to 1")]
     NotAProbability {
@@ -337,6 +342,59 @@ pub fn roc_curve(probabilities: &[f64], positives: &[bool]) -> Result<Vec<(f64, 
     Ok(points)
 }
 
+/// Metrics of class probabilities: for each row its class, and one probability per class.
+///
+/// # Errors
+/// [`Error::NoRows`] if there are none.
+pub fn evaluate_classes(rows: &[(usize, &[f64])]) -> Result<MulticlassEvaluation, Error> {
+    if rows.is_empty() {
+        return Err(Error::NoRows);
+    }
+    let (mut right, mut log_loss, mut brier) = (0_usize, 0.0, 0.0);
+    for (class, probabilities) in rows {
+        let own = probabilities.get(*class).copied().unwrap_or(0.0);
+        // The first of equals, as answers are labelled.
+        let first_of_equals = probabilities.iter().position(|other| *other == greatest(probabilities));
+        right += usize::from(first_of_equals == Some(*class));
+        log_loss -= own.clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln();
+        let error =
+            |(at, probability): (usize, &f64)| (probability - f64::from(u8::from(at == *class))).powi(2);
+        brier += probabilities.iter().enumerate().map(error).sum::<f64>();
+    }
+    let count = rows.len() as f64;
+    Ok(MulticlassEvaluation {
+        rows: rows.len(),
+        accuracy: right as f64 / count,
+        log_loss: log_loss / count,
+        brier: brier / count,
+    })
+}
+
+fn greatest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// Metrics of values: for each row its outcome and what was predicted.
+///
+/// # Errors
+/// [`Error::NoRows`] if there are none.
+pub fn evaluate_values(rows: &[(f64, f64)]) -> Result<RegressionEvaluation, Error> {
+    if rows.is_empty() {
+        return Err(Error::NoRows);
+    }
+    let count = rows.len() as f64;
+    let mean = rows.iter().map(|(outcome, _)| outcome).sum::<f64>() / count;
+    let squares: f64 = rows.iter().map(|(outcome, predicted)| (outcome - predicted).powi(2)).sum();
+    let absolute: f64 = rows.iter().map(|(outcome, predicted)| (outcome - predicted).abs()).sum();
+    let variance: f64 = rows.iter().map(|(outcome, _)| (outcome - mean).powi(2)).sum();
+    Ok(RegressionEvaluation {
+        rows: rows.len(),
+        rmse: (squares / count).sqrt(),
+        mae: absolute / count,
+        r2: (variance > 0.0).then(|| 1.0 - squares / variance),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,5 +529,27 @@ mod tests {
             let area: f64 = curve.windows(2).map(|pair| (pair[1].0 - pair[0].0) * (pair[1].1 + pair[0].1) / 2.0).sum();
             prop_assert!((area - right / pairs).abs() < 1e-12, "the trapezoid area under the curve is the same number");
         }
+    }
+
+    #[test]
+    fn class_probabilities_are_measured_as_scikit_learn_does() {
+        // sklearn.metrics 1.9.1: accuracy_score, log_loss; the Brier score summed over the classes.
+        let rows = [(0, [0.7, 0.2, 0.1]), (1, [0.5, 0.4, 0.1]), (2, [0.1, 0.1, 0.8]), (1, [0.4, 0.4, 0.2])];
+        let rows: Vec<(usize, &[f64])> = rows.iter().map(|(class, line)| (*class, line.as_slice())).collect();
+        let found = evaluate_classes(&rows).unwrap();
+        assert_eq!((found.rows, found.accuracy), (4, 0.5));
+        assert!((found.log_loss - 0.603_099_989_750_313_1).abs() < 1e-12, "{}", found.log_loss);
+        assert!((found.brier - 0.345).abs() < 1e-12, "{}", found.brier);
+        assert_eq!(evaluate_classes(&[]), Err(Error::NoRows));
+    }
+
+    #[test]
+    fn values_are_measured_as_scikit_learn_does() {
+        // sklearn.metrics 1.9.1: root_mean_squared_error, mean_absolute_error, r2_score.
+        let found = evaluate_values(&[(3.0, 2.5), (-0.5, 0.0), (2.0, 2.0), (7.0, 8.0)]).unwrap();
+        assert!((found.rmse - 0.612_372_435_695_794_5).abs() < 1e-12);
+        assert!((found.mae - 0.5).abs() < 1e-12);
+        assert!((found.r2.unwrap() - 0.948_608_137_044_968).abs() < 1e-12);
+        assert_eq!(evaluate_values(&[(1.0, 1.0)]).unwrap().r2, None);
     }
 }

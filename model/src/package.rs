@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use scoregate_schemas::feature_schema::{self, FeatureSchema};
-use scoregate_schemas::manifest::{self, Bindings, Manifest, Output, Rollout, SourceKind};
+use scoregate_schemas::manifest::{self, Bindings, Manifest, Rollout, SourceKind, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -98,18 +98,77 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// A stable name for what is wrong.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "package_incomplete",
+            Self::Io { .. } => "package_unreadable",
+            Self::Manifest { .. } => "invalid_manifest",
+            Self::Rollout { .. } => "invalid_rollout",
+            Self::Schema(_) => "invalid_schema",
+            Self::Altered { .. } => "package_altered",
+            Self::Exists { .. } => "version_exists",
+            Self::Name { .. } => "invalid_name",
+            Self::Golden { .. } => "invalid_golden",
+        }
+    }
+
+    /// A sentence for clients, with the names of files and without their paths.
+    pub fn reason(&self) -> String {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match self {
+            Self::Io { action, path, .. } => format!("cannot {action} {}", name(path)),
+            Self::Manifest { path, .. } => {
+                format!("{} is not a manifest of format {}", name(path), manifest::FORMAT)
+            }
+            Self::Rollout { path, .. } => format!("{} is no rollout", name(path)),
+            Self::Altered { path, problem } => format!("{}: {problem}", name(path)),
+            Self::Golden { path, line, message } => format!("{} line {line}: {message}", name(path)),
+            Self::Schema(_) | Self::Exists { .. } | Self::Name { .. } => self.to_string(),
+        }
+    }
+}
+
 fn io_error<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Error + 'p {
     move |source| Error::Io { action, path: path.into(), source }
 }
 
-/// One golden row: features as a client sends them, and the probability that the model's own library gave.
+/// One golden row: features as a client sends them, and what the model's own library answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenRow {
     /// The row, as a JSON object.
     pub features: Map<String, Value>,
-    /// P(positive class).
-    pub expected: f64,
+    /// What the answer has to be.
+    pub expected: Expected,
+}
+
+/// What a golden row's answer has to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Expected {
+    /// P(positive class), or the value of a regression.
+    One(f64),
+    /// One probability per class.
+    Classes(Vec<f64>),
+}
+
+impl Expected {
+    /// The numbers.
+    pub fn values(&self) -> &[f64] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Classes(values) => values,
+        }
+    }
+}
+
+/// The part of a reference that is rows.
+#[derive(Deserialize)]
+struct Background {
+    #[serde(default)]
+    background: Vec<Map<String, Value>>,
 }
 
 /// A package that was read and whose digests hold.
@@ -125,6 +184,10 @@ pub struct Package {
     pub graph: Vec<u8>,
     /// The rows of `golden.jsonl`; empty if there is none.
     pub golden: Vec<GoldenRow>,
+    /// The background of `reference.json`, rows as clients send them; empty if there is none.
+    pub background: Vec<Map<String, Value>>,
+    /// The digest of the manifest, `sha256:…`: with the digests in it that of the whole package.
+    pub manifest_digest: String,
 }
 
 impl Package {
@@ -155,7 +218,7 @@ impl Package {
             }
         }
         let mut graph = None;
-        let mut golden = Vec::new();
+        let (mut golden, mut background) = (Vec::new(), Vec::new());
         for (name, digest) in &manifest.files {
             if !is_plain_name(name) {
                 return Err(altered(
@@ -176,13 +239,19 @@ impl Package {
             match name.as_str() {
                 MODEL => graph = Some(bytes),
                 GOLDEN => golden = read_golden(&file, &bytes)?,
+                REFERENCE => {
+                    let reference: Background = serde_json::from_slice(&bytes)
+                        .map_err(|error| altered(&file, format!("it is no reference: {error}")))?;
+                    background = reference.background;
+                }
                 _ => {}
             }
         }
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
         check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
-        Ok(Self { directory: directory.into(), manifest, schema, graph, golden })
+        let manifest_digest = digest_of(&text);
+        Ok(Self { directory: directory.into(), manifest, schema, graph, golden, background, manifest_digest })
     }
 
     /// The digest of the graph, `sha256:…`.
@@ -193,25 +262,53 @@ impl Package {
 
 /// Whether the parts of a manifest fit each other: nothing else vouches for them.
 fn check_contents(manifest: &Manifest, schema: &FeatureSchema, golden: usize) -> Result<(), String> {
-    let Bindings::Columns { columns } = &manifest.bindings;
-    let bound = columns.iter().map(|column| column.feature.as_str());
-    if !bound.eq(schema.features().map(|field| field.name.as_str())) {
-        return Err("its bindings are not the schema's features, one by one in their order".into());
+    check_bindings(&manifest.bindings, schema)?;
+    let (task, labels) = (manifest.output.task(), manifest.labels.len());
+    let expected = match task {
+        Task::Binary => 2,
+        Task::Multiclass { classes } => classes,
+        Task::Regression => 0,
+    };
+    if labels != expected {
+        return Err(format!("found {labels} labels, expected {expected}"));
     }
-    let Output::Probabilities { classes, positive, .. } = manifest.output;
-    if classes != 2 || manifest.labels.len() != 2 || positive > 1 {
-        return Err(format!(
-            "found {} labels for {classes} classes, expected 2 for 2",
-            manifest.labels.len()
-        ));
+    if manifest.output.columns() == 0 || manifest.output.positive() >= manifest.output.columns() {
+        return Err("its output has no such column as the positive class's".into());
     }
-    for (name, value) in [("threshold", manifest.threshold), ("tolerance", manifest.tolerance)] {
-        if !(0.0..=1.0).contains(&value) {
-            return Err(format!("found {value} as {name}, expected 0 to 1"));
-        }
+    if !(0.0..=1.0).contains(&manifest.threshold) {
+        return Err(format!("found {} as threshold, expected 0 to 1", manifest.threshold));
+    }
+    if !(0.0..=1.0).contains(&manifest.tolerance) {
+        return Err(format!("found {} as tolerance, expected 0 to 1", manifest.tolerance));
     }
     if golden == 0 && manifest.source.kind == SourceKind::Trainer {
         return Err(format!("it has no {GOLDEN}, which every version of the trainer has"));
+    }
+    Ok(())
+}
+
+/// Whether every feature reaches the graph, and nothing else does.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_bindings(bindings: &Bindings, schema: &FeatureSchema) -> Result<(), String> {
+    let features: Vec<&str> = schema.features().map(|field| field.name.as_str()).collect();
+    match bindings {
+        Bindings::Columns { columns } => {
+            if !columns.iter().map(|column| column.feature.as_str()).eq(features) {
+                return Err("its bindings are not the schema's features, one by one in their order".into());
+            }
+        }
+        Bindings::Matrix { inputs } => {
+            let bound: Vec<&str> =
+                inputs.iter().flat_map(|input| &input.features).map(String::as_str).collect();
+            if let Some(unknown) = bound.iter().find(|name| !features.contains(name)) {
+                return Err(format!("its bindings take \"{unknown}\", which is no feature of its schema"));
+            }
+            if let Some(unbound) = features.iter().find(|name| !bound.contains(name)) {
+                return Err(format!("its bindings leave out the feature \"{unbound}\""));
+            }
+        }
     }
     Ok(())
 }
@@ -227,19 +324,21 @@ fn refuse_link(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Parses golden rows, one JSON object per line.
-fn read_golden(path: &Path, bytes: &[u8]) -> Result<Vec<GoldenRow>, Error> {
+/// Parses golden rows, one JSON object per line. Whether a row's numbers are as many as the model answers is for the check.
+///
+/// # Errors
+/// [`Error::Golden`] naming the line of `path`.
+pub fn read_golden(path: &Path, bytes: &[u8]) -> Result<Vec<GoldenRow>, Error> {
     let lines =
         bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
     lines
         .map(|(at, line)| {
             let wrong = |message| Error::Golden { path: path.into(), line: at + 1, message };
-            let row: GoldenRow = serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
-            if (0.0..=1.0).contains(&row.expected) {
-                Ok(row)
-            } else {
-                Err(wrong(format!("expected a probability in [0, 1], found {}", row.expected)))
-            }
+            serde_json::from_slice(line).map_err(|error| {
+                wrong(format!(
+                    "expected {{\"features\":{{…}},\"expected\":number or one number per class}}: {error}"
+                ))
+            })
         })
         .collect()
 }

@@ -34,8 +34,9 @@ pub struct FeatureSchema {
     pub target: Option<String>,
     /// The target's value for the positive class; `1` if the schema does not say.
     pub positive: Value,
-    /// `[negative, positive]`, or one label per class; empty for regression.
-    pub labels: Vec<String>,
+    /// `[negative, positive]`, or one label per class; empty for regression. Absent: `[negative, positive]` for what is trained
+    /// here, the graph's own for what is brought.
+    pub labels: Option<Vec<String>>,
     /// The probability of the positive class from which on a row is labelled positive.
     pub threshold: f64,
 }
@@ -59,8 +60,19 @@ pub struct Field {
     pub length: Length,
     /// Whether the schema lists it under `required`. A feature whose `missing` is [`Missing::Reject`] is needed anyway.
     pub required: bool,
+    /// How its categories become numbers, for graphs that take no text.
+    pub encode: Option<Encode>,
     /// Whether its values are personal data.
     pub pii: bool,
+}
+
+/// How categories become numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Encode {
+    /// One column: this number for each category. What is not in it is NaN; the empty text stands for a missing value.
+    Map(Vec<(String, f64)>),
+    /// One column of 0 or 1 per listed category, in their order; all are 0 for any other value.
+    OneHot,
 }
 
 /// A field's type.
@@ -185,6 +197,7 @@ struct FieldExtension {
     missing: Option<Value>,
     #[serde(default)]
     unknown: Unknown,
+    encode: Option<Value>,
     #[serde(default)]
     pii: bool,
 }
@@ -274,11 +287,13 @@ impl FeatureSchema {
         if positive.is_null() || positive.is_array() || positive.is_object() {
             mistakes.add("#/x-scoregate/positive", "expected a number, a string or a boolean".into());
         }
-        let labels = extension.labels.unwrap_or_else(|| vec!["negative".into(), "positive".into()]);
-        if labels.len() == 1
-            || labels.iter().enumerate().any(|(index, label)| labels[..index].contains(label))
+        let labels = extension.labels;
+        if let Some(labels) = &labels
+            && (labels.len() == 1
+                || labels.iter().enumerate().any(|(index, label)| labels[..index].contains(label)))
         {
-            mistakes.add("#/x-scoregate/labels", "expected two or more different labels".into());
+            let message = "expected two or more different labels, or none at all for regression";
+            mistakes.add("#/x-scoregate/labels", message.into());
         }
         let threshold = extension.threshold.unwrap_or(0.5);
         if !(0.0..=1.0).contains(&threshold) {
@@ -290,6 +305,11 @@ impl FeatureSchema {
     /// The schema as a JSON document, as it was read.
     pub fn document(&self) -> &Map<String, Value> {
         &self.document
+    }
+
+    /// The labels of a binary classifier where the schema names none.
+    pub fn default_labels() -> Vec<String> {
+        vec!["negative".into(), "positive".into()]
     }
 
     /// The fields that reach the graph, in order.
@@ -378,6 +398,15 @@ impl Field {
                     .add(&format!("{pointer}/enum"), "supported for \"string\" only; use bounds".into()),
             }
         }
+        let encode = match (extension.encode, &mut kind) {
+            (None, _) => None,
+            (Some(encode), Kind::Category { values }) => Encode::read(&encode, values, &pointer, mistakes),
+            (Some(_), _) => {
+                let message = "supported for \"string\" only: everything else is a number already";
+                mistakes.add(&format!("{pointer}/x-scoregate/encode"), message.into());
+                None
+            }
+        };
         let mut bound = |key: &str| {
             let value = property.get(key)?;
             if matches!(kind, Kind::Category { .. } | Kind::Boolean) {
@@ -438,6 +467,7 @@ impl Field {
             range,
             length,
             required: false,
+            encode,
             pii: extension.pii,
         };
         if let Missing::Impute(value) = &field.missing
@@ -447,6 +477,14 @@ impl Field {
             mistakes.add(&format!("{pointer}/x-scoregate/missing/impute"), message);
         }
         field
+    }
+
+    /// The columns that it takes in a matrix of numbers.
+    pub fn width(&self) -> usize {
+        match (&self.encode, &self.kind) {
+            (Some(Encode::OneHot), Kind::Category { values: Some(values) }) => values.len(),
+            _ => 1,
+        }
     }
 
     /// Whether a JSON value is of this field's type and within its bounds. An unknown category is, where they pass.
@@ -465,6 +503,50 @@ impl Field {
                         || values.as_ref().is_none_or(|values| values.iter().any(|value| value == text)))
             }
             _ => false,
+        }
+    }
+}
+
+impl Encode {
+    /// Reads `encode`; `values` are the categories of `enum`, or become those of the map where there is no `enum`.
+    fn read(
+        encode: &Value,
+        values: &mut Option<Vec<String>>,
+        pointer: &str,
+        mistakes: &mut Mistakes,
+    ) -> Option<Self> {
+        let at = |name: &str| format!("{pointer}/x-scoregate/encode{name}");
+        match encode {
+            Value::String(text) if text == "one_hot" => {
+                if values.is_none() {
+                    mistakes
+                        .add(&at(""), "one_hot needs \"enum\", whose order is that of the columns".into());
+                }
+                Some(Self::OneHot)
+            }
+            Value::Object(map) if !map.is_empty() => {
+                let mut numbers = Vec::with_capacity(map.len());
+                for (category, number) in map {
+                    match number.as_f64().filter(|number| number.is_finite()) {
+                        Some(number) => numbers.push((category.clone(), number)),
+                        None => {
+                            let message = format!("found {number}, expected a number");
+                            mistakes.add(&at(&format!("/{}", escape(category))), message);
+                        }
+                    }
+                }
+                for category in values.iter().flatten().filter(|category| !map.contains_key(*category)) {
+                    mistakes.add(&at(""), format!("it has no number for \"{category}\" of \"enum\""));
+                }
+                let listed = || map.keys().filter(|category| !category.is_empty()).cloned().collect();
+                values.get_or_insert_with(listed);
+                Some(Self::Map(numbers))
+            }
+            other => {
+                let message = format!("found {other}, expected \"one_hot\" or {{\"category\": number, …}}");
+                mistakes.add(&at(""), message);
+                None
+            }
         }
     }
 }

@@ -30,15 +30,19 @@ pub struct Manifest {
     pub bindings: Bindings,
     /// Where the graph's answer is.
     pub output: Output,
+    /// What is changed in the graph when it is loaded, in plain words; the file stays as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
     /// The probability of the positive class from which on a row is labelled positive.
     pub threshold: f64,
-    /// `[negative, positive]`.
+    /// `[negative, positive]`, one label per class in their order, or none for regression.
     pub labels: Vec<String>,
-    /// How far the served probability may be from the golden rows' (absolute).
+    /// How far a served answer may be from the golden rows': absolute for probabilities, for regression relative to the
+    /// expected value (absolute below 1).
     pub tolerance: f64,
-    /// Metrics on rows that training never saw.
+    /// Metrics: of the trainer on rows that training never saw, of an import on the reference that came with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<Evaluation>,
+    pub metrics: Option<Metrics>,
     /// How the model was fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
@@ -63,6 +67,36 @@ pub enum Bindings {
         /// One entry per feature, in the order of the schema's features.
         columns: Vec<ColumnBinding>,
     },
+    /// Tensors `[N, F]` of several features side by side, as gradient boosting libraries export. A feature takes one column,
+    /// or one per category where its schema says `one_hot`.
+    Matrix {
+        /// One entry per graph input; together they name every feature.
+        inputs: Vec<MatrixBinding>,
+    },
+}
+
+/// The features that a graph input takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatrixBinding {
+    /// The graph input's name.
+    pub input: String,
+    /// The input's element type.
+    #[serde(rename = "type")]
+    pub element: Element,
+    /// The features' names in the order of their columns.
+    pub features: Vec<String>,
+}
+
+/// One graph input and the features that fill it from left to right, whatever the kind of the bindings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BoundInput<'b> {
+    /// The graph input's name.
+    pub input: &'b str,
+    /// The input's element type.
+    pub element: Element,
+    /// The features' names.
+    pub features: &'b [String],
 }
 
 impl Bindings {
@@ -78,6 +112,34 @@ impl Bindings {
             },
         });
         Self::Columns { columns: columns.collect() }
+    }
+
+    /// Every graph input and the features that it takes.
+    pub fn inputs(&self) -> Vec<BoundInput<'_>> {
+        match self {
+            Self::Columns { columns } => columns
+                .iter()
+                .map(|column| BoundInput {
+                    input: &column.input,
+                    element: column.element,
+                    features: std::slice::from_ref(&column.feature),
+                })
+                .collect(),
+            Self::Matrix { inputs } => inputs
+                .iter()
+                .map(|matrix| BoundInput {
+                    input: &matrix.input,
+                    element: matrix.element,
+                    features: &matrix.features,
+                })
+                .collect(),
+        }
+    }
+
+    /// The element types of the inputs that take `feature`.
+    pub fn elements_of(&self, feature: &str) -> Vec<Element> {
+        let takes = |input: &BoundInput<'_>| input.features.iter().any(|name| name == feature);
+        self.inputs().into_iter().filter(takes).map(|input| input.element).collect()
     }
 }
 
@@ -104,23 +166,229 @@ pub enum Element {
     Float64,
     /// `tensor(int64)`
     Int64,
+    /// `tensor(int32)`
+    Int32,
+    /// `tensor(bool)`
+    Bool,
     /// `tensor(string)`
     String,
 }
 
-/// Where the graph's answer is.
+/// Where the graph's answer is, and what it needs to become one.
+///
+/// `classes` counts the columns of the tensor, in the order of the manifest's labels; with one column it is the positive
+/// class's. `positive` is the place of the positive class, and without meaning where there are more than two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Output {
-    /// A float tensor `[N, classes]` of probabilities.
+    /// A tensor `[N, classes]` of probabilities; `[N]` will do for one column.
     Probabilities {
         /// The graph output's name.
         name: String,
         /// The number of columns.
         classes: usize,
         /// The column of the positive class.
+        #[serde(default)]
         positive: usize,
     },
+    /// A tensor `[N, classes]` of scores that `link` turns into probabilities.
+    Margin {
+        /// The graph output's name.
+        name: String,
+        /// The number of columns.
+        classes: usize,
+        /// The column of the positive class.
+        #[serde(default)]
+        positive: usize,
+        /// What turns a row of scores into probabilities.
+        link: Link,
+    },
+    /// A sequence of one map per row, from class to probability.
+    Zipmap {
+        /// The graph output's name.
+        name: String,
+        /// The classes as the maps name them, in the order of the labels.
+        keys: ClassKeys,
+        /// The place of the positive class among them.
+        #[serde(default)]
+        positive: usize,
+        /// What turns the values of a map into probabilities, where they are scores.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        link: Option<Link>,
+    },
+    /// One tensor `[N, 1]` or `[N]` of probabilities per class.
+    Columns {
+        /// The graph outputs' names, in the order of the labels.
+        names: Vec<String>,
+        /// The place of the positive class among them.
+        #[serde(default)]
+        positive: usize,
+    },
+    /// A tensor `[N, 1]` or `[N]` of values: regression.
+    Value {
+        /// The graph output's name.
+        name: String,
+    },
+}
+
+/// What turns scores into probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// The logistic function, of each score by itself.
+    Sigmoid,
+    /// The exponentials of a row's scores, over their sum.
+    Softmax,
+}
+
+/// The classes of a ZipMap, as its maps name them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClassKeys {
+    /// `map(int64, …)`
+    Integers(Vec<i64>),
+    /// `map(string, …)`
+    Strings(Vec<String>),
+}
+
+impl ClassKeys {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Integers(keys) => keys.len(),
+            Self::Strings(keys) => keys.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The classes as text.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Integers(keys) => keys.iter().map(ToString::to_string).collect(),
+            Self::Strings(keys) => keys.clone(),
+        }
+    }
+}
+
+/// What a model answers about a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// The probability of the positive class.
+    Binary,
+    /// One probability per class.
+    Multiclass {
+        /// The number of classes.
+        classes: usize,
+    },
+    /// A value in the target's own unit.
+    Regression,
+}
+
+impl Task {
+    /// How many numbers answer a row.
+    pub fn width(self) -> usize {
+        match self {
+            Self::Binary | Self::Regression => 1,
+            Self::Multiclass { classes } => classes,
+        }
+    }
+}
+
+impl Output {
+    /// The names of the graph outputs that are read.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Probabilities { name, .. }
+            | Self::Margin { name, .. }
+            | Self::Zipmap { name, .. }
+            | Self::Value { name } => vec![name],
+            Self::Columns { names, .. } => names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// The place of the positive class.
+    pub fn positive(&self) -> usize {
+        match self {
+            Self::Probabilities { positive, .. }
+            | Self::Margin { positive, .. }
+            | Self::Zipmap { positive, .. }
+            | Self::Columns { positive, .. } => *positive,
+            Self::Value { .. } => 0,
+        }
+    }
+
+    /// How many numbers the graph gives per row.
+    pub fn columns(&self) -> usize {
+        match self {
+            Self::Probabilities { classes, .. } | Self::Margin { classes, .. } => *classes,
+            Self::Zipmap { keys, .. } => keys.len(),
+            Self::Columns { names, .. } => names.len(),
+            Self::Value { .. } => 1,
+        }
+    }
+
+    /// What turns the graph's numbers into probabilities, where they are scores.
+    pub fn link(&self) -> Option<Link> {
+        match self {
+            Self::Margin { link, .. } => Some(*link),
+            Self::Zipmap { link, .. } => *link,
+            Self::Probabilities { .. } | Self::Columns { .. } | Self::Value { .. } => None,
+        }
+    }
+
+    /// What is answered about a row.
+    pub fn task(&self) -> Task {
+        match (self, self.columns()) {
+            (Self::Value { .. }, _) => Task::Regression,
+            (_, ..=2) => Task::Binary,
+            (_, classes) => Task::Multiclass { classes },
+        }
+    }
+}
+
+/// How good a model is, by what it answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Metrics {
+    /// Of a probability.
+    Binary(Evaluation),
+    /// Of one probability per class.
+    Multiclass(MulticlassEvaluation),
+    /// Of a value.
+    Regression(RegressionEvaluation),
+}
+
+/// Metrics of class probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MulticlassEvaluation {
+    /// Rows that they are taken over.
+    pub rows: usize,
+    /// Share of rows whose most likely class is theirs.
+    pub accuracy: f64,
+    /// Mean negative log-likelihood, natural logarithm.
+    pub log_loss: f64,
+    /// Mean over the rows of the squared errors' sum over the classes.
+    pub brier: f64,
+}
+
+/// Metrics of values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegressionEvaluation {
+    /// Rows that they are taken over.
+    pub rows: usize,
+    /// Root of the mean squared error, in the target's unit.
+    pub rmse: f64,
+    /// Mean absolute error, in the target's unit.
+    pub mae: f64,
+    /// Share of the target's variance that is explained; absent where the target does not vary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
 }
 
 /// An estimate with its bootstrap percentile interval.

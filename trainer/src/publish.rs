@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use scoregate_model::package::{GOLDEN, GoldenRow, MODEL, REFERENCE, Repository};
+use scoregate_model::package::{Expected, GOLDEN, GoldenRow, MODEL, REFERENCE, Repository};
 use scoregate_model::reference::{self, FeatureReference, Histogram, Observed, Reference};
-use scoregate_schemas::manifest::{self, Evaluation, Manifest, Source, SourceKind};
+use scoregate_schemas::FeatureSchema;
+use scoregate_schemas::manifest::{self, Evaluation, Manifest, Metrics, Source, SourceKind};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -60,9 +61,10 @@ pub fn publish(
         bindings: trained.bindings.clone(),
         output: trained.output.clone(),
         threshold: trained.schema.threshold,
-        labels: trained.schema.labels.clone(),
+        labels: trained.schema.labels.clone().unwrap_or_else(FeatureSchema::default_labels),
+        changes: Vec::new(),
         tolerance: TOLERANCE,
-        metrics: Some(evaluation.clone()),
+        metrics: Some(Metrics::Binary(evaluation.clone())),
         training: Some(trained.training.clone()),
         source: Source { kind: SourceKind::Trainer, producer: trained.training.trainer.clone() },
     };
@@ -86,7 +88,7 @@ fn golden(table: &Table, trained: &Trained) -> anyhow::Result<String> {
     let expected = trained.pipeline.served_probabilities(table, &rows);
     let mut text = String::new();
     for (row, expected) in rows.into_iter().zip(expected) {
-        let row = GoldenRow { features: table.raw_row(row), expected };
+        let row = GoldenRow { features: table.raw_row(row), expected: Expected::One(expected) };
         text.push_str(&serde_json::to_string(&row).context("a golden row cannot be written")?);
         text.push('\n');
     }
@@ -128,7 +130,6 @@ mod tests {
     use scoregate_model::metrics::{self, Bootstrap};
     use scoregate_model::package::Package;
     use scoregate_model::reference::Distribution;
-    use scoregate_schemas::FeatureSchema;
     use time::macros::datetime;
 
     #[test]

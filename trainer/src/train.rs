@@ -74,11 +74,8 @@ pub fn train(
     options: Options,
     progress: &mut Progress,
 ) -> anyhow::Result<Trained> {
-    anyhow::ensure!(
-        schema.labels.len() == 2,
-        "the schema has {} labels, expected two: [negative, positive]",
-        schema.labels.len()
-    );
+    let labels = schema.labels.as_ref().map_or(2, Vec::len);
+    anyhow::ensure!(labels == 2, "the schema has {labels} labels, expected two: [negative, positive]");
     let folds = Folds::stratified(&table.positives, options.seed)?;
     let sizes = [folds.train.len(), folds.calibration.len(), folds.test.len()];
     progress

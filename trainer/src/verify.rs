@@ -116,7 +116,7 @@ impl Scorer {
         let mut probabilities = Vec::with_capacity(rows.len());
         for part in rows.chunks(ROWS_PER_BODY) {
             let read = self.read(table, part)?;
-            probabilities.extend(self.session.run(&read)?.positive().map(f64::from));
+            probabilities.extend_from_slice(self.session.run(&read)?.values());
         }
         Ok(probabilities)
     }
@@ -162,7 +162,7 @@ pub fn verify(runtime: &Runtime, trained: &Trained, table: &Table) -> Result<Ver
     let (mut served, mut answers) = (Vec::with_capacity(rows.len()), Answers::default());
     for part in rows.chunks(ROWS_PER_BODY) {
         let read = scorer.read(table, part)?;
-        served.extend(scorer.session.run(&read)?.positive().map(f64::from));
+        served.extend_from_slice(scorer.session.run(&read)?.values());
         let Answers { probabilities, labels } = published.run(&read)?;
         answers.probabilities.extend(probabilities);
         answers.labels.extend(labels);

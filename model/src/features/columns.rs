@@ -91,6 +91,23 @@ impl FeatureRows {
         Self { columns: columns.collect(), indices: vec![0], submitted: 1, ..Self::default() }
     }
 
+    /// `count` rows: these, over and over.
+    ///
+    /// # Panics
+    /// If there are no rows.
+    pub fn cycled(&self, count: usize) -> Self {
+        let rows = || (0..self.len()).cycle().take(count);
+        let columns = self.columns.iter().map(|column| match column {
+            Column::Number(values) => Column::Number(rows().map(|row| values[row]).collect()),
+            Column::Category(column) => Column::Category(CategoryColumn {
+                codes: rows().map(|row| column.codes[row]).collect(),
+                others: column.others.clone(),
+            }),
+        });
+        let indices = (0..u32::try_from(count).unwrap_or(u32::MAX)).collect();
+        Self { columns: columns.collect(), indices, submitted: count, ..Self::default() }
+    }
+
     /// Refuses the next row as a whole.
     pub(super) fn refuse(&mut self, code: FaultCode) {
         let index = self.submitted;

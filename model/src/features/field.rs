@@ -20,7 +20,9 @@ pub(super) struct FieldReader {
     /// The largest magnitude below which every integer is held exactly by the graph's input.
     exact_below: f64,
     /// Whether the graph's input is float32.
-    pub(super) float32: bool,
+    float32: bool,
+    /// Whether the graph's input is int32.
+    int32: bool,
     /// What takes the place of a missing value.
     substitute: Option<Substitute>,
 }
@@ -65,14 +67,14 @@ impl Cell<'_> {
 }
 
 impl FieldReader {
-    pub(super) fn new(field: Field, slot: Slot, element: Option<Element>) -> Self {
+    pub(super) fn new(field: Field, slot: Slot, elements: &[Element]) -> Self {
         let codes = match &field.kind {
             Kind::Category { values: Some(values) } => {
                 values.iter().zip(0..).map(|(value, code)| (value.as_str().into(), code)).collect()
             }
             _ => FxHashMap::default(),
         };
-        let float32 = matches!(element, Some(Element::Float32));
+        let (float32, int32) = (elements.contains(&Element::Float32), elements.contains(&Element::Int32));
         let substitute = match (&field.missing, slot) {
             (_, Slot::Entity | Slot::Ignored) => (!field.required).then_some(Substitute::Nothing),
             (Missing::Reject, _) => None,
@@ -85,7 +87,16 @@ impl FieldReader {
             (Missing::Impute(value), _) => value.as_f64().map(Substitute::Number),
         };
         let exact_below = if float32 { 16_777_216.0 } else { 9_007_199_254_740_992.0 };
-        Self { field, slot, codes, exact_below, float32, substitute }
+        Self { field, slot, codes, exact_below, float32, int32, substitute }
+    }
+
+    /// The narrowest of the graph's inputs that take the field.
+    pub(super) fn element_name(&self) -> &'static str {
+        match (self.int32, self.float32) {
+            (true, _) => "int32",
+            (false, true) => "float32",
+            (false, false) => "float64",
+        }
     }
 
     pub(super) fn missing(&self) -> Result<Cell<'_>, FaultCode> {
@@ -109,6 +120,9 @@ impl FieldReader {
         if self.field.kind == Kind::Integer
             && !(-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value)
         {
+            return Err(FaultCode::Precision);
+        }
+        if self.int32 && !(-2_147_483_648.0..2_147_483_648.0).contains(&value) {
             return Err(FaultCode::Precision);
         }
         if value.abs() > self.exact_below && (!exact || !self.holds(value)) {

@@ -8,6 +8,7 @@ mod columns;
 mod csv;
 mod field;
 mod json;
+pub mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -161,7 +162,6 @@ pub enum BodyError {
 impl RowReader {
     /// Compiles `schema` for a graph bound by `bindings`.
     pub fn new(schema: &FeatureSchema, bindings: &Bindings) -> Self {
-        let Bindings::Columns { columns } = bindings;
         let mut features = 0;
         let fields: Vec<FieldReader> = schema
             .fields
@@ -175,9 +175,7 @@ impl RowReader {
                     Role::Entity => Slot::Entity,
                     Role::Ignore => Slot::Ignored,
                 };
-                let element =
-                    columns.iter().find(|column| column.feature == field.name).map(|column| column.element);
-                FieldReader::new(field.clone(), slot, element)
+                FieldReader::new(field.clone(), slot, &bindings.elements_of(&field.name))
             })
             .collect();
         let by_name =
@@ -244,9 +242,11 @@ impl RowReader {
             },
             (FaultCode::Category, None) => "expected one of the listed categories".into(),
             (FaultCode::Precision, Some(reader)) => {
-                let kind = if reader.float32 { "float32" } else { "float64" };
-                format!("expected an integer that {kind} holds exactly; this one would be changed silently")
-                    .into()
+                format!(
+                    "expected an integer that {} holds exactly; this one would be changed silently",
+                    reader.element_name()
+                )
+                .into()
             }
             (FaultCode::Precision, None) => "expected an integer that the model's input holds exactly".into(),
             (FaultCode::Overflow, _) => "expected a number within the range of the model's input".into(),

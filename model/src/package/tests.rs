@@ -16,6 +16,7 @@ fn manifest(version: &str) -> Manifest {
         schema,
         bindings: Bindings::columns_of(&parsed, str::to_owned),
         output: Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 },
+        changes: Vec::new(),
         threshold: 0.5,
         labels: vec!["retain".into(), "churn".into()],
         tolerance: 1e-6,
