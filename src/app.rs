@@ -1,13 +1,14 @@
 //! Builds each component once and holds them.
 
-use std::sync::OnceLock;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use scoregate_model::package::Repository;
-use scoregate_model::runtime::{self, Runtime, SessionOptions};
+use scoregate_model::runtime::{self, Runtime};
 
 use crate::auth::keys::{FileError, LiveKeys};
 use crate::config::{RuntimeSettings, Settings};
+use crate::registry::watch::Watcher;
 use crate::registry::{self, Registry};
 use crate::scoring::Engine;
 
@@ -20,7 +21,7 @@ pub struct App {
     pub keys: LiveKeys,
     /// Where work runs.
     pub engine: Engine,
-    registry: OnceLock<Registry>,
+    registry: OnceLock<Arc<Registry>>,
     draining: AtomicBool,
 }
 
@@ -45,6 +46,9 @@ pub enum Error {
     /// No model can be served.
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    /// The system has no more threads.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
 }
 
 impl App {
@@ -69,16 +73,18 @@ impl App {
         Ok(Self { keys, engine, registry: OnceLock::new(), draining: AtomicBool::new(false), settings })
     }
 
-    /// Loads and warms the models of the repository; the gateway is ready from then on.
+    /// Loads and warms the models of the repository, after unknown ones were tried; the gateway is ready from then on, and
+    /// follows what is published and promoted until it is about to stop.
     ///
     /// # Errors
-    /// [`Error::Registry`] if no model can be served.
-    pub fn load_models(&self, runtime: &Runtime) -> Result<(), Error> {
-        let repository = Repository::new(&self.settings.models.dir);
-        let options = SessionOptions { intra_op_threads: self.settings.runtime.intra_op_threads };
-        // The threads of connections and the blocking ones may all score at once.
-        let sessions = 2 * self.settings.scoring.workers;
-        let registry = Registry::load(&repository, runtime, &options, sessions)?;
+    /// [`Error::Runtime`] if an execution provider that was asked for is missing, [`Error::Registry`] if no model can be
+    /// served.
+    pub fn load_models(self: &Arc<Self>, runtime: Runtime) -> Result<(), Error> {
+        for provider in self.settings.execution_providers() {
+            runtime.check_provider(provider)?;
+        }
+        let mut watcher = Watcher::new(self.settings.clone(), runtime);
+        let registry = watcher.settle()?;
         let default = &self.settings.models.default;
         if registry.live(default).is_none() {
             tracing::warn!(
@@ -87,12 +93,17 @@ impl App {
             );
         }
         self.registry.set(registry).expect("models are loaded once");
+        let app = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("scoregate-watch".into());
+        thread
+            .spawn(move || watcher.follow(|| app.draining.load(Ordering::Relaxed)))
+            .map_err(Error::Thread)?;
         Ok(())
     }
 
     /// The models, once they are loaded.
     pub fn registry(&self) -> Option<&Registry> {
-        self.registry.get()
+        self.registry.get().map(AsRef::as_ref)
     }
 
     /// Whether requests should be sent here: models are loaded and the gateway is not about to stop.
@@ -111,9 +122,16 @@ impl App {
 /// # Errors
 /// [`runtime::Error`] if the library is missing or cannot be used.
 pub fn load_runtime(settings: &RuntimeSettings) -> Result<Runtime, runtime::Error> {
-    let library = match &settings.library {
-        Some(library) => library.clone(),
-        None => runtime::locate_library(&std::env::current_exe().unwrap_or_default())?,
-    };
-    Runtime::load(&library)
+    Runtime::load(&library(settings)?)
+}
+
+/// Where the library of ONNX Runtime is: where the settings say, else where the executable finds it.
+///
+/// # Errors
+/// [`runtime::Error::LibraryMissing`] if it is nowhere.
+pub fn library(settings: &RuntimeSettings) -> Result<PathBuf, runtime::Error> {
+    match &settings.library {
+        Some(library) => Ok(library.clone()),
+        None => runtime::locate_library(&std::env::current_exe().unwrap_or_default()),
+    }
 }

@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use scoregate_model::package::Repository;
+use scoregate_model::package::{Package, Repository};
+use scoregate_schemas::feature_schema::Kind;
+use scoregate_schemas::manifest::Task;
 
 use crate::app::{self, App};
 use crate::auth::Scope;
 use crate::auth::keys::KeysFile;
 use crate::config::{self, Settings, Sources};
 use crate::http::workers::Workers;
+use crate::import::{self, ImportArgs};
+use crate::sandbox::{self, Finding, ImportJob, Job, Sandbox};
 use crate::{http, rollout, telemetry};
 
 /// An ONNX Runtime scoring gateway for tabular models.
@@ -29,18 +33,28 @@ pub struct Cli {
 enum Command {
     /// Serve the models of the repository.
     Serve(ServeArgs),
+    /// Publish an ONNX model from outside as a new version.
+    Import {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+        #[command(flatten)]
+        import: Box<ImportArgs>,
+    },
     /// Make, list and revoke API keys.
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
     },
-    /// List the published versions, and choose which one is live.
+    /// List and show the published versions, and choose which one is live.
     Models {
         #[command(subcommand)]
         command: ModelsCommand,
     },
     /// Ask a running gateway whether it is ready; for containers.
     Healthcheck(Common),
+    /// Try a model, as the gateway and `import` have it done in a process of its own.
+    #[command(hide = true)]
+    Sandbox,
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +125,14 @@ enum ModelsCommand {
         #[command(flatten)]
         repository: RepositoryArgs,
     },
-    /// Make a version the live one; gateways serve it from their next start.
+    /// Say what a version is: its features, its answer, how good it is and where it comes from.
+    Show {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+        /// The version, as MODEL@VERSION, or as MODEL for the live one.
+        version: String,
+    },
+    /// Make a version the live one; running gateways follow within two seconds.
     Promote {
         #[command(flatten)]
         repository: RepositoryArgs,
@@ -144,9 +165,11 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve(&args),
+            Command::Import { repository, import } => import_model(&repository, &import),
             Command::Keys { command } => keys(&command),
             Command::Models { command } => models(&command),
             Command::Healthcheck(common) => healthcheck(&common.settings(BTreeMap::new())?),
+            Command::Sandbox => sandbox::work(),
         }
     }
 }
@@ -191,7 +214,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         let mut serving = tokio::spawn(http::serve::run(Arc::clone(&app), workers, public, admin, signal));
         let loading = tokio::task::spawn_blocking({
             let app = Arc::clone(&app);
-            move || app.load_models(&runtime)
+            move || app.load_models(runtime)
         });
         tokio::select! {
             loaded = loading => loaded.context("loading the models panicked")??,
@@ -250,6 +273,21 @@ fn keys(command: &KeysCommand) -> anyhow::Result<()> {
     }
 }
 
+fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> anyhow::Result<()> {
+    let settings = repository.common.settings(BTreeMap::new())?;
+    let job = ImportJob { request: args.request()?, library: app::library(&settings.runtime)? };
+    let sandbox = Sandbox::new(&settings.models, settings.scoring.workers);
+    let finding = sandbox.run(&Job::Import(Box::new(job))).unwrap_or_else(|death| Finding::Refused(death.into()));
+    let examined = match finding {
+        Finding::Examined(examined) => *examined,
+        Finding::Refused(reasons) => {
+            return Err(import::Error::Refused { code: reasons.code, message: reasons.detail }.into());
+        }
+    };
+    let report = args.publish(&repository.open()?, examined)?;
+    print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })
+}
+
 fn models(command: &ModelsCommand) -> anyhow::Result<()> {
     match command {
         ModelsCommand::List { repository } => {
@@ -264,14 +302,64 @@ fn models(command: &ModelsCommand) -> anyhow::Result<()> {
             }
             print(&lines.join("\n"))
         }
+        ModelsCommand::Show { repository, version } => print(&show(&repository.open()?, version)?),
         ModelsCommand::Promote { repository, version } => {
             let (model, name) = version.split_once('@').with_context(|| {
                 format!("found \"{version}\", expected MODEL@VERSION such as churn@2026-05-17_01")
             })?;
             rollout::promote(&repository.open()?, model, name)?;
-            print(&format!("{model} {name} is live from the next start of a gateway on"))
+            print(&format!("{model} {name} is live: running gateways serve it within 2 seconds"))
         }
     }
+}
+
+/// A version in words, one fact per line.
+fn show(repository: &Repository, version: &str) -> anyhow::Result<String> {
+    let (model, named) = match version.split_once('@') {
+        Some((model, version)) => (model, Some(version.to_string())),
+        None => (version, None),
+    };
+    let versions = repository.list()?.remove(model).unwrap_or_default();
+    if versions.is_empty() {
+        bail!("no version of model \"{model}\" is published in {}", repository.root().display());
+    }
+    let live = rollout::live(repository, model, &versions);
+    let named = match named {
+        Some(named) if versions.contains(&named) => named,
+        Some(named) => bail!("model {model} has no version {named}; it has {}", versions.join(", ")),
+        None => live.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?.clone(),
+    };
+    let package = Package::read(&repository.directory(model, &named))?;
+    let manifest = &package.manifest;
+    let state = if live.is_ok_and(|live| live == named) { " (live)" } else { "" };
+    let mut facts = vec![
+        ("model", manifest.name.clone()),
+        ("version", format!("{named}{state}")),
+        ("published", manifest.created_at.clone()),
+        ("digest", package.digest().to_string()),
+        ("made by", manifest.source.producer.clone()),
+        ("answers", import::output_in_words(&manifest.output, &manifest.labels)),
+    ];
+    if manifest.output.task() == Task::Binary {
+        facts.push(("threshold", manifest.threshold.to_string()));
+    }
+    let features = package.schema.features().map(|field| {
+        let kind = match &field.kind {
+            Kind::Number => "number".into(),
+            Kind::Integer => "integer".into(),
+            Kind::Boolean => "boolean".into(),
+            Kind::Category { values: None } => "text".into(),
+            Kind::Category { values: Some(values) } => format!("one of {}", values.join(", ")),
+        };
+        ("feature", format!("{}: {kind}", field.name))
+    });
+    facts.extend(features);
+    facts.push(("inputs", import::bindings_in_words(&manifest.bindings)));
+    facts.extend(manifest.changes.iter().map(|change| ("changed", change.clone())));
+    facts.extend(manifest.metrics.as_ref().map(|metrics| ("metrics", import::metrics_in_words(metrics))));
+    facts.push(("golden", format!("{} rows, tolerance {}", package.golden.len(), manifest.tolerance)));
+    let lines = facts.iter().map(|(name, fact)| format!("{name:<10}{fact}"));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Asks the admin listener's readiness.
@@ -303,8 +391,19 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// 3 where a model was refused, 1 for everything else that fails; wrong usage is 2 before it comes to this.
+pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
+    match error.downcast_ref::<import::Error>() {
+        Some(import::Error::Refused { .. }) => 3.into(),
+        _ => std::process::ExitCode::FAILURE,
+    }
+}
+
 /// Prints why a command failed, causes included, on standard error.
 pub fn print_error(error: &anyhow::Error) {
     // Where standard error is closed there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    let _ = match error.downcast_ref::<import::Error>() {
+        Some(import::Error::Refused { code, message }) => writeln!(std::io::stderr(), "error[{code}]: {message}"),
+        _ => writeln!(std::io::stderr(), "error: {error:#}"),
+    };
 }

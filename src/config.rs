@@ -2,11 +2,15 @@
 //!
 //! Every mistake is reported at once, and keys that nobody knows are mistakes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use scoregate_model::runtime::ExecutionProvider;
+use scoregate_schemas::manifest::{Manifest, Task};
 
 /// Everything that `serve` can be told.
 #[derive(Debug, Clone)]
@@ -15,6 +19,10 @@ pub struct Settings {
     pub server: ServerSettings,
     /// The model repository.
     pub models: ModelSettings,
+    /// What single models are told differently, by name: the tables `[model.NAME]` of the settings file.
+    pub model: BTreeMap<String, OwnSettings>,
+    /// What the gateway remembers.
+    pub state: StateSettings,
     /// Who may score.
     pub auth: AuthSettings,
     /// ONNX Runtime.
@@ -59,6 +67,73 @@ pub struct ModelSettings {
     pub dir: PathBuf,
     /// `SCOREGATE_DEFAULT_MODEL` (`churn`): the model of `/v1/predict`.
     pub default: String,
+    /// `SCOREGATE_POLL_INTERVAL` (500ms): how often the repository is looked at for what was published or promoted.
+    pub poll_interval: Duration,
+    /// `SCOREGATE_MODEL_MEMORY` (2 GiB): the memory of the process in which an unknown model is tried.
+    pub memory: usize,
+    /// `SCOREGATE_MODEL_TIMEOUT` (60s): how long that may take.
+    pub timeout: Duration,
+}
+
+/// What the gateway remembers.
+#[derive(Debug, Clone)]
+pub struct StateSettings {
+    /// `SCOREGATE_STATE_DIR` (`state`): which packages were accepted, so that a start need not try them again.
+    pub dir: PathBuf,
+}
+
+/// What one model is told differently from all others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OwnSettings {
+    /// The probability of the positive class from which on a row is labelled positive, in place of the manifest's.
+    pub threshold: Option<f64>,
+    /// Labels in place of the manifest's, as many of them.
+    pub labels: Option<Vec<String>>,
+    /// See [`ServerSettings::max_batch_rows`].
+    pub max_batch_rows: Option<usize>,
+    /// See [`RuntimeSettings::execution_providers`].
+    pub execution_providers: Option<Vec<ExecutionProvider>>,
+    /// See [`RuntimeSettings::gpu_min_rows`].
+    pub gpu_min_rows: Option<usize>,
+    /// See [`RuntimeSettings::intra_op_threads`].
+    pub intra_op_threads: Option<usize>,
+}
+
+/// How one model is served: by its own settings, else by those of all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Serving {
+    /// See [`OwnSettings::threshold`].
+    pub threshold: Option<f64>,
+    /// See [`OwnSettings::labels`].
+    pub labels: Option<Vec<String>>,
+    /// See [`ServerSettings::max_batch_rows`].
+    pub max_batch_rows: usize,
+    /// See [`RuntimeSettings::execution_providers`].
+    pub execution_providers: Vec<ExecutionProvider>,
+    /// See [`RuntimeSettings::gpu_min_rows`].
+    pub gpu_min_rows: usize,
+    /// See [`RuntimeSettings::intra_op_threads`].
+    pub intra_op_threads: usize,
+}
+
+impl Serving {
+    /// Checks that the model which `manifest` describes can be served so.
+    ///
+    /// # Errors
+    /// What was found and what was expected.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), String> {
+        let task = manifest.output.task();
+        if let Some(labels) = &self.labels
+            && labels.len() != manifest.labels.len()
+        {
+            let (found, expected) = (labels.len(), manifest.labels.len());
+            return Err(format!("labels: found {found}, expected {expected} as in its manifest"));
+        }
+        if self.threshold.is_some() && task != Task::Binary {
+            return Err("threshold: only a model of two classes has one".into());
+        }
+        Ok(())
+    }
 }
 
 /// Who may score.
@@ -73,17 +148,13 @@ pub struct AuthSettings {
 pub struct RuntimeSettings {
     /// `ORT_DYLIB_PATH`: the library; looked for beside the executable if absent.
     pub library: Option<PathBuf>,
-    /// `SCOREGATE_EXECUTION_PROVIDERS` (`cpu`).
-    pub execution_providers: ExecutionProviders,
+    /// `SCOREGATE_EXECUTION_PROVIDERS` (`cpu`): what runs the graphs, the preferred first, such as `cuda,cpu`. The processor
+    /// runs what none of them can, whether it is named or not.
+    pub execution_providers: Vec<ExecutionProvider>,
+    /// `SCOREGATE_GPU_MIN_ROWS` (256): runs of fewer rows stay on the processor where there is an accelerator.
+    pub gpu_min_rows: usize,
     /// `SCOREGATE_INTRA_OP_THREADS` (1): threads within one operator.
     pub intra_op_threads: usize,
-}
-
-/// What runs the graph's nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExecutionProviders {
-    /// `CPUExecutionProvider` alone.
-    Cpu,
 }
 
 /// Work in flight.
@@ -165,6 +236,8 @@ struct Reader {
     flags: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
     file: BTreeMap<String, String>,
+    /// `[model.NAME]` of the file.
+    model: toml::Table,
     known: Vec<(&'static str, &'static str)>,
     mistakes: Vec<String>,
 }
@@ -223,7 +296,17 @@ impl Settings {
             models: ModelSettings {
                 dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", "onnx_models", path),
                 default: reader.take("SCOREGATE_DEFAULT_MODEL", "models.default", "churn", text),
+                poll_interval: reader.take(
+                    "SCOREGATE_POLL_INTERVAL",
+                    "models.poll_interval",
+                    "500ms",
+                    duration,
+                ),
+                memory: reader.take("SCOREGATE_MODEL_MEMORY", "models.memory", "2147483648", count),
+                timeout: reader.take("SCOREGATE_MODEL_TIMEOUT", "models.timeout", "60s", duration),
             },
+            model: reader.own(),
+            state: StateSettings { dir: reader.take("SCOREGATE_STATE_DIR", "state.dir", "state", path) },
             auth: AuthSettings {
                 api_keys_file: reader.take(
                     "SCOREGATE_API_KEYS_FILE",
@@ -242,6 +325,7 @@ impl Settings {
                     "cpu",
                     providers,
                 ),
+                gpu_min_rows: reader.take("SCOREGATE_GPU_MIN_ROWS", "runtime.gpu_min_rows", "256", count),
                 intra_op_threads: reader.take(
                     "SCOREGATE_INTRA_OP_THREADS",
                     "runtime.intra_op_threads",
@@ -278,20 +362,56 @@ impl Settings {
         reader.finish()?;
         Ok(settings)
     }
+
+    /// How `model` is served.
+    pub fn serving(&self, model: &str) -> Serving {
+        let own = self.model.get(model).cloned().unwrap_or_default();
+        Serving {
+            threshold: own.threshold,
+            labels: own.labels,
+            max_batch_rows: own.max_batch_rows.unwrap_or(self.server.max_batch_rows),
+            execution_providers: own
+                .execution_providers
+                .unwrap_or_else(|| self.runtime.execution_providers.clone()),
+            gpu_min_rows: own.gpu_min_rows.unwrap_or(self.runtime.gpu_min_rows),
+            intra_op_threads: own.intra_op_threads.unwrap_or(self.runtime.intra_op_threads),
+        }
+    }
+
+    /// Every execution provider that any model is to be served with.
+    pub fn execution_providers(&self) -> BTreeSet<ExecutionProvider> {
+        let own = self.model.values().filter_map(|own| own.execution_providers.as_ref());
+        own.chain([&self.runtime.execution_providers]).flatten().copied().collect()
+    }
+}
+
+/// Where the dynamic linker looks for what ONNX Runtime needs, if anybody said; for processes without an environment.
+pub fn library_path() -> Option<OsString> {
+    #[expect(clippy::disallowed_methods, reason = "this is the sole reader of the environment")]
+    std::env::var_os("LD_LIBRARY_PATH")
 }
 
 impl Reader {
     fn new(sources: Sources) -> Self {
         let mut mistakes = Vec::new();
-        let mut file = BTreeMap::new();
+        let (mut file, mut model) = (BTreeMap::new(), toml::Table::new());
         match sources.file.as_deref().map(str::parse::<toml::Table>) {
             None => {}
-            Some(Ok(table)) => flatten("", &table, &mut file, &mut mistakes),
+            Some(Ok(mut table)) => {
+                match table.remove("model") {
+                    None => {}
+                    Some(toml::Value::Table(tables)) => model = tables,
+                    Some(_) => {
+                        mistakes.push("model of the settings file: expected tables [model.NAME]".into())
+                    }
+                }
+                flatten("", &table, &mut file, &mut mistakes);
+            }
             Some(Err(error)) => mistakes.push(format!("scoregate.toml is not TOML: {error}")),
         }
         let mut environment = sources.environment;
         environment.remove("SCOREGATE_CONFIG");
-        Self { flags: sources.flags, environment, file, known: Vec::new(), mistakes }
+        Self { flags: sources.flags, environment, file, model, known: Vec::new(), mistakes }
     }
 
     /// The setting called `variable` in the environment and `key` in the file. On a mistake the default stands in, so that
@@ -315,22 +435,97 @@ impl Reader {
         })
     }
 
+    /// The tables `[model.NAME]`.
+    fn own(&mut self) -> BTreeMap<String, OwnSettings> {
+        let mut own = BTreeMap::new();
+        for (name, table) in std::mem::take(&mut self.model) {
+            let toml::Value::Table(mut table) = table else {
+                self.mistakes.push(format!("model.{name} of the settings file: expected a table"));
+                continue;
+            };
+            let mut reader = OwnReader { name: &name, table: &mut table, mistakes: &mut self.mistakes };
+            let settings = OwnSettings {
+                threshold: reader.take("threshold", "a number from 0 to 1", |value| {
+                    let number = match value {
+                        toml::Value::Integer(number) => *number as f64,
+                        other => other.as_float()?,
+                    };
+                    (0.0..=1.0).contains(&number).then_some(number)
+                }),
+                labels: reader.take("labels", "a list of different labels", labels),
+                max_batch_rows: reader.take("max_batch_rows", COUNT, whole),
+                execution_providers: reader.take("execution_providers", "such as \"cuda,cpu\"", |value| {
+                    providers(value.as_str()?).ok()
+                }),
+                gpu_min_rows: reader.take("gpu_min_rows", COUNT, whole),
+                intra_op_threads: reader.take("intra_op_threads", COUNT, whole),
+            };
+            for key in table.keys() {
+                let hint = closest(key, OwnSettings::KEYS.iter().copied());
+                self.mistakes.push(format!("model.{name}.{key} of the settings file is no setting{hint}"));
+            }
+            own.insert(name, settings);
+        }
+        own
+    }
+
     fn finish(mut self) -> Result<(), Mistakes> {
-        let closest = |name: &str, known: &mut dyn Iterator<Item = &str>| {
-            known
-                .min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate))
-                .map_or_else(String::new, |candidate| format!("; did you mean {candidate}?"))
-        };
         for name in self.environment.keys() {
-            let hint = closest(name, &mut self.known.iter().map(|(variable, _)| *variable));
+            let hint = closest(name, self.known.iter().map(|(variable, _)| *variable));
             self.mistakes.push(format!("{name} is no setting{hint}"));
         }
         for key in self.file.keys() {
-            let hint = closest(key, &mut self.known.iter().map(|(_, key)| *key));
+            let hint = closest(key, self.known.iter().map(|(_, key)| *key));
             self.mistakes.push(format!("{key} of the settings file is no setting{hint}"));
         }
         if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
     }
+}
+
+/// Takes what it knows out of one model's table.
+struct OwnReader<'o> {
+    name: &'o str,
+    table: &'o mut toml::Table,
+    mistakes: &'o mut Vec<String>,
+}
+
+impl OwnSettings {
+    const KEYS: [&str; 6] =
+        ["threshold", "labels", "max_batch_rows", "execution_providers", "gpu_min_rows", "intra_op_threads"];
+}
+
+impl OwnReader<'_> {
+    fn take<T>(&mut self, key: &str, expected: &str, parse: impl Fn(&toml::Value) -> Option<T>) -> Option<T> {
+        let value = self.table.remove(key)?;
+        let parsed = parse(&value);
+        if parsed.is_none() {
+            let name = self.name;
+            self.mistakes
+                .push(format!("model.{name}.{key} of the settings file: found {value}, expected {expected}"));
+        }
+        parsed
+    }
+}
+
+/// What whole numbers have to be.
+const COUNT: &str = "a whole number of at least 1";
+
+fn whole(value: &toml::Value) -> Option<usize> {
+    usize::try_from(value.as_integer()?).ok().filter(|number| *number > 0)
+}
+
+fn labels(value: &toml::Value) -> Option<Vec<String>> {
+    let labels: Vec<String> =
+        value.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect::<Option<_>>()?;
+    let repeated = labels.iter().enumerate().any(|(at, label)| labels[..at].contains(label));
+    (!labels.is_empty() && !repeated).then_some(labels)
+}
+
+/// A hint at the closest of the `known` names.
+fn closest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+    known
+        .min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate))
+        .map_or_else(String::new, |candidate| format!("; did you mean {candidate}?"))
 }
 
 fn flatten(
@@ -365,11 +560,26 @@ fn text(text: &str) -> Result<String, String> {
 }
 
 fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a whole number of at least 1".into())
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| COUNT.into())
 }
 
-fn providers(text: &str) -> Result<ExecutionProviders, String> {
-    if text == "cpu" { Ok(ExecutionProviders::Cpu) } else { Err("cpu".into()) }
+/// Reads a list such as `cuda,cpu`. The processor is always there, and always the last.
+fn providers(text: &str) -> Result<Vec<ExecutionProvider>, String> {
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    let others = names.strip_suffix(&["cpu"]).unwrap_or(&names);
+    let mut providers = Vec::new();
+    for name in others {
+        let provider = match *name {
+            "cpu" => return Err("cpu as the last one: it runs whatever is left".into()),
+            name => name.parse::<ExecutionProvider>(),
+        };
+        let provider = provider.map_err(|expected| format!("a list of {expected}"))?;
+        if providers.contains(&provider) {
+            return Err(format!("{} once", provider.as_str()));
+        }
+        providers.push(provider);
+    }
+    Ok(providers)
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
@@ -447,6 +657,48 @@ mod tests {
         assert!(
             mistakes.iter().any(|mistake| mistake.contains("server.adr") && mistake.contains("server.addr"))
         );
+    }
+
+    #[test]
+    fn a_model_may_be_told_otherwise() {
+        let file = "[server]\nmax_batch_rows = 9\n[model.churn]\nthreshold = 0.4\nlabels = [\"stay\", \"go\"]\n\
+                    [model.\"a.b\"]\nthreshold = 1\nmax_batch_rows = 7\nexecution_providers = \"cuda,cpu\"\n\
+                    gpu_min_rows = 3\nintra_op_threads = 2\n";
+        let settings = load(&[], Some(file)).unwrap();
+        let churn = settings.serving("churn");
+        assert_eq!((churn.threshold, churn.max_batch_rows, churn.gpu_min_rows), (Some(0.4), 9, 256));
+        assert_eq!(churn.labels, Some(vec!["stay".into(), "go".into()]));
+        let dotted = settings.serving("a.b");
+        assert_eq!((dotted.threshold, dotted.max_batch_rows, dotted.intra_op_threads), (Some(1.0), 7, 2));
+        assert_eq!(dotted.execution_providers, [ExecutionProvider::Cuda]);
+        assert_eq!(settings.execution_providers().len(), 1);
+        assert_eq!(settings.serving("other").execution_providers, []);
+    }
+
+    #[test]
+    fn mistakes_in_a_models_table_name_it() {
+        let file = "[model.churn]\ntreshold = 0.4\nthreshold = 1.5\nlabels = [\"a\", \"a\"]\nmax_batch_rows = 0\n\
+                    execution_providers = \"gpu\"\ngpu_min_rows = \"1\"\n";
+        let mistakes = load(&[], Some(file)).unwrap_err();
+        assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
+        assert!(mistakes.iter().all(|mistake| mistake.starts_with("model.churn.")), "{mistakes:#?}");
+        assert!(mistakes.iter().any(|mistake| mistake.ends_with("did you mean threshold?")), "{mistakes:#?}");
+        assert_eq!(load(&[], Some("model = 1")).unwrap_err().len(), 1);
+        assert_eq!(load(&[], Some("[model]\nother = 1")).unwrap_err().len(), 1);
+    }
+
+    #[test]
+    fn the_processor_is_always_the_last_provider() {
+        for (text, expected) in [
+            ("cpu", &[][..]),
+            ("cuda", &[ExecutionProvider::Cuda]),
+            ("tensorrt, cuda,cpu", &[ExecutionProvider::TensorRt, ExecutionProvider::Cuda]),
+        ] {
+            assert_eq!(providers(text).unwrap(), expected, "{text}");
+        }
+        for wrong in ["", "gpu", "cpu,cuda", "cuda,cuda", "cuda,,cpu", "cpu,cpu"] {
+            assert!(providers(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             scoregate::cli::print_error(&error);
-            ExitCode::FAILURE
+            scoregate::cli::exit_code(&error)
         }
     }
 }

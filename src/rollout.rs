@@ -34,6 +34,25 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// A stable name for what is wrong.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Package(error) => error.code(),
+            Self::NoVersion { .. } => "unknown_version",
+            Self::Unknown { .. } => "no_rollout",
+        }
+    }
+
+    /// A sentence for clients, without paths.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Package(error) => error.reason(),
+            Self::NoVersion { .. } | Self::Unknown { .. } => self.to_string(),
+        }
+    }
+}
+
 /// The live version of `model`: what its rollout says. Versions that were copied into a repository without one: the one
 /// that was published first.
 ///
@@ -72,7 +91,7 @@ fn check_published(model: &str, version: &str, versions: &[String]) -> Result<()
     Err(Error::NoVersion { model: model.into(), version: version.into(), versions: versions.to_vec() })
 }
 
-/// Makes `version` the live one, in one step; a gateway serves it from its next start.
+/// Makes `version` the live one, in one step; running gateways follow.
 ///
 /// # Errors
 /// [`Error::NoVersion`] if it is not published, [`Error::Package`] if it is not whole or the rollout cannot be written.

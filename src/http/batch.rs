@@ -35,10 +35,11 @@ pub(super) async fn predict_batch(
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
     let received = receive(&app, &parts.headers, body).await?;
-    let work = Work { app: Arc::clone(&app), version: Arc::clone(version), input, output };
+    let cost = version.cost;
+    let work = Work { app: Arc::clone(&app), version, input, output };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
-    let here = rows > 0 && app.engine.fits_inline(rows, version.cost);
+    let here = rows > 0 && app.engine.fits_inline(rows, cost);
     let answer = app.engine.run(rows, here, move || work.score(received)).await??;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }
@@ -60,13 +61,13 @@ impl Work {
             // CSV takes a bare carriage return for the end of a record too.
             Format::Csv => memchr::memchr2_iter(b'\n', b'\r', body).count(),
         };
-        1 + marks.max(body.len() / 1_024).min(self.app.settings.server.max_batch_rows)
+        1 + marks.max(body.len() / 1_024).min(self.version.max_batch_rows)
     }
 
     /// Bytes → checked columns → tensors → ONNX Runtime → answer.
     fn score(&self, received: Received) -> Result<Bytes, Error> {
         let Self { app, version, .. } = self;
-        let max_rows = app.settings.server.max_batch_rows;
+        let max_rows = version.max_batch_rows;
         let body = received.decode(app.settings.server.max_body_bytes)?;
         let _decoded = if received.is_gzip() {
             Some(app.engine.hold_rows(self.estimate_rows(&body)).map_err(scoring::Error::from)?)
@@ -85,12 +86,11 @@ impl Work {
             });
         }
         let scores = version.run(&rows).map_err(scoring::Error::from)?;
-        let probabilities: Vec<f32> = scores.positive().collect();
         let mut answers = Answers::new(version);
         let answer = match self.output {
-            Format::Json => answers.json_batch(&rows, &probabilities, prefix),
-            Format::Ndjson => answers.ndjson_batch(&rows, &probabilities),
-            Format::Csv => answers.csv_batch(&body, &rows, &probabilities),
+            Format::Json => answers.json_batch(&rows, &scores, prefix),
+            Format::Ndjson => answers.ndjson_batch(&rows, &scores),
+            Format::Csv => answers.csv_batch(&body, &rows, &scores),
         };
         // The body's memory makes room for the answer's.
         drop((body, received));
@@ -100,7 +100,7 @@ impl Work {
 
     fn csv_rows(&self, body: &[u8]) -> Result<scoregate_model::features::FeatureRows, Error> {
         let reader = &self.version.reader;
-        reader.csv_rows(body, self.app.settings.server.max_batch_rows).map_err(|error| match error {
+        reader.csv_rows(body, self.version.max_batch_rows).map_err(|error| match error {
             BodyError::Header(faults) => Error::Header(Fault::of_row(&faults, reader)),
             other => other.into(),
         })

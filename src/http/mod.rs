@@ -6,6 +6,7 @@
 pub mod admission;
 mod batch;
 mod body;
+mod description;
 mod framing;
 mod health;
 mod models;

@@ -9,7 +9,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use scoregate_model::features::BodyError;
 
-use super::admission::admit;
+use super::admission::{Admitted, admit};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
@@ -34,16 +34,16 @@ pub(super) async fn predict(
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
     let scored = if rows == 1 && !received.is_gzip() && app.engine.fits_inline(rows, version.cost) {
-        scoring::score_together(version, received.raw(), app.engine.inline_budget()).await
+        scoring::score_together(&version, received.raw(), app.engine.inline_budget()).await
     } else {
         let work = {
-            let version = Arc::clone(version);
+            let version = Arc::clone(&version);
             move || received.decode(limit).map(|body| scoring::score_alone(&version, &body))
         };
         app.engine.run(rows, false, work).await??
     };
-    let probability = scored.map_err(|error| refusal(error, version))?;
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], wire::one(version, probability))
+    let score = scored.map_err(|error| refusal(error, &version))?;
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], wire::one(&version, score.values()))
         .into_response())
 }
 
@@ -61,18 +61,27 @@ fn refusal(error: RowError, version: &Version) -> Error {
 /// The path's parameters, where it can be decoded.
 pub(super) type ModelPath = Result<RawPathParams, RawPathParamsRejection>;
 
-/// The version that answers for the model of the path, or for the default model.
-pub(super) fn version_for<'a>(
-    app: &'a App,
-    path: &ModelPath,
-    admitted: &super::admission::Admitted,
-) -> Result<&'a Arc<Version>, Error> {
+/// The path's parameter `name`.
+pub(super) fn parameter<'p>(path: &'p ModelPath, name: &str) -> Result<Option<&'p str>, Error> {
     // A path that is no UTF-8 names no model.
     let path = path.as_ref().map_err(|_| scoring::Error::UnknownModel)?;
-    let named = path.iter().find(|(name, _)| *name == "model").map(|(_, model)| model);
-    let model = named.unwrap_or(&app.settings.models.default);
+    Ok(path.iter().find(|(found, _)| *found == name).map(|(_, value)| value))
+}
+
+/// The model of the path, or the default model, if the caller may use it.
+pub(super) fn model_for<'p>(
+    app: &'p App,
+    path: &'p ModelPath,
+    admitted: &Admitted,
+) -> Result<&'p str, Error> {
+    let model = parameter(path, "model")?.unwrap_or(&app.settings.models.default);
     admitted.may_use(model)?;
-    Ok(scoring::look_up(app.registry(), model)?)
+    Ok(model)
+}
+
+/// The version that answers for the model of the path, or for the default model.
+pub(super) fn version_for(app: &App, path: &ModelPath, admitted: &Admitted) -> Result<Arc<Version>, Error> {
+    Ok(scoring::look_up(app.registry(), model_for(app, path, admitted)?)?)
 }
 
 /// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.

@@ -24,6 +24,9 @@ pub enum Error {
     /// Nothing is at this path.
     #[error("there is nothing at this path")]
     NoRoute,
+    /// The model has no such version.
+    #[error("the model has no version of this name")]
+    UnknownVersion,
     /// The path does not take this method.
     #[error("this path does not take this method")]
     Method,
@@ -135,6 +138,7 @@ impl Error {
             Self::Auth(auth::Error::ModelNotAllowed) => (403, "model_not_allowed", "Model not allowed"),
             Self::CredentialTooLarge => (431, "credential_too_large", "Credential too large"),
             Self::NoRoute => (404, "not_found", "Not found"),
+            Self::UnknownVersion => (404, "unknown_version", "Unknown version"),
             Self::Method => (405, "method_not_allowed", "Method not allowed"),
             Self::Parameter => (400, "invalid_parameter", "Invalid query parameter"),
             Self::NotAcceptable(_) => (406, "not_acceptable", "Not acceptable"),

@@ -1,13 +1,14 @@
-//! Answers as bytes: the reference contract, field for field.
+//! Answers about rows as bytes: the reference contract, field for field.
 //!
-//! Answers are written straight into one buffer: what is the same for every row of a version is prepared once.
+//! Answers are written straight into one buffer: what is the same for every row of a batch is prepared once.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
 use scoregate_model::features::{FeatureRows, RowFault, RowReader};
+use scoregate_model::runtime::Scores;
+use scoregate_schemas::manifest::Task;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use ulid::{ULID_LEN, Ulid};
 
 use crate::registry::Version;
@@ -34,28 +35,14 @@ impl Ids {
     }
 }
 
-/// Writes the answers of one request.
+/// Writes the answers of one request: what stands around the numbers is the same for every row of a version.
 pub(super) struct Answers<'v> {
     version: &'v Version,
-    /// `"churn_probability":`, and what follows the number for either label: the same for every row.
-    probability: Vec<u8>,
-    decisions: [Vec<u8>; 2],
+    /// What stands before each number of a row.
+    names: Vec<Vec<u8>>,
+    /// What follows the last one, for each decision.
+    endings: Vec<Vec<u8>>,
     ids: Ids,
-}
-
-/// `"churn_probability":`
-fn write_name(out: &mut Vec<u8>, version: &Version) {
-    // A model's name is plain ASCII without quotes.
-    out.push(b'"');
-    out.extend_from_slice(version.manifest.name.as_bytes());
-    out.extend_from_slice(b"_probability\":");
-}
-
-/// `,"prediction":"retain","explanations":{"top_features":[]},"prediction_id":"`
-fn write_decision(out: &mut Vec<u8>, version: &Version, label: usize) {
-    out.extend_from_slice(b",\"prediction\":");
-    json(out, &version.manifest.labels[label]);
-    out.extend_from_slice(b",\"explanations\":{\"top_features\":[]},\"prediction_id\":\"");
 }
 
 /// `"model_version":"2026-05-17_01",`
@@ -65,19 +52,70 @@ fn write_version(out: &mut Vec<u8>, version: &Version) {
     out.extend_from_slice(b"\",");
 }
 
-/// Which of the two labels a probability stands for.
-fn decide(version: &Version, probability: f32) -> usize {
-    usize::from(f64::from(probability) >= version.manifest.threshold)
+/// What stands before number `column` of a row: `"churn_probability":`, `"value":`, or for the classes in their turn
+/// `"probabilities":{"basic":` and `,"pro":`.
+fn write_name(out: &mut Vec<u8>, version: &Version, column: usize) {
+    match version.task {
+        Task::Binary => {
+            // A model's name is plain ASCII without quotes.
+            out.push(b'"');
+            out.extend_from_slice(version.manifest.name.as_bytes());
+            out.extend_from_slice(b"_probability\":");
+        }
+        Task::Multiclass { .. } => {
+            out.extend_from_slice(if column == 0 { b"\"probabilities\":{" } else { b"," });
+            json(out, &version.labels[column]);
+            out.push(b':');
+        }
+        Task::Regression => out.extend_from_slice(b"\"value\":"),
+    }
+}
+
+/// `,"prediction":"retain","explanations":{"top_features":[]},"prediction_id":"`
+fn write_ending(out: &mut Vec<u8>, version: &Version, decision: usize) {
+    if let Task::Multiclass { .. } = version.task {
+        out.push(b'}');
+    }
+    if let Some(label) = version.labels.get(decision) {
+        out.extend_from_slice(b",\"prediction\":");
+        json(out, label);
+    }
+    out.extend_from_slice(b",\"explanations\":{\"top_features\":[]},\"prediction_id\":\"");
+}
+
+/// A number with no more digits than the graph gives it.
+fn write_number(out: &mut Vec<u8>, version: &Version, number: f64) {
+    if version.float32 { json(out, &(number as f32)) } else { json(out, &number) }
+}
+
+/// The number that is written for `number`: what is decided has to agree with what is read.
+fn written(version: &Version, number: f64) -> f64 {
+    if version.float32 { f64::from(number as f32) } else { number }
+}
+
+/// Which label a row's numbers stand for: by the threshold, or the most likely one and of equals the first. Regression has
+/// none.
+fn decide(version: &Version, numbers: &[f64]) -> usize {
+    match version.task {
+        Task::Binary => usize::from(written(version, numbers[0]) >= version.threshold),
+        Task::Multiclass { .. } => {
+            let number = |at: usize| written(version, numbers[at]);
+            (1..numbers.len()).fold(0, |best, at| if number(at) > number(best) { at } else { best })
+        }
+        Task::Regression => 0,
+    }
 }
 
 /// The answer to one row.
-pub(super) fn one(version: &Version, probability: f32) -> Vec<u8> {
+pub(super) fn one(version: &Version, numbers: &[f64]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.push(b'{');
     write_version(&mut out, version);
-    write_name(&mut out, version);
-    json(&mut out, &probability);
-    write_decision(&mut out, version, decide(version, probability));
+    for (column, number) in numbers.iter().enumerate() {
+        write_name(&mut out, version, column);
+        write_number(&mut out, version, *number);
+    }
+    write_ending(&mut out, version, decide(version, numbers));
     out.extend_from_slice(Ids::new().write(&mut [0; ULID_LEN]).as_bytes());
     out.extend_from_slice(b"\"}");
     out
@@ -85,34 +123,48 @@ pub(super) fn one(version: &Version, probability: f32) -> Vec<u8> {
 
 impl<'v> Answers<'v> {
     pub(super) fn new(version: &'v Version) -> Self {
-        let mut probability = Vec::new();
-        write_name(&mut probability, version);
-        let decisions = [0, 1].map(|label| {
-            let mut decision = Vec::new();
-            write_decision(&mut decision, version, label);
-            decision
-        });
-        Self { version, probability, decisions, ids: Ids::new() }
+        let texts = |count: usize, write: fn(&mut Vec<u8>, &Version, usize)| {
+            let text = |at| {
+                let mut text = Vec::new();
+                write(&mut text, version, at);
+                text
+            };
+            (0..count).map(text).collect()
+        };
+        Self {
+            version,
+            names: texts(version.task.width(), write_name),
+            endings: texts(version.labels.len().max(1), write_ending),
+            ids: Ids::new(),
+        }
     }
 
-    /// Probability, label, explanations and identifier, without braces.
-    fn score(&mut self, out: &mut Vec<u8>, probability: f32) {
-        out.extend_from_slice(&self.probability);
-        json(out, &probability);
-        out.extend_from_slice(&self.decisions[decide(self.version, probability)]);
+    /// About how many bytes the answer to one row of a batch takes.
+    fn row_bytes(&self) -> usize {
+        let names: usize = self.names.iter().map(|name| name.len() + 20).sum();
+        64 + names + self.endings.iter().map(Vec::len).max().unwrap_or_default()
+    }
+
+    /// Numbers, label, explanations and identifier, without braces.
+    fn score(&mut self, out: &mut Vec<u8>, numbers: &[f64]) {
+        for (name, number) in self.names.iter().zip(numbers) {
+            out.extend_from_slice(name);
+            write_number(out, self.version, *number);
+        }
+        out.extend_from_slice(&self.endings[decide(self.version, numbers)]);
         out.extend_from_slice(self.ids.write(&mut [0; ULID_LEN]).as_bytes());
         out.push(b'"');
     }
 
     /// The answer to a batch as one JSON document, in the order of the rows sent.
-    pub(super) fn json_batch(&mut self, rows: &FeatureRows, probabilities: &[f32], prefix: &str) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + rows.submitted * 192);
+    pub(super) fn json_batch(&mut self, rows: &FeatureRows, scores: &Scores, prefix: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + rows.submitted * self.row_bytes());
         out.push(b'{');
         write_version(&mut out, self.version);
         out.extend_from_slice(b"\"predictions\":[");
         self.each(
             rows,
-            probabilities,
+            scores,
             |answers, out, index, row| {
                 if index > 0 {
                     out.push(b',');
@@ -126,11 +178,11 @@ impl<'v> Answers<'v> {
     }
 
     /// The answer to a batch as one JSON object per line.
-    pub(super) fn ndjson_batch(&mut self, rows: &FeatureRows, probabilities: &[f32]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(rows.submitted * 224);
+    pub(super) fn ndjson_batch(&mut self, rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
+        let mut out = Vec::with_capacity(rows.submitted * (32 + self.row_bytes()));
         self.each(
             rows,
-            probabilities,
+            scores,
             |answers, out, index, row| {
                 answers.batch_row(out, index, row, "#", true);
                 out.push(b'\n');
@@ -140,8 +192,8 @@ impl<'v> Answers<'v> {
         out
     }
 
-    /// The records of a CSV body with columns added: probability, prediction, prediction_id, model_version, error.
-    pub(super) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, probabilities: &[f32]) -> Vec<u8> {
+    /// The records of a CSV body with the [`added_columns`].
+    pub(super) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
         let mut writer =
             csv::WriterBuilder::new().flexible(true).from_writer(Vec::with_capacity(body.len() * 2));
@@ -149,17 +201,21 @@ impl<'v> Answers<'v> {
         let mut next = |record: &mut csv::ByteRecord| reader.read_byte_record(record).unwrap_or(false);
         next(&mut record);
         let width = record.len();
-        for name in [&probability_name(self.version), "prediction", "prediction_id", "model_version", "error"]
-        {
+        let added = added_columns(self.version);
+        for name in &added {
             record.push_field(name.as_bytes());
         }
+        // What a refused row leaves empty: all but its version and its error.
+        let empty = added.len() - 2;
         let mut write =
             |record: &csv::ByteRecord| writer.write_byte_record(record).expect("a vector takes every byte");
         write(&record);
+        let mut cell = Vec::new();
         self.each(
             rows,
-            probabilities,
+            scores,
             |answers, _, _, row| {
+                let version = answers.version;
                 next(&mut record);
                 // A ragged record is squared, so that the added columns stand where the header says.
                 record.truncate(width);
@@ -167,20 +223,22 @@ impl<'v> Answers<'v> {
                     record.push_field(b"");
                 }
                 match row {
-                    Row::Scored(probability) => {
-                        record.push_field(serde_json::to_string(&probability).unwrap_or_default().as_bytes());
-                        record.push_field(
-                            answers.version.manifest.labels[decide(answers.version, probability)].as_bytes(),
-                        );
+                    Row::Scored(numbers) => {
+                        for number in numbers {
+                            cell.clear();
+                            write_number(&mut cell, version, *number);
+                            record.push_field(&cell);
+                        }
+                        if let Some(label) = version.labels.get(decide(version, numbers)) {
+                            record.push_field(label.as_bytes());
+                        }
                         record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
-                        record.push_field(answers.version.manifest.version.as_bytes());
+                        record.push_field(version.manifest.version.as_bytes());
                         record.push_field(b"");
                     }
                     Row::Refused(fault, reader) => {
-                        for name in ["", "", ""] {
-                            record.push_field(name.as_bytes());
-                        }
-                        record.push_field(answers.version.manifest.version.as_bytes());
+                        (0..empty).for_each(|_| record.push_field(b""));
+                        record.push_field(version.manifest.version.as_bytes());
                         let described = fault.faults.iter().map(|fault| {
                             let place = reader.pointer(&fault.place);
                             format!("{} {}", place.trim_start_matches('/'), reader.detail(fault))
@@ -205,17 +263,17 @@ impl<'v> Answers<'v> {
     fn each(
         &mut self,
         rows: &FeatureRows,
-        probabilities: &[f32],
+        scores: &Scores,
         mut write: impl FnMut(&mut Self, &mut Vec<u8>, usize, Row<'_>),
         out: &mut Vec<u8>,
     ) {
         let version = self.version;
         let mut faults = rows.faults.iter().peekable();
-        let mut scored = probabilities.iter();
+        let mut scored = scores.rows();
         for index in 0..rows.submitted {
             let row = match faults.next_if(|fault| fault.index == index) {
                 Some(fault) => Row::Refused(fault, &version.reader),
-                None => Row::Scored(*scored.next().expect("a row is either refused or scored")),
+                None => Row::Scored(scored.next().expect("a row is either refused or scored")),
             };
             write(self, out, index, row);
         }
@@ -229,7 +287,7 @@ impl<'v> Answers<'v> {
             write_version(out, self.version);
         }
         match row {
-            Row::Scored(probability) => self.score(out, probability),
+            Row::Scored(numbers) => self.score(out, numbers),
             Row::Refused(fault, reader) => row_error(out, fault, reader, prefix),
         }
         out.push(b'}');
@@ -237,8 +295,31 @@ impl<'v> Answers<'v> {
 }
 
 enum Row<'r> {
-    Scored(f32),
+    Scored(&'r [f64]),
     Refused(&'r RowFault, &'r RowReader),
+}
+
+/// The columns that an answer in CSV adds to those sent: the numbers, `prediction` where there are labels, `prediction_id`,
+/// `model_version` and `error`. One that is called as a field of the model's schema is gets `scoregate_` in front, whether
+/// the field was sent or not, so that a name means the same column in every answer of a version.
+fn added_columns(version: &Version) -> Vec<String> {
+    let mut names = match version.task {
+        Task::Binary => vec![format!("{}_probability", version.manifest.name)],
+        Task::Multiclass { .. } => {
+            version.labels.iter().map(|label| format!("probability_{label}")).collect()
+        }
+        Task::Regression => vec!["value".to_string()],
+    };
+    if !version.labels.is_empty() {
+        names.push("prediction".into());
+    }
+    names.extend(["prediction_id", "model_version", "error"].map(String::from));
+    for name in &mut names {
+        while version.schema.fields.iter().any(|field| field.name == *name) {
+            name.insert_str(0, "scoregate_");
+        }
+    }
+    names
 }
 
 /// `"error":{…}` in the place of a refused row's score.
@@ -259,67 +340,6 @@ fn row_error(out: &mut Vec<u8>, fault: &RowFault, reader: &RowReader, prefix: &s
     out.extend_from_slice(b"]}");
 }
 
-fn probability_name(version: &Version) -> String {
-    format!("{}_probability", version.manifest.name)
-}
-
 fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("a vector takes every byte");
-}
-
-/// The body of `/v1/metadata`.
-#[derive(Serialize)]
-pub(super) struct Metadata<'v> {
-    model: &'v str,
-    model_version: &'v str,
-    features: Vec<&'v str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<&'v str>,
-    labels: &'v [String],
-    threshold: f64,
-    training: Map<String, Value>,
-    schema: &'v Value,
-    digest: &'v str,
-    execution_providers: &'v std::collections::BTreeMap<String, usize>,
-    created_at: &'v str,
-    source: &'v scoregate_schemas::manifest::Source,
-}
-
-impl<'v> Metadata<'v> {
-    pub(super) fn of(version: &'v Version) -> Self {
-        let manifest = &version.manifest;
-        let mut training = Map::new();
-        if let Some(metrics) = &manifest.metrics {
-            for (name, estimate) in [
-                ("roc_auc", metrics.roc_auc),
-                ("pr_auc", metrics.pr_auc),
-                ("brier", metrics.brier),
-                ("log_loss", metrics.log_loss),
-                ("expected_calibration_error", metrics.expected_calibration_error),
-            ] {
-                training.insert(name.into(), estimate.value.into());
-            }
-            training.insert("holdout_rows".into(), metrics.rows.into());
-        }
-        if let Some(facts) = &manifest.training {
-            training.insert("rows".into(), facts.rows.into());
-            training.insert("seed".into(), facts.seed.into());
-            training.insert("trainer".into(), facts.trainer.as_str().into());
-            training.insert("data_digest".into(), facts.data_digest.as_str().into());
-        }
-        Self {
-            model: &manifest.name,
-            model_version: &manifest.version,
-            features: version.schema.features().map(|field| field.name.as_str()).collect(),
-            target: version.schema.target.as_deref(),
-            labels: &manifest.labels,
-            threshold: manifest.threshold,
-            training,
-            schema: &manifest.schema,
-            digest: &version.digest,
-            execution_providers: &version.execution_providers,
-            created_at: &manifest.created_at,
-            source: &manifest.source,
-        }
-    }
 }

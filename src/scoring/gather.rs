@@ -5,10 +5,11 @@
 //! to do already, and the requests among that add theirs. A thread with one request runs one row.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use scoregate_model::features::{BodyError, FeatureRows, RowFault};
+use scoregate_model::runtime::Score;
 use tokio::sync::oneshot;
 
 use super::Error;
@@ -35,7 +36,7 @@ impl From<Error> for RowError {
 ///
 /// # Errors
 /// [`RowError`] if the body is no row that passes, or scoring fails.
-pub fn score_alone(version: &Version, body: &[u8]) -> Result<f32, RowError> {
+pub fn score_alone(version: &Version, body: &[u8]) -> Result<Score, RowError> {
     let mut rows = version.reader.empty(1);
     read(version, body, &mut rows)?;
     Ok(run(version, &rows)?)
@@ -46,7 +47,11 @@ pub fn score_alone(version: &Version, body: &[u8]) -> Result<f32, RowError> {
 ///
 /// # Errors
 /// [`RowError`] if the body is no row that passes, or scoring fails.
-pub async fn score_together(version: &Arc<Version>, body: &[u8], budget: Duration) -> Result<f32, RowError> {
+pub async fn score_together(
+    version: &Arc<Version>,
+    body: &[u8],
+    budget: Duration,
+) -> Result<Score, RowError> {
     let (sender, score) = oneshot::channel();
     {
         let gathering = Gathering::of(version);
@@ -57,8 +62,8 @@ pub async fn score_together(version: &Arc<Version>, body: &[u8], budget: Duratio
         if version.cost.row.saturating_mul(rows) >= budget {
             gathered.run(version);
         } else if rows == 1 {
-            let gathering = gathering.clone();
-            tokio::spawn(async move { gathering.lock().run(&gathering.version) });
+            let (gathering, version) = (gathering.clone(), Arc::clone(version));
+            tokio::spawn(async move { gathering.lock().run(&version) });
         }
     }
     Ok(score.await.map_err(|_| Error::Panicked)??)
@@ -69,15 +74,16 @@ fn read(version: &Version, body: &[u8], rows: &mut FeatureRows) -> Result<(), Ro
     rows.take_fault().map_or(Ok(()), |fault| Err(RowError::Row(fault)))
 }
 
-fn run(version: &Version, rows: &FeatureRows) -> Result<f32, Error> {
+fn run(version: &Version, rows: &FeatureRows) -> Result<Score, Error> {
     let scores = version.run(rows)?;
-    Ok(scores.positive().next().expect("a run answers every row"))
+    Ok(scores.scores().next().expect("a run answers every row"))
 }
 
 /// The rows that a thread gathers for one version.
 #[derive(Clone)]
 struct Gathering {
-    version: Arc<Version>,
+    /// Weak, so that no thread keeps a version that is served no more.
+    version: Weak<Version>,
     gathered: Arc<Mutex<Gathered>>,
 }
 
@@ -86,7 +92,7 @@ struct Gathered {
     /// The rows of the run before, for their memory.
     running: FeatureRows,
     /// Who waits for each row.
-    waiting: Vec<oneshot::Sender<Result<f32, Error>>>,
+    waiting: Vec<oneshot::Sender<Result<Score, Error>>>,
 }
 
 thread_local! {
@@ -98,15 +104,15 @@ impl Gathering {
     /// This thread's for `version`.
     fn of(version: &Arc<Version>) -> Self {
         GATHERINGS.with_borrow_mut(|gatherings| {
-            if let Some(found) = gatherings.iter().find(|gathering| Arc::ptr_eq(&gathering.version, version))
-            {
+            // The place of a version is not another's as long as there is a weak reference to it.
+            let same = |gathering: &&Self| gathering.version.as_ptr() == Arc::as_ptr(version);
+            if let Some(found) = gatherings.iter().find(same) {
                 return found.clone();
             }
-            // Versions that are served no more are let go.
-            gatherings.retain(|gathering| Arc::strong_count(&gathering.version) > 1);
+            gatherings.retain(|gathering| gathering.version.strong_count() > 0);
             let (rows, running) = (version.reader.empty(16), version.reader.empty(16));
             let gathered = Gathered { rows, running, waiting: Vec::new() };
-            let fresh = Self { version: Arc::clone(version), gathered: Arc::new(Mutex::new(gathered)) };
+            let fresh = Self { version: Arc::downgrade(version), gathered: Arc::new(Mutex::new(gathered)) };
             gatherings.push(fresh.clone());
             fresh
         })
@@ -138,7 +144,7 @@ impl Gathered {
         self.rows.clear();
         match version.run(&self.running) {
             Ok(scores) => {
-                for (caller, score) in waiting.into_iter().zip(scores.positive()) {
+                for (caller, score) in waiting.into_iter().zip(scores.scores()) {
                     // A caller that has left needs no answer.
                     let _ = caller.send(Ok(score));
                 }

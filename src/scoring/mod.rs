@@ -50,6 +50,6 @@ impl From<runtime::Error> for Error {
 ///
 /// # Errors
 /// [`Error::NotReady`] before the models are loaded, [`Error::UnknownModel`] if none has this name.
-pub fn look_up<'r>(registry: Option<&'r Registry>, model: &str) -> Result<&'r Arc<Version>, Error> {
+pub fn look_up(registry: Option<&Registry>, model: &str) -> Result<Arc<Version>, Error> {
     registry.ok_or(Error::NotReady)?.live(model).ok_or(Error::UnknownModel)
 }

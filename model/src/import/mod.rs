@@ -1,0 +1,512 @@
+//! A model from outside: an unknown graph, a schema and some rows → everything that a package needs, with the reasons in
+//! plain words, or the one thing that is in the way.
+//!
+//! Runs in a child process with limits, since nothing vouches for the file. [`bindings`] says which features reach which
+//! input, [`output`] where the answer is and what it means, [`rows`] reads the reference.
+
+mod bindings;
+mod output;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use scoregate_schemas::FeatureSchema;
+use scoregate_schemas::feature_schema::{self, Kind};
+use scoregate_schemas::manifest::{Bindings, Link, Metrics, Output, Task};
+use scoregate_schemas::onnx::ModelProto;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use self::rows::ReferenceRows;
+use crate::acceptance::{self, Golden, Refusal, lint};
+use crate::features::{Column, FeatureRows, RowReader, probe};
+use crate::metrics::{self, Bootstrap};
+use crate::package::{self, GoldenRow, read_golden};
+use crate::reference::{self, FeatureReference, Histogram, Observed, Reference};
+use crate::runtime::{self, Runtime, Session, SessionOptions};
+
+/// Rows that are run to find out what the outputs hold.
+const TRIED_ROWS: usize = 2_000;
+
+/// Rows drawn from the schema where neither golden rows nor a reference show what rows look like.
+const PROBE_ROWS: usize = 64;
+
+/// What to look at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// The ONNX file.
+    pub model: PathBuf,
+    /// The feature schema's file.
+    pub schema: PathBuf,
+    /// A CSV of reference rows.
+    pub reference: Option<PathBuf>,
+    /// Golden rows, one JSON object per line.
+    pub golden: Option<PathBuf>,
+    /// What is said rather than inferred.
+    pub overrides: Overrides,
+}
+
+/// What a person says about a graph, in place of what would be inferred.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overrides {
+    /// Input names with the features that they take, in the order of their columns.
+    pub inputs: Vec<(String, Vec<String>)>,
+    /// The outputs that hold the answer.
+    pub outputs: Vec<String>,
+    /// The link, or that there is none.
+    pub link: Option<Option<Link>>,
+    /// What is answered.
+    pub task: Option<TaskName>,
+    /// The positive class, by its name in the graph or its column.
+    pub positive: Option<String>,
+    /// Bindings as the manifest writes them.
+    pub bindings: Option<Bindings>,
+    /// Output as the manifest writes it.
+    pub output: Option<Output>,
+    /// How far answers may be from the golden rows'.
+    pub tolerance: f64,
+}
+
+/// What is answered, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskName {
+    /// The probability of one of two classes.
+    Binary,
+    /// One probability per class.
+    Multiclass,
+    /// A value.
+    Regression,
+}
+
+impl TaskName {
+    /// As flags and messages say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Multiclass => "multiclass",
+            Self::Regression => "regression",
+        }
+    }
+}
+
+/// What was found out, ready to be published.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Examined {
+    /// The digest of the file that was examined, `sha256:…`.
+    pub digest: String,
+    /// The program that wrote the graph, with its version.
+    pub producer: String,
+    /// Operator sets, such as `ai.onnx.ml 3`.
+    pub opsets: Vec<String>,
+    /// The operators and how often each occurs.
+    pub operators: Vec<(String, usize)>,
+    /// How features reach the graph.
+    pub bindings: Bindings,
+    /// Where the answer is.
+    pub output: Output,
+    /// The labels.
+    pub labels: Vec<String>,
+    /// Why bindings, output and labels are what they are.
+    pub reasons: Vec<String>,
+    /// What is changed in the graph when it is served.
+    pub changes: Vec<String>,
+    /// What a person should know before relying on the model.
+    pub warnings: Vec<String>,
+    /// How the golden rows came out, and the rows as they are published.
+    pub golden: Option<(Golden, Vec<GoldenRow>)>,
+    /// Metrics on the reference, where it has the target.
+    pub metrics: Option<Metrics>,
+    /// Distributions and background.
+    pub reference: Option<Reference>,
+    /// How long a run takes.
+    pub latency: Latency,
+}
+
+/// The fastest of some runs; microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// One row.
+    pub one_us: f64,
+    /// 1,000 rows.
+    pub thousand_us: f64,
+}
+
+/// What is in the way of serving a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The schema is none.
+    #[error(transparent)]
+    Schema(#[from] feature_schema::Error),
+    /// The file is no model that is taken.
+    #[error(transparent)]
+    Lint(#[from] lint::Fault),
+    /// Features and inputs do not meet.
+    #[error("{0}")]
+    Bindings(String),
+    /// The number of columns is open.
+    #[error("{0}")]
+    DynamicColumns(String),
+    /// The answer cannot be found.
+    #[error("{0}")]
+    Output(String),
+    /// The answer is unusable.
+    #[error("{0}")]
+    Answer(String),
+    /// Scores without a link.
+    #[error("{0}")]
+    Link(String),
+    /// The positive class cannot be told.
+    #[error("{0}")]
+    Positive(String),
+    /// Labels and columns do not meet.
+    #[error("{0}")]
+    Labels(String),
+    /// The reference is unusable.
+    #[error("{0}")]
+    Reference(String),
+    /// The golden rows cannot be read.
+    #[error(transparent)]
+    Golden(#[from] package::Error),
+    /// The model is refused as any version would be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl From<runtime::Error> for Fault {
+    fn from(error: runtime::Error) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl Fault {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "unreadable",
+            Self::Schema(_) => "invalid_schema",
+            Self::Lint(fault) => fault.code(),
+            Self::Bindings(_) => "bindings_unclear",
+            Self::DynamicColumns(_) => "dynamic_columns",
+            Self::Output(_) => "output_unclear",
+            Self::Answer(_) => "model_output_invalid",
+            Self::Link(_) => "link_unproved",
+            Self::Positive(_) => "positive_unclear",
+            Self::Labels(_) => "labels_mismatch",
+            Self::Reference(_) => "invalid_reference",
+            Self::Golden(_) => "invalid_golden",
+            Self::Refused(refusal) => refusal.code(),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
+    std::fs::read(path).map_err(|source| Fault::Io { path: path.into(), source })
+}
+
+/// Finds out what `request`'s model is and whether it may be served.
+///
+/// # Errors
+/// The [`Fault`] that is in the way.
+pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> {
+    let schema = FeatureSchema::parse(&read_file(&request.schema)?)?;
+    let graph = read_file(&request.model)?;
+    let model = lint::lint(&graph, &lint::Limits::default())?;
+    let proto = model.graph.as_ref().ok_or(lint::Fault::NoGraph)?;
+    let golden = match &request.golden {
+        Some(path) => read_golden(path, &read_file(path)?)?,
+        None => Vec::new(),
+    };
+    let overrides = &request.overrides;
+    let (mut reasons, mut warnings) = (Vec::new(), Vec::new());
+    let bindings = match &overrides.bindings {
+        Some(bindings) => {
+            package::check_bindings(bindings, &schema).map_err(Fault::Bindings)?;
+            reasons.push("the bindings are those of the file".into());
+            bindings.clone()
+        }
+        None => bindings::infer(&bindings::graph_inputs(proto), &schema, &overrides.inputs, &mut reasons)?,
+    };
+    let reader = RowReader::new(&schema, &bindings);
+    let reference =
+        request.reference.as_deref().map(|path| rows::read(path, &schema, &reader)).transpose()?;
+    let golden_rows = acceptance::read_rows(golden.iter().map(|row| &row.features), &reader)
+        .map_err(|(row, message)| Refusal::GoldenRow { row: row + 1, message })?;
+    let tried = tried(&schema, &reader, &golden, reference.as_ref())?;
+    acceptance::check_tree_inputs(runtime, &model, &reader, &bindings, &tried)?;
+    let observed = runtime.observe(&graph, &reader, &bindings, &tried)?;
+    let found = match &overrides.output {
+        Some(output) => stated(output, &schema, golden, &mut reasons)?,
+        None => output::infer(proto, &observed, &schema, overrides, &golden, &mut reasons)?,
+    };
+    let output::Found { output, labels, golden } = found;
+    let mut session = runtime.session(&graph, &reader, &bindings, &output, &SessionOptions::default())?;
+    // The same rows through the path that serves, whatever was observed on the way.
+    session.run(&tried)?;
+    let golden = if golden.is_empty() {
+        warnings.push(no_golden(&model, output.task()));
+        None
+    } else {
+        let scores = session.run(&golden_rows)?;
+        let tolerance = acceptance::Tolerance::of(output.task(), overrides.tolerance);
+        Some((acceptance::compare_golden(&golden, scores.rows(), tolerance)?, golden))
+    };
+    let changes = crate::inspect::prepare(&graph, &output)
+        .map_err(|error| runtime::Error::Binding(error.to_string()))?
+        .changes;
+    let (mut metrics, mut kept) = (None, None);
+    match &reference {
+        None => warnings.push(
+            "no reference rows: there are no metrics, no distributions to compare live traffic with, and no background for \
+             explanations; add --reference train.csv"
+                .into(),
+        ),
+        Some(rows) => {
+            if let Some((count, first)) = &rows.refused {
+                warnings.push(format!("{count} reference row(s) do not pass the schema and are left out; {first}"));
+            }
+            if !rows.ignored.is_empty() {
+                warnings.push(format!("reference columns that the schema does not name: {}", rows.ignored.join(", ")));
+            }
+            let scores = session.run(&rows.checked)?;
+            metrics = measure(rows, scores.values(), &schema, &output, &labels, &mut warnings);
+            kept = Some(freeze(rows, scores.values(), &reader, output.task()));
+        }
+    }
+    let latency = time(&mut session, &tried)?;
+    Ok(Examined {
+        digest: package::digest_of(&graph),
+        producer: producer(&model),
+        opsets: opsets(&model),
+        operators: operators(&model),
+        bindings,
+        output,
+        labels,
+        reasons,
+        changes,
+        warnings,
+        golden,
+        metrics,
+        reference: kept,
+        latency,
+    })
+}
+
+/// The rows that show what the outputs hold: the golden ones first, then the reference's; else some drawn from the schema.
+fn tried(
+    schema: &FeatureSchema,
+    reader: &RowReader,
+    golden: &[GoldenRow],
+    reference: Option<&ReferenceRows>,
+) -> Result<FeatureRows, Fault> {
+    let known = golden.iter().map(|row| &row.features);
+    let known = known.chain(reference.iter().flat_map(|rows| &rows.raw)).take(golden.len().max(TRIED_ROWS));
+    let drawn;
+    let mut rows: Vec<_> = known.collect();
+    if rows.is_empty() {
+        drawn = probe::rows(schema, PROBE_ROWS);
+        rows = drawn.iter().collect();
+    }
+    acceptance::read_rows(rows, reader)
+        .map_err(|(row, message)| Fault::Refused(Refusal::GoldenRow { row: row + 1, message }))
+}
+
+/// An output that was stated whole.
+fn stated(
+    output: &Output,
+    schema: &FeatureSchema,
+    golden: Vec<GoldenRow>,
+    reasons: &mut Vec<String>,
+) -> Result<output::Found, Fault> {
+    reasons.push("the output is that of the file".into());
+    let expected = match output.task() {
+        Task::Binary => 2,
+        Task::Multiclass { classes } => classes,
+        Task::Regression => 0,
+    };
+    let labels = match &schema.labels {
+        Some(labels) => labels.clone(),
+        None if expected == 2 => FeatureSchema::default_labels(),
+        None => (0..expected).map(|class| class.to_string()).collect(),
+    };
+    if labels.len() != expected {
+        return Err(Fault::Labels(format!(
+            "the schema has {} label(s), but the stated output answers {expected}",
+            labels.len()
+        )));
+    }
+    Ok(output::Found { output: output.clone(), labels, golden })
+}
+
+/// What is missed without golden rows, and how to write them.
+fn no_golden(model: &ModelProto, task: Task) -> String {
+    let producer = model.producer_name().to_lowercase();
+    let library = if producer.contains("catboost") {
+        "CatBoost's"
+    } else if producer.contains("onnxmltools") {
+        "XGBoost's or LightGBM's"
+    } else if producer.contains("skl2onnx") {
+        "scikit-learn's"
+    } else {
+        "the model's own library's"
+    };
+    let (call, expected) = match task {
+        Task::Binary => ("predict_proba(X)[:, 1]", "0.18"),
+        Task::Multiclass { .. } => ("predict_proba(X)", "[0.1, 0.7, 0.2]"),
+        Task::Regression => ("predict(X)", "12.5"),
+    };
+    format!(
+        "no golden rows: nothing proves that the graph answers as the model did before it was converted. Write some 200 rows \
+         of {library} {call}, one JSON object per line: {{\"features\": {{…}}, \"expected\": {expected}}}, and add --golden \
+         golden.jsonl"
+    )
+}
+
+/// The program that wrote the graph and its version, on one line: both come out of a file that nobody vouches for.
+fn producer(model: &ModelProto) -> String {
+    let clean = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (name, version) = (clean(model.producer_name()), clean(model.producer_version()));
+    let name: String =
+        if name.is_empty() { "an unnamed producer".into() } else { name.chars().take(60).collect() };
+    // CatBoost puts its whole build log here.
+    if version.is_empty() || version.len() > 40 { name } else { format!("{name} {version}") }
+}
+
+fn opsets(model: &ModelProto) -> Vec<String> {
+    let domain = |name: &str| if name.is_empty() { "ai.onnx".to_string() } else { name.to_string() };
+    model.opset_import.iter().map(|opset| format!("{} {}", domain(opset.domain()), opset.version())).collect()
+}
+
+fn operators(model: &ModelProto) -> Vec<(String, usize)> {
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for node in model.graph.iter().flat_map(|graph| &graph.node) {
+        *counts.entry(node.op_type().to_string()).or_default() += 1;
+    }
+    let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts
+}
+
+/// Metrics on the reference; none where it has no target, or none that can be read.
+fn measure(
+    rows: &ReferenceRows,
+    scores: &[f64],
+    schema: &FeatureSchema,
+    output: &Output,
+    labels: &[String],
+    warnings: &mut Vec<String>,
+) -> Option<Metrics> {
+    let outcomes = rows.outcomes.as_ref()?;
+    let width = output.task().width();
+    let known = outcomes
+        .iter()
+        .zip(scores.chunks_exact(width))
+        .filter_map(|(outcome, line)| Some((outcome.as_deref()?, line)));
+    let measured = match output.task() {
+        Task::Binary => {
+            let positive = schema.positive.as_str().map_or_else(|| schema.positive.to_string(), Into::into);
+            let is_positive =
+                |text: &str| same_value(text, &positive) || labels.get(1).is_some_and(|label| label == text);
+            let (probabilities, outcomes): (Vec<f64>, Vec<bool>) =
+                known.map(|(outcome, line)| (line[0], is_positive(outcome))).unzip();
+            let bootstrap = Bootstrap { resamples: metrics::RESAMPLES, seed: 42 };
+            metrics::evaluate(&probabilities, &outcomes, schema.threshold, bootstrap)
+                .map(Metrics::Binary)
+                .map_err(|error| error.to_string())
+        }
+        Task::Multiclass { .. } => {
+            let place = |text: &str| {
+                labels
+                    .iter()
+                    .position(|label| label == text)
+                    .or_else(|| text.parse().ok().filter(|at| *at < width))
+            };
+            let known: Vec<(usize, &[f64])> =
+                known.filter_map(|(outcome, line)| Some((place(outcome)?, line))).collect();
+            metrics::evaluate_classes(&known).map(Metrics::Multiclass).map_err(|error| error.to_string())
+        }
+        Task::Regression => {
+            let known: Vec<(f64, f64)> =
+                known.filter_map(|(outcome, line)| Some((outcome.parse().ok()?, line[0]))).collect();
+            metrics::evaluate_values(&known).map(Metrics::Regression).map_err(|error| error.to_string())
+        }
+    };
+    measured
+        .map_err(|error| {
+            warnings.push(format!("no metrics: the reference's target column cannot be used: {error}"))
+        })
+        .ok()
+}
+
+/// Whether a CSV cell holds a value, numbers compared as numbers.
+fn same_value(cell: &str, value: &str) -> bool {
+    let same_number = || Some(cell.parse::<f64>().ok()? == value.parse::<f64>().ok()?);
+    cell == value || same_number().unwrap_or(false) || cell.eq_ignore_ascii_case(value)
+}
+
+/// Distributions and background of the reference.
+fn freeze(rows: &ReferenceRows, scores: &[f64], reader: &RowReader, task: Task) -> Reference {
+    let features = reader.features().zip(&rows.checked.columns).map(|(field, column)| {
+        let missing = |row: usize| rows.raw[row].get(&field.name).is_none_or(Value::is_null);
+        let observed = match column {
+            Column::Number(values) => Observed::Numbers(
+                values.iter().enumerate().map(|(row, value)| (!missing(row)).then_some(*value)).collect(),
+            ),
+            Column::Category(column) => {
+                let listed = match &field.kind {
+                    Kind::Category { values: Some(values) } => values.as_slice(),
+                    _ => &[],
+                };
+                let text = |code: u32| -> &str {
+                    let code = code as usize;
+                    listed
+                        .get(code)
+                        .map_or_else(|| column.others[code - listed.len()].as_ref(), String::as_str)
+                };
+                let codes = column.codes.iter().enumerate();
+                Observed::Categories(codes.map(|(row, code)| (!missing(row)).then(|| text(*code))).collect())
+            }
+        };
+        FeatureReference::freeze(&field.name, &observed)
+    });
+    // Of several classes the most likely one's probability: what a label would be taken from.
+    let score =
+        scores.chunks_exact(task.width()).map(|line| line.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+    Reference {
+        format: reference::FORMAT,
+        rows: rows.raw.len() as u64,
+        features: features.collect(),
+        score: Histogram::freeze(score),
+        background: reference::background_rows(rows.raw.len(), 42)
+            .into_iter()
+            .map(|row| rows.raw[row].clone())
+            .collect(),
+    }
+}
+
+/// The fastest of some runs of 1 and of 1,000 rows.
+fn time(session: &mut Session, rows: &FeatureRows) -> Result<Latency, Fault> {
+    let (one, thousand) = (rows.cycled(1), rows.cycled(1_000));
+    let mut fastest = |rows: &FeatureRows, runs: usize| -> Result<f64, Fault> {
+        let mut best = Duration::MAX;
+        for _ in 0..runs {
+            let started = Instant::now();
+            session.run(rows)?;
+            best = best.min(started.elapsed());
+        }
+        Ok(best.as_secs_f64() * 1e6)
+    };
+    Ok(Latency { one_us: fastest(&one, 100)?, thousand_us: fastest(&thousand, 5)? })
+}

@@ -1,0 +1,331 @@
+//! What is inferred from inputs and observed answers, and what is refused for being unclear.
+
+use scoregate_schemas::manifest::{ClassKeys, Element};
+use scoregate_schemas::onnx::{AttributeProto, NodeProto};
+use serde_json::json;
+
+use super::bindings::GraphInput;
+use super::*;
+use crate::package::Expected;
+use crate::runtime::{Observed, ObservedValue};
+use scoregate_schemas::onnx::GraphProto;
+
+fn schema(extension: Value) -> FeatureSchema {
+    FeatureSchema::from_document(json!({
+        "properties": {
+            "age": {"type": "number"},
+            "visits": {"type": "integer"},
+            "plan": {"type": "string", "enum": ["basic", "pro"]},
+            "land": {"type": "string", "enum": ["DE", "US", "FR"], "x-scoregate": {"encode": "one_hot"}}
+        },
+        "x-scoregate": extension
+    }))
+    .unwrap()
+}
+
+fn numbers() -> FeatureSchema {
+    FeatureSchema::from_document(json!({
+        "properties": {"age": {"type": "number"}, "visits": {"type": "integer"}}
+    }))
+    .unwrap()
+}
+
+fn input(name: &str, element: Element, width: usize) -> GraphInput {
+    GraphInput { name: name.into(), element: Some(element), width: (width > 0).then_some(width) }
+}
+
+/// The features by input, or the fault's code and message.
+fn bind(
+    schema: &FeatureSchema,
+    inputs: &[GraphInput],
+    flags: &[(&str, &str)],
+) -> Result<Vec<(String, Vec<String>)>, (&'static str, String)> {
+    let flags: Vec<(String, Vec<String>)> = flags
+        .iter()
+        .map(|(name, features)| ((*name).into(), features.split(',').map(Into::into).collect()))
+        .collect();
+    let mut reasons = Vec::new();
+    let bound = bindings::infer(inputs, schema, &flags, &mut reasons);
+    let bound = bound.map_err(|fault| (fault.code(), fault.to_string()))?;
+    assert!(!reasons.is_empty(), "every inference has a reason");
+    Ok(bound.inputs().iter().map(|input| (input.input.into(), input.features.to_vec())).collect())
+}
+
+fn bound(pairs: &[(&str, &str)]) -> Result<Vec<(String, Vec<String>)>, (&'static str, String)> {
+    Ok(pairs
+        .iter()
+        .map(|(name, features)| ((*name).into(), features.split(',').map(Into::into).collect()))
+        .collect())
+}
+
+#[test]
+fn inputs_called_like_features_take_them() {
+    use Element::{Float32, Int64, String};
+    let inputs = [
+        input("visits", Int64, 1),
+        input("age", Float32, 1),
+        input("plan", String, 1),
+        input("Land", Float32, 3),
+    ];
+    let expected = bound(&[("age", "age"), ("visits", "visits"), ("plan", "plan"), ("Land", "land")]);
+    assert_eq!(bind(&schema(json!({})), &inputs, &[]), expected, "whatever their order and case");
+    // A width that nobody declares is the features' own.
+    let inputs = [input("age", Float32, 0), input("visits", Int64, 1)];
+    assert_eq!(bind(&numbers(), &inputs, &[]), bound(&[("age", "age"), ("visits", "visits")]));
+}
+
+#[test]
+fn one_matrix_takes_the_features_in_the_schemas_order() {
+    let expected = bound(&[("X", "age,visits")]);
+    assert_eq!(bind(&numbers(), &[input("X", Element::Float32, 2)], &[]), expected);
+}
+
+#[test]
+fn inputs_that_group_columns_take_the_features_of_their_type() {
+    use Element::{Float32, Int64, String};
+    let grouped = FeatureSchema::from_document(json!({"properties": {
+        "age": {"type": "number"}, "plan": {"type": "string"}, "visits": {"type": "integer"}, "land": {"type": "string"},
+        "spend": {"type": "number"}
+    }}))
+    .unwrap();
+    let two = [input("numeric", Float32, 3), input("categorical", String, 2)];
+    let expected = bound(&[("numeric", "age,visits,spend"), ("categorical", "plan,land")]);
+    assert_eq!(bind(&grouped, &two, &[]), expected);
+    let three = [input("floats", Float32, 2), input("ints", Int64, 1), input("texts", String, 2)];
+    let expected = bound(&[("floats", "age,spend"), ("ints", "visits"), ("texts", "plan,land")]);
+    assert_eq!(bind(&grouped, &three, &[]), expected);
+    let own = [input("age", Float32, 1), input("rest", Float32, 2), input("texts", String, 2)];
+    let expected = bound(&[("age", "age"), ("rest", "visits,spend"), ("texts", "plan,land")]);
+    assert_eq!(bind(&grouped, &own, &[]), expected);
+}
+
+#[test]
+fn flags_say_it_in_place_of_names() {
+    use Element::Float32;
+    let inputs = [input("x1", Float32, 1), input("x2", Float32, 1)];
+    let expected = bound(&[("x1", "visits"), ("x2", "age")]);
+    assert_eq!(bind(&numbers(), &inputs, &[("x1", "visits"), ("x2", "age")]), expected);
+    let open = [input("X", Float32, 0)];
+    assert_eq!(bind(&numbers(), &open, &[("X", "visits,age")]), bound(&[("X", "visits,age")]));
+}
+
+#[test]
+fn what_is_unclear_is_refused_with_what_settles_it() {
+    use Element::{Float32, String};
+    let x = |width| input("X", Float32, width);
+    let other = GraphInput { name: "image".into(), element: None, width: Some(1) };
+    let cases: [(&FeatureSchema, Vec<GraphInput>, &[(&str, &str)], &str, &str); 13] = [
+        (&numbers(), vec![], &[], "bindings_unclear", "no inputs"),
+        (&numbers(), vec![other], &[], "bindings_unclear", "\"image\" is no tensor of"),
+        (&numbers(), vec![x(0)], &[], "dynamic_columns", "--input X=age,visits"),
+        (
+            &numbers(),
+            vec![x(3)],
+            &[],
+            "bindings_unclear",
+            "has 3 columns, but the schema's 2 features fill 2",
+        ),
+        (&schema(json!({})), vec![x(6)], &[], "bindings_unclear", "\"plan\" is a category"),
+        (
+            &numbers(),
+            vec![input("S", String, 2)],
+            &[],
+            "bindings_unclear",
+            "takes strings, but \"age\" is a number",
+        ),
+        (&numbers(), vec![x(1), input("Y", Float32, 1)], &[], "bindings_unclear", "--input NAME=FEATURE"),
+        (
+            &numbers(),
+            vec![input("age", Float32, 1), input("extra", Float32, 1), input("visits", Float32, 1)],
+            &[],
+            "bindings_unclear",
+            "no feature of the schema is called like \"extra\"",
+        ),
+        (&numbers(), vec![input("age", Float32, 1)], &[], "bindings_unclear", "takes no visits"),
+        (&numbers(), vec![x(2)], &[("Z", "age,visits")], "bindings_unclear", "no flag says what input \"X\""),
+        (&numbers(), vec![x(2)], &[("X", "age,visitors")], "bindings_unclear", "no feature \"visitors\""),
+        (&numbers(), vec![x(2)], &[("X", "age")], "bindings_unclear", "another number of columns"),
+        (&numbers(), vec![x(0)], &[("X", "age")], "bindings_unclear", "no input takes visits"),
+    ];
+    for (schema, inputs, flags, code, says) in cases {
+        let (found, message) = bind(schema, &inputs, flags).unwrap_err();
+        assert!(found == code && message.contains(says), "expected {code} … {says}, found {found} {message}");
+    }
+}
+
+fn tensor(name: &str, columns: usize, values: &[f64]) -> Observed {
+    Observed { name: name.into(), value: ObservedValue::Numbers { columns, values: values.to_vec() } }
+}
+
+fn label() -> Observed {
+    Observed { name: "label".into(), value: ObservedValue::Labels { columns: 1 } }
+}
+
+fn maps(keys: &[&str], values: &[f64]) -> Observed {
+    let keys = ClassKeys::Strings(keys.iter().map(ToString::to_string).collect());
+    Observed { name: "probabilities".into(), value: ObservedValue::Maps { keys, values: values.to_vec() } }
+}
+
+/// A graph whose output `y` comes from `operator`, and whose classes are `classes`.
+fn graph(operator: &str, classes: &[&str]) -> GraphProto {
+    let classes = AttributeProto {
+        name: Some("classlabels_strings".into()),
+        strings: classes.iter().map(|class| class.as_bytes().to_vec()).collect(),
+        ..AttributeProto::default()
+    };
+    let node = NodeProto {
+        op_type: Some(operator.into()),
+        output: vec!["y".into()],
+        attribute: vec![classes],
+        ..NodeProto::default()
+    };
+    GraphProto { node: vec![node], ..GraphProto::default() }
+}
+
+fn golden(expected: &[Expected]) -> Vec<GoldenRow> {
+    let row =
+        |expected: &Expected| GoldenRow { features: serde_json::Map::new(), expected: expected.clone() };
+    expected.iter().map(row).collect()
+}
+
+fn answer(
+    graph: &GraphProto,
+    observed: &[Observed],
+    extension: Value,
+    overrides: Overrides,
+    golden: &[GoldenRow],
+) -> Result<(Output, Vec<String>), (&'static str, String)> {
+    let overrides = Overrides { tolerance: 1e-5, ..overrides };
+    let found = output::infer(graph, observed, &schema(extension), &overrides, golden, &mut Vec::new());
+    found.map(|found| (found.output, found.labels)).map_err(|fault| (fault.code(), fault.to_string()))
+}
+
+fn probabilities(classes: usize, positive: usize) -> Output {
+    Output::Probabilities { name: "y".into(), classes, positive }
+}
+
+fn text(labels: &[&str]) -> Vec<String> {
+    labels.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_answer_is_told_by_what_the_outputs_hold() {
+    let none = graph("Gemm", &[]);
+    let two = [0.25, 0.75, 0.9, 0.1];
+    let default = Overrides::default;
+    let check = |graph: &GraphProto, observed: &[Observed], extension, output, labels: &[&str]| {
+        assert_eq!(answer(graph, observed, extension, default(), &[]), Ok((output, text(labels))));
+    };
+    let negative_positive = ["negative", "positive"];
+    check(&none, &[label(), tensor("y", 2, &two)], json!({}), probabilities(2, 1), &negative_positive);
+    // The schema's positive class is the graph's first: so is its column.
+    let churn = graph("TreeEnsembleClassifier", &["churn", "stay"]);
+    let positive = json!({"positive": "churn"});
+    check(&churn, &[label(), tensor("y", 2, &two)], positive, probabilities(2, 0), &["stay", "churn"]);
+    let sigmoid = graph("Sigmoid", &[]);
+    check(&sigmoid, &[tensor("y", 1, &[0.5, 0.2])], json!({}), probabilities(1, 0), &negative_positive);
+    check(&none, &[tensor("y", 1, &[0.5, 0.2])], json!({}), Output::Value { name: "y".into() }, &[]);
+    check(&none, &[tensor("y", 1, &[3.0])], json!({"labels": []}), Output::Value { name: "y".into() }, &[]);
+    let three = [0.2, 0.3, 0.5];
+    check(&none, &[tensor("y", 3, &three)], json!({}), probabilities(3, 0), &["0", "1", "2"]);
+    let fruit = graph("TreeEnsembleClassifier", &["apple", "pear", "plum"]);
+    check(&fruit, &[tensor("y", 3, &three)], json!({}), probabilities(3, 0), &["apple", "pear", "plum"]);
+    // Labels in another order are the same labels: the columns keep the graph's.
+    let labels = json!({"labels": ["plum", "pear", "apple"]});
+    check(&fruit, &[tensor("y", 3, &three)], labels, probabilities(3, 0), &["apple", "pear", "plum"]);
+    let keys = ClassKeys::Strings(text(&["no", "yes"]));
+    let zipmap = Output::Zipmap { name: "probabilities".into(), keys, positive: 1, link: None };
+    check(
+        &none,
+        &[label(), maps(&["no", "yes"], &two)],
+        json!({"labels": ["no", "yes"]}),
+        zipmap,
+        &["no", "yes"],
+    );
+    let each = [label(), tensor("i0", 1, &[0.25, 0.9]), tensor("i1", 1, &[0.75, 0.1])];
+    let columns = Output::Columns { names: text(&["i0", "i1"]), positive: 1 };
+    check(&none, &each, json!({}), columns, &negative_positive);
+}
+
+#[test]
+fn a_link_is_proved_or_named_and_never_guessed() {
+    let none = graph("Gemm", &[]);
+    let scores = [-2.0, 2.0, 1.0, -1.0];
+    let observed = [label(), tensor("y", 2, &scores)];
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let one = |values: &[f64]| golden(&values.iter().map(|value| Expected::One(*value)).collect::<Vec<_>>());
+    let margin = |link| Output::Margin { name: "y".into(), classes: 2, positive: 1, link };
+    let ask = |overrides: Overrides, golden: &[GoldenRow]| {
+        answer(&none, &observed, json!({}), overrides, golden).map(|(output, _)| output)
+    };
+    let default = Overrides::default;
+    assert_eq!(ask(default(), &one(&[sigmoid(2.0), sigmoid(-1.0)])), Ok(margin(Link::Sigmoid)));
+    assert_eq!(ask(default(), &one(&[sigmoid(4.0), sigmoid(-2.0)])), Ok(margin(Link::Softmax)));
+    // Both classes' probabilities say the same.
+    let both = |x: f64| Expected::Classes(vec![1.0 - sigmoid(x), sigmoid(x)]);
+    assert_eq!(ask(default(), &golden(&[both(2.0), both(-1.0)])), Ok(margin(Link::Sigmoid)));
+    let named = Overrides { link: Some(Some(Link::Softmax)), ..default() };
+    assert_eq!(ask(named, &[]), Ok(margin(Link::Softmax)));
+    for (overrides, golden, says) in [
+        (default(), vec![], "--link sigmoid or --link softmax"),
+        (default(), one(&[0.3, 0.4]), "neither as they are nor through sigmoid or softmax"),
+        (Overrides { link: Some(None), ..default() }, vec![], "which are no probabilities"),
+    ] {
+        let (code, message) = ask(overrides, &golden).unwrap_err();
+        assert!(code == "link_unproved" && message.contains(says), "{code} {message}");
+    }
+    // Scores that happen to lie in [0, 1] do not add up to 1.
+    let within = [label(), tensor("y", 2, &[0.2, 0.4, 0.9, 0.8])];
+    let (code, message) = answer(&none, &within, json!({}), default(), &[]).unwrap_err();
+    assert!(code == "link_unproved" && message.contains("do not add up to 1"), "{message}");
+}
+
+#[test]
+fn an_answer_that_is_unclear_or_unusable_is_refused() {
+    let none = graph("Gemm", &[]);
+    let fruit = graph("TreeEnsembleClassifier", &["apple", "pear"]);
+    let two = [0.25, 0.75];
+    let other =
+        Observed { name: "z".into(), value: ObservedValue::Other("a tensor of shape [2, 2, 2]".into()) };
+    let output = |name: &str| Overrides { outputs: vec![name.into()], ..Overrides::default() };
+    let positive = Overrides { positive: Some("plum".into()), ..Overrides::default() };
+    let binary = Overrides { task: Some(TaskName::Binary), ..Overrides::default() };
+    let default = Overrides::default;
+    let cases: [(&GraphProto, Vec<Observed>, Value, Overrides, &str, &str); 10] = [
+        (&none, vec![label()], json!({}), default(), "output_unclear", "a label alone is no score"),
+        (&none, vec![other], json!({}), default(), "output_unclear", "a tensor of shape [2, 2, 2]"),
+        (
+            &none,
+            vec![tensor("a", 2, &two), tensor("b", 3, &[0.1; 3])],
+            json!({}),
+            default(),
+            "output_unclear",
+            "--output NAME",
+        ),
+        (&none, vec![tensor("y", 2, &two)], json!({}), output("x"), "output_unclear", "it has \"y\""),
+        (
+            &none,
+            vec![tensor("y", 2, &[0.5, f64::NAN])],
+            json!({}),
+            default(),
+            "model_output_invalid",
+            "for row 1",
+        ),
+        (&none, vec![tensor("q", 1, &[0.5])], json!({}), default(), "output_unclear", "--task binary"),
+        (&fruit, vec![tensor("y", 2, &two)], json!({}), default(), "positive_unclear", "apple, pear"),
+        (&fruit, vec![tensor("y", 2, &two)], json!({}), positive, "positive_unclear", "--positive plum"),
+        (
+            &none,
+            vec![tensor("y", 3, &[0.2, 0.3, 0.5])],
+            json!({"labels": ["a", "b", "c", "d"]}),
+            default(),
+            "labels_mismatch",
+            "4 labels",
+        ),
+        (&none, vec![tensor("y", 3, &[0.2, 0.3, 0.5])], json!({}), binary, "labels_mismatch", "binary"),
+    ];
+    for (graph, observed, extension, overrides, code, says) in cases {
+        let (found, message) = answer(graph, &observed, extension, overrides, &[]).unwrap_err();
+        assert!(found == code && message.contains(says), "expected {code} … {says}, found {found} {message}");
+    }
+}

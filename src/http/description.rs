@@ -1,0 +1,265 @@
+//! What the models routes say of models and versions.
+
+use std::collections::BTreeMap;
+
+use scoregate_model::acceptance::Golden;
+use scoregate_schemas::FeatureSchema;
+use scoregate_schemas::manifest::{Manifest, Metrics, Source, Task};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::import::{bindings_in_words, output_in_words};
+use crate::registry::{Model, Published, State, Version};
+
+/// `GET /v1/models`
+#[derive(Serialize)]
+pub(super) struct Models<'s> {
+    pub(super) models: Vec<ModelDescription<'s, VersionSummary<'s>>>,
+}
+
+/// `GET /v1/models/{model}/versions`
+#[derive(Serialize)]
+pub(super) struct Versions<'s> {
+    pub(super) versions: Vec<VersionDescription<'s>>,
+}
+
+/// `GET /v1/models/{model}`, and one entry of `GET /v1/models`.
+#[derive(Serialize)]
+pub(super) struct ModelDescription<'s, V> {
+    model: &'s str,
+    /// Whether it answers under the paths that name no model.
+    default: bool,
+    /// The version that answers.
+    live: Option<&'s str>,
+    versions: Vec<V>,
+}
+
+impl<'s, V> ModelDescription<'s, V> {
+    pub(super) fn new(
+        name: &'s str,
+        model: &'s Model,
+        default: &str,
+        describe: impl Fn(&'s str, &'s str, &'s Published) -> V,
+    ) -> Self {
+        Self {
+            model: name,
+            default: name == default,
+            live: model.live.as_ref().map(|live| live.manifest.version.as_str()),
+            versions: model.versions.iter().map(|(version, found)| describe(name, version, found)).collect(),
+        }
+    }
+}
+
+/// A version in few words: members of a [`VersionDescription`].
+#[derive(Serialize)]
+pub(super) struct VersionSummary<'s> {
+    model_version: &'s str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal<'s>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'s Source>,
+}
+
+impl<'s> VersionSummary<'s> {
+    pub(super) fn new(_model: &'s str, version: &'s str, found: &'s Published) -> Self {
+        let manifest = found.manifest.as_deref();
+        Self {
+            model_version: version,
+            state: found.state.as_str(),
+            refusal: Refusal::of(&found.state),
+            task: manifest.map(|manifest| task(manifest.output.task())),
+            digest: found.digest(),
+            created_at: manifest.map(|manifest| manifest.created_at.as_str()),
+            source: manifest.map(|manifest| &manifest.source),
+        }
+    }
+}
+
+/// All that is known of a version: `GET /v1/models/{model}/versions/{version}` and `GET /v1/metadata`.
+#[derive(Serialize)]
+pub(super) struct VersionDescription<'s> {
+    model: &'s str,
+    model_version: &'s str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal<'s>>,
+    /// Absent where the manifest cannot be read.
+    #[serde(flatten)]
+    stated: Option<Stated<'s>>,
+    /// There for the version that answers.
+    #[serde(flatten)]
+    loaded: Option<Loaded<'s>>,
+}
+
+/// Why a version is not served.
+#[derive(Serialize)]
+struct Refusal<'s> {
+    code: &'s str,
+    reason: &'s str,
+}
+
+/// What the manifest says; of the version that answers, with what the operator set in its place.
+#[derive(Serialize)]
+struct Stated<'s> {
+    task: &'static str,
+    features: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    labels: &'s [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threshold: Option<f64>,
+    training: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<&'s Metrics>,
+    schema: &'s Value,
+    bindings: String,
+    output: String,
+    changes: &'s [String],
+    tolerance: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    golden: Option<Golden>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'s str>,
+    created_at: &'s str,
+    source: &'s Source,
+}
+
+/// What is known of a version since it is loaded.
+#[derive(Serialize)]
+struct Loaded<'s> {
+    execution_providers: &'s BTreeMap<String, usize>,
+    sessions: usize,
+    memory_bytes: u64,
+    cost: Cost,
+    max_batch_rows: usize,
+}
+
+/// A run of one row in microseconds, and each row of a large run in nanoseconds.
+#[derive(Serialize)]
+struct Cost {
+    run_us: f64,
+    row_ns: f64,
+}
+
+impl<'s> VersionDescription<'s> {
+    pub(super) fn new(model: &'s str, version: &'s str, found: &'s Published) -> Self {
+        let live = match &found.state {
+            State::Live(live) => Some(live.as_ref()),
+            State::Checking | State::Accepted | State::Refused(_) => None,
+        };
+        Self {
+            model,
+            model_version: version,
+            state: found.state.as_str(),
+            refusal: Refusal::of(&found.state),
+            stated: found.manifest.as_deref().map(|manifest| Stated::new(manifest, found, live)),
+            loaded: live.map(Loaded::new),
+        }
+    }
+}
+
+impl<'s> Refusal<'s> {
+    fn of(state: &'s State) -> Option<Self> {
+        match state {
+            State::Refused(refused) => Some(Self { code: &refused.code, reason: &refused.reason }),
+            State::Checking | State::Accepted | State::Live(_) => None,
+        }
+    }
+}
+
+impl<'s> Stated<'s> {
+    fn new(manifest: &'s Manifest, found: &'s Published, live: Option<&'s Version>) -> Self {
+        let labels = live.map_or(&manifest.labels, |live| &live.labels);
+        let task_ = manifest.output.task();
+        let threshold = live.map_or(manifest.threshold, |live| live.threshold);
+        // One whose schema is refused has no features to speak of.
+        let schema = FeatureSchema::from_document(manifest.schema.clone()).ok();
+        let features = schema.iter().flat_map(FeatureSchema::features).map(|field| field.name.clone());
+        Self {
+            task: task(task_),
+            features: features.collect(),
+            target: schema.as_ref().and_then(|schema| schema.target.clone()),
+            labels,
+            threshold: (task_ == Task::Binary).then_some(threshold),
+            training: training(manifest),
+            metrics: manifest.metrics.as_ref(),
+            schema: &manifest.schema,
+            bindings: bindings_in_words(&manifest.bindings),
+            output: output_in_words(&manifest.output, labels),
+            changes: &manifest.changes,
+            tolerance: manifest.tolerance,
+            golden: found.golden,
+            digest: found.digest(),
+            created_at: &manifest.created_at,
+            source: &manifest.source,
+        }
+    }
+}
+
+impl<'s> Loaded<'s> {
+    fn new(version: &'s Version) -> Self {
+        let cost = Cost {
+            run_us: version.cost.run.as_secs_f64() * 1e6,
+            row_ns: version.cost.row.as_secs_f64() * 1e9,
+        };
+        Self {
+            execution_providers: &version.execution_providers,
+            sessions: version.sessions,
+            memory_bytes: version.memory_bytes,
+            cost,
+            max_batch_rows: version.max_batch_rows,
+        }
+    }
+}
+
+fn task(task: Task) -> &'static str {
+    match task {
+        Task::Binary => "binary",
+        Task::Multiclass { .. } => "multiclass",
+        Task::Regression => "regression",
+    }
+}
+
+/// How the model was fitted and how good it is, in one number each.
+fn training(manifest: &Manifest) -> Map<String, Value> {
+    let mut training = Map::new();
+    let mut measured = |rows: usize, values: &[(&str, f64)]| {
+        training.extend(values.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        training.insert("holdout_rows".into(), rows.into());
+    };
+    match &manifest.metrics {
+        Some(Metrics::Binary(metrics)) => measured(
+            metrics.rows,
+            &[
+                ("roc_auc", metrics.roc_auc.value),
+                ("pr_auc", metrics.pr_auc.value),
+                ("brier", metrics.brier.value),
+                ("log_loss", metrics.log_loss.value),
+                ("expected_calibration_error", metrics.expected_calibration_error.value),
+            ],
+        ),
+        Some(Metrics::Multiclass(metrics)) => measured(
+            metrics.rows,
+            &[("accuracy", metrics.accuracy), ("log_loss", metrics.log_loss), ("brier", metrics.brier)],
+        ),
+        Some(Metrics::Regression(metrics)) => {
+            measured(metrics.rows, &[("rmse", metrics.rmse), ("mae", metrics.mae)]);
+            training.extend(metrics.r2.map(|r2| ("r2".into(), r2.into())));
+        }
+        None => {}
+    }
+    if let Some(facts) = &manifest.training {
+        training.insert("rows".into(), facts.rows.into());
+        training.insert("seed".into(), facts.seed.into());
+        training.insert("trainer".into(), facts.trainer.as_str().into());
+        training.insert("data_digest".into(), facts.data_digest.as_str().into());
+    }
+    training
+}

@@ -1,0 +1,362 @@
+//! `scoregate import`: an ONNX file from outside → a published version, examined in a child process first.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use scoregate_model::acceptance::Golden;
+use scoregate_model::import::{Examined, Overrides, Request, TaskName};
+use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository};
+use scoregate_schemas::FeatureSchema;
+use scoregate_schemas::manifest::{
+    self, Bindings, Element, Link, Manifest, Metrics, Output, Rollout, Source, SourceKind, Task,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What to import, and what is said about it rather than inferred.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The ONNX file.
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// What the model is called.
+    #[arg(long)]
+    name: String,
+    /// The feature schema (JSON Schema).
+    #[arg(long, value_name = "FILE")]
+    schema: PathBuf,
+    /// The version's name [default: the date and a number].
+    #[arg(long)]
+    version: Option<String>,
+    /// Rows that the model was trained on, as CSV, the target among the columns.
+    #[arg(long, value_name = "CSV")]
+    reference: Option<PathBuf>,
+    /// Rows with the answers of the model's own library, one JSON object per line.
+    #[arg(long, value_name = "JSONL")]
+    golden: Option<PathBuf>,
+    /// How far answers may be from the golden rows': absolute for probabilities, relative for regression.
+    #[arg(long, default_value_t = 1e-5, value_parser = tolerance)]
+    tolerance: f64,
+    /// Makes the version live, whatever was.
+    #[arg(long)]
+    promote: bool,
+    /// The features that a graph input takes, in the order of its columns.
+    #[arg(long, value_name = "NAME=FEATURE,…", value_parser = input)]
+    input: Vec<(String, Vec<String>)>,
+    /// The graph output that holds the answer, or one per class.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    output: Vec<String>,
+    /// What turns the output into probabilities.
+    #[arg(long)]
+    link: Option<LinkArg>,
+    /// What is answered.
+    #[arg(long)]
+    task: Option<TaskArg>,
+    /// The positive class, as the graph names it, or its column.
+    #[arg(long, value_name = "CLASS")]
+    positive: Option<String>,
+    /// A file that says bindings, output or both as a manifest does: `{"bindings": …, "output": …}`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "output", "link", "task", "positive"])]
+    bindings: Option<PathBuf>,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LinkArg {
+    None,
+    Sigmoid,
+    Softmax,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TaskArg {
+    Binary,
+    Multiclass,
+    Regression,
+}
+
+/// What the file of `--bindings` holds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stated {
+    bindings: Option<Bindings>,
+    output: Option<Output>,
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "a number from 0 to 1, such as 1e-5".into())
+}
+
+fn input(text: &str) -> Result<(String, Vec<String>), String> {
+    // Graph inputs may be called anything; features are behind the last equals sign.
+    let (name, features) = text.rsplit_once('=').ok_or("NAME=FEATURE,FEATURE,…")?;
+    Ok((name.into(), features.split(',').map(Into::into).collect()))
+}
+
+/// Why nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model, its schema, reference or golden rows were refused.
+    #[error("{message}")]
+    Refused {
+        /// The stable code.
+        code: String,
+        /// What was found, what was expected, what to do.
+        message: String,
+    },
+    /// Something else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<package::Error> for Error {
+    fn from(error: package::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// What was published.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    model: String,
+    version: String,
+    directory: PathBuf,
+    live: bool,
+    digest: String,
+    #[serde(flatten)]
+    examined: Examined,
+}
+
+impl ImportArgs {
+    /// Checks the names and reads what the flags say.
+    ///
+    /// # Errors
+    /// [`Error`] for a name that cannot be a directory's, or a bindings file that cannot be read.
+    pub fn request(&self) -> Result<Request, Error> {
+        package::check_name("model", &self.name)?;
+        if let Some(version) = &self.version {
+            package::check_name("version", version)?;
+        }
+        let stated = match &self.bindings {
+            None => Stated { bindings: None, output: None },
+            Some(path) => {
+                let refused = |message: String| Error::Refused {
+                    code: "invalid_bindings".into(),
+                    message: format!("{}: {message}", path.display()),
+                };
+                let text = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+                serde_json::from_slice(&text).map_err(|error| {
+                    refused(format!("expected {{\"bindings\": …, \"output\": …}} as in a manifest: {error}"))
+                })?
+            }
+        };
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        Ok(Request {
+            model: absolute(&self.model),
+            schema: absolute(&self.schema),
+            reference: self.reference.as_deref().map(absolute),
+            golden: self.golden.as_deref().map(absolute),
+            overrides: Overrides {
+                inputs: self.input.clone(),
+                outputs: self.output.clone(),
+                link: self.link.map(|link| match link {
+                    LinkArg::None => None,
+                    LinkArg::Sigmoid => Some(Link::Sigmoid),
+                    LinkArg::Softmax => Some(Link::Softmax),
+                }),
+                task: self.task.map(|task| match task {
+                    TaskArg::Binary => TaskName::Binary,
+                    TaskArg::Multiclass => TaskName::Multiclass,
+                    TaskArg::Regression => TaskName::Regression,
+                }),
+                positive: self.positive.clone(),
+                bindings: stated.bindings,
+                output: stated.output,
+                tolerance: self.tolerance,
+            },
+        })
+    }
+
+    /// Publishes what was examined.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if the version is there already or a file cannot be written; then nothing is published.
+    pub fn publish(&self, repository: &Repository, examined: Examined) -> Result<Report, Error> {
+        let read = |path: &Path| {
+            std::fs::read(path)
+                .map_err(|error| Error::Other(anyhow::anyhow!("cannot read {}: {error}", path.display())))
+        };
+        let graph = read(&self.model)?;
+        // The child looked at the file that was there then.
+        let digest = package::digest_of(&graph);
+        if digest != examined.digest {
+            let message = format!("{} changed while it was examined; import it again", self.model.display());
+            return Err(Error::Other(anyhow::anyhow!(message)));
+        }
+        let schema = FeatureSchema::parse(&read(&self.schema)?).map_err(|error| Error::Other(error.into()))?;
+        let now = OffsetDateTime::now_utc();
+        let version = match &self.version {
+            Some(version) => version.clone(),
+            None => repository.next_version(&self.name, &now.date().to_string())?,
+        };
+        let manifest = Manifest {
+            format: manifest::FORMAT,
+            name: self.name.clone(),
+            version: version.clone(),
+            created_at: now.format(&Rfc3339).map_err(|error| Error::Other(error.into()))?,
+            files: std::collections::BTreeMap::new(),
+            schema: Value::Object(schema.document().clone()),
+            bindings: examined.bindings.clone(),
+            output: examined.output.clone(),
+            changes: examined.changes.clone(),
+            threshold: schema.threshold,
+            labels: examined.labels.clone(),
+            tolerance: self.tolerance,
+            metrics: examined.metrics.clone(),
+            training: None,
+            source: Source { kind: SourceKind::Import, producer: examined.producer.clone() },
+        };
+        let mut golden = String::new();
+        for row in examined.golden.iter().flat_map(|(_, rows)| rows) {
+            golden.push_str(&serde_json::to_string(row).map_err(|error| Error::Other(error.into()))?);
+            golden.push('\n');
+        }
+        let reference = examined.reference.as_ref().map(serde_json::to_vec).transpose();
+        let reference = reference.map_err(|error| Error::Other(error.into()))?;
+        let mut files: Vec<(&str, &[u8])> = vec![(MODEL, &graph)];
+        if !golden.is_empty() {
+            files.push((GOLDEN, golden.as_bytes()));
+        }
+        if let Some(reference) = &reference {
+            files.push((REFERENCE, reference));
+        }
+        let directory = repository.publish(manifest, &files)?;
+        if self.promote {
+            repository.write_rollout(&self.name, &Rollout { live: version.clone() })?;
+        }
+        let live = repository.read_rollout(&self.name)?.is_some_and(|rollout| rollout.live == version);
+        Ok(Report { model: self.name.clone(), version, directory, live, digest, examined })
+    }
+}
+
+impl Report {
+    /// The report in plain words.
+    pub fn text(&self) -> String {
+        let Self { examined, .. } = self;
+        let mut text = String::new();
+        let mut line = |line: String| {
+            let _ = writeln!(text, "{line}");
+        };
+        let operators = examined.operators.iter().map(|(name, count)| match count {
+            1 => name.clone(),
+            count => format!("{count} {name}"),
+        });
+        line(format!("graph     {} ({})", examined.producer, examined.opsets.join(", ")));
+        line(format!("          operators: {}", operators.collect::<Vec<_>>().join(", ")));
+        line(format!("inputs    {}", bindings_in_words(&examined.bindings)));
+        line(format!("answer    {}", output_in_words(&examined.output, &examined.labels)));
+        for reason in &examined.reasons {
+            line(format!("          because: {reason}"));
+        }
+        for change in &examined.changes {
+            line(format!("change    {change}"));
+        }
+        if let Some((Golden { rows, worst }, _)) = &examined.golden {
+            line(format!("golden    {rows} rows, largest difference {worst:.1e}"));
+        }
+        if let Some(metrics) = &examined.metrics {
+            line(format!("metrics   on the reference: {}", metrics_in_words(metrics)));
+        }
+        line(format!(
+            "latency   {:.1} µs for 1 row, {:.0} µs for 1,000 rows on this machine",
+            examined.latency.one_us, examined.latency.thousand_us
+        ));
+        for warning in &examined.warnings {
+            line(format!("warning   {warning}"));
+        }
+        line(format!("published {} {} in {}", self.model, self.version, self.directory.display()));
+        line(if self.live {
+            "          live: it answers within 2 seconds where a gateway serves this repository".into()
+        } else {
+            format!("          not live: `scoregate models promote {}@{}` makes it so", self.model, self.version)
+        });
+        text.truncate(text.trim_end().len());
+        text
+    }
+}
+
+fn element(element: Element) -> &'static str {
+    match element {
+        Element::Float32 => "float32",
+        Element::Float64 => "float64",
+        Element::Int64 => "int64",
+        Element::Int32 => "int32",
+        Element::Bool => "bool",
+        Element::String => "string",
+    }
+}
+
+/// How features reach the graph, on one line.
+pub fn bindings_in_words(bindings: &Bindings) -> String {
+    let inputs = bindings.inputs().into_iter().map(|input| match input.features {
+        [only] if only == input.input => format!("{only} ({})", element(input.element)),
+        features => format!("{} ({}) ← {}", input.input, element(input.element), features.join(", ")),
+    });
+    inputs.collect::<Vec<_>>().join("; ")
+}
+
+/// Where the answer is and what it means, on one line.
+pub fn output_in_words(output: &Output, labels: &[String]) -> String {
+    let names = output.names().into_iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let link = match output.link() {
+        None => "",
+        Some(Link::Sigmoid) => " through sigmoid",
+        Some(Link::Softmax) => " through softmax",
+    };
+    match output.task() {
+        Task::Regression => format!("a value, from {names}"),
+        Task::Multiclass { classes } => {
+            format!("probabilities of {classes} classes ({}), from {names}{link}", labels.join(", "))
+        }
+        Task::Binary => {
+            let column = match output.columns() {
+                1 => String::new(),
+                columns => format!(", column {} of {columns}", output.positive()),
+            };
+            format!("the probability of \"{}\", from {names}{column}{link}", labels.get(1).map_or("", String::as_str))
+        }
+    }
+}
+
+/// The metrics on one line.
+pub fn metrics_in_words(metrics: &Metrics) -> String {
+    match metrics {
+        Metrics::Binary(found) => format!(
+            "ROC AUC {:.4}, PR AUC {:.4}, Brier score {:.4}, log loss {:.4}, calibration error {:.4} ({} rows, {} positive)",
+            found.roc_auc.value,
+            found.pr_auc.value,
+            found.brier.value,
+            found.log_loss.value,
+            found.expected_calibration_error.value,
+            found.rows,
+            found.positives
+        ),
+        Metrics::Multiclass(found) => format!(
+            "accuracy {:.4}, log loss {:.4}, Brier score {:.4} ({} rows)",
+            found.accuracy, found.log_loss, found.brier, found.rows
+        ),
+        Metrics::Regression(found) => format!(
+            "RMSE {:.4}, MAE {:.4}, R² {} ({} rows)",
+            found.rmse,
+            found.mae,
+            found.r2.map_or("undefined".into(), |r2| format!("{r2:.4}")),
+            found.rows
+        ),
+    }
+}

@@ -1,0 +1,325 @@
+//! A model version, loaded, checked and warm.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use scoregate_model::acceptance::accept::{Accepted, Trial};
+use scoregate_model::acceptance::{self, Golden, Refusal};
+use scoregate_model::features::{FeatureRows, RowReader};
+use scoregate_model::package::{self, Package};
+use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
+use scoregate_schemas::FeatureSchema;
+use scoregate_schemas::manifest::{Manifest, Task};
+
+use crate::config::Serving;
+
+/// What opening a session may take of the stack: ONNX Runtime reads trees by recursion, and the child process that tries a
+/// model has as much.
+pub const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Sessions that take longer than this to open are opened by several threads.
+const QUICK: Duration = Duration::from_millis(20);
+
+/// A model version, loaded, checked and warm.
+#[derive(Debug)]
+pub struct Version {
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// Its schema.
+    pub schema: FeatureSchema,
+    /// Reads rows for it.
+    pub reader: RowReader,
+    /// What it answers about a row.
+    pub task: Task,
+    /// Whether it answers in float32: its numbers then have no more digits than that.
+    pub float32: bool,
+    /// The probability of the positive class from which on a row is labelled positive: the manifest's, or the operator's.
+    pub threshold: f64,
+    /// The manifest's labels, or the operator's.
+    pub labels: Vec<String>,
+    /// The most rows of one batch.
+    pub max_batch_rows: usize,
+    /// `sha256:…` of the graph.
+    pub digest: String,
+    /// How its golden rows came out.
+    pub golden: Golden,
+    /// What one row, or one more row of many, costs on this machine.
+    pub cost: Cost,
+    /// The nodes that run, by execution provider, as ONNX Runtime counts them.
+    pub execution_providers: BTreeMap<String, usize>,
+    /// How many sessions it holds.
+    pub sessions: usize,
+    /// What its sessions hold in memory, as measured when it was tried; that of accelerators not counted.
+    pub memory_bytes: u64,
+    pool: Pool,
+    accelerator: Option<Accelerator>,
+}
+
+/// What scoring costs, measured when the version was warmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// A run of one row.
+    pub run: Duration,
+    /// Each row of a large run.
+    pub row: Duration,
+}
+
+/// Sessions on another device, for runs that are worth the way there.
+#[derive(Debug)]
+struct Accelerator {
+    pool: Pool,
+    min_rows: usize,
+}
+
+/// Why one version cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// The graph was refused, or the package is not whole.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The package is not the one that was accepted.
+    #[error("the package was changed since it was accepted")]
+    Changed,
+    /// The model's own settings do not fit it.
+    #[error("the settings of model {model} do not fit it: {problem}")]
+    Settings {
+        /// The model.
+        model: String,
+        /// What was found and expected.
+        problem: String,
+    },
+    /// The system has no more threads.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+impl From<package::Error> for LoadError {
+    fn from(error: package::Error) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<runtime::Error> for LoadError {
+    fn from(error: runtime::Error) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl LoadError {
+    /// A stable name for what is wrong.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Changed => "package_changed",
+            Self::Settings { .. } => "settings",
+            Self::Thread(_) => "no_thread",
+        }
+    }
+
+    /// A sentence for clients, without paths and without text of ONNX Runtime.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// What loading needs besides the package.
+#[derive(Debug)]
+pub(super) struct Loading<'l> {
+    pub(super) runtime: &'l Runtime,
+    /// As many as threads that may score at once, so that none is waited for.
+    pub(super) sessions: usize,
+    /// Threads that may open sessions at once.
+    pub(super) workers: usize,
+    /// Where ONNX Runtime may write its notes.
+    pub(super) scratch: &'l Path,
+}
+
+impl Version {
+    /// Loads the package in `directory`, which was accepted, and warms it. Call this on a stack of [`STACK_BYTES`].
+    pub(super) fn load(
+        directory: &Path,
+        accepted: &Accepted,
+        serving: &Serving,
+        loading: &Loading<'_>,
+    ) -> Result<Self, LoadError> {
+        let package = Package::read(directory)?;
+        if package.manifest_digest != accepted.manifest_digest {
+            return Err(LoadError::Changed);
+        }
+        serving
+            .check(&package.manifest)
+            .map_err(|problem| LoadError::Settings { model: package.manifest.name.clone(), problem })?;
+        let reader = RowReader::new(&package.schema, &package.manifest.bindings);
+        let trial = Trial::new(&package, &reader);
+        let providers = &serving.execution_providers;
+        let on_cpu: Vec<_> = providers.iter().copied().filter(|found| !found.is_accelerator()).collect();
+        let options = |execution_providers: &[_]| SessionOptions {
+            intra_op_threads: serving.intra_op_threads,
+            execution_providers: execution_providers.to_vec(),
+        };
+        let opener = Opener { package: &package, reader: &reader, trial: &trial, loading };
+        let (mut pool, golden) = opener.open(&options(&on_cpu))?;
+        let cost = measure(&mut pool[0], &trial)?;
+        let (task, float32) = (pool[0].task(), pool[0].is_float32());
+        let accelerator = if on_cpu.len() < providers.len() {
+            let (pool, _) = opener.open(&options(providers))?;
+            Some(Accelerator { pool: Pool::new(pool), min_rows: serving.gpu_min_rows })
+        } else {
+            None
+        };
+        let execution_providers = if providers.is_empty() {
+            accepted.execution_providers.clone()
+        } else {
+            opener.count_nodes(&options(providers))?
+        };
+        let digest = package.digest().to_string();
+        let sessions = pool.len();
+        Ok(Self {
+            task,
+            float32,
+            threshold: serving.threshold.unwrap_or(package.manifest.threshold),
+            labels: serving.labels.clone().unwrap_or_else(|| package.manifest.labels.clone()),
+            max_batch_rows: serving.max_batch_rows,
+            digest,
+            golden,
+            cost,
+            execution_providers,
+            sessions,
+            memory_bytes: accepted.session_bytes.saturating_mul(sessions as u64),
+            pool: Pool::new(pool),
+            accelerator,
+            reader,
+            manifest: Arc::new(package.manifest),
+            schema: package.schema,
+        })
+    }
+
+    /// Scores checked rows on a session of a pool: the accelerator's, where there is one and the rows are worth it.
+    ///
+    /// # Errors
+    /// [`runtime::Error`] if the run fails or answers no probabilities or values.
+    pub fn run(&self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
+        match &self.accelerator {
+            Some(accelerator) if rows.len() >= accelerator.min_rows => accelerator.pool.lend().run(rows),
+            _ => self.pool.lend().run(rows),
+        }
+    }
+}
+
+/// Opens the sessions of a version.
+struct Opener<'o> {
+    package: &'o Package,
+    reader: &'o RowReader,
+    trial: &'o Trial,
+    loading: &'o Loading<'o>,
+}
+
+impl Opener<'_> {
+    /// As many sessions as are wanted, all of them warm; the first has reproduced the golden rows.
+    fn open(&self, options: &SessionOptions) -> Result<(Vec<Session>, Golden), LoadError> {
+        let started = Instant::now();
+        let mut first = self.one(options)?;
+        let slow = started.elapsed() > QUICK;
+        let manifest = &self.package.manifest;
+        let golden =
+            acceptance::check_golden(&self.package.golden, manifest.tolerance, self.reader, &mut first)?;
+        self.trial.warm(&mut first)?;
+        let (more, threads) = (self.loading.sessions - 1, if slow { self.loading.workers } else { 1 });
+        let warm = || -> Result<Session, LoadError> {
+            let mut session = self.one(options)?;
+            self.trial.warm(&mut session)?;
+            Ok(session)
+        };
+        let mut pool = vec![first];
+        if threads < 2 {
+            for _ in 0..more {
+                pool.push(warm()?);
+            }
+            return Ok((pool, golden));
+        }
+        let opened = std::thread::scope(|scope| {
+            let part = |thread: usize| more * (thread + 1) / threads - more * thread / threads;
+            let open = |count: usize| {
+                let builder = std::thread::Builder::new().stack_size(STACK_BYTES);
+                builder.spawn_scoped(scope, move || (0..count).map(|_| warm()).collect::<Result<Vec<_>, _>>())
+            };
+            let opening: Vec<_> = (0..threads).map(|thread| open(part(thread))).collect();
+            let mut opened = Vec::with_capacity(more);
+            for thread in opening {
+                match thread.map_err(LoadError::Thread)?.join() {
+                    Ok(sessions) => opened.extend(sessions?),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok::<_, LoadError>(opened)
+        })?;
+        pool.extend(opened);
+        Ok((pool, golden))
+    }
+
+    fn one(&self, options: &SessionOptions) -> Result<Session, runtime::Error> {
+        let Package { graph, manifest, .. } = self.package;
+        self.loading.runtime.session(graph, self.reader, &manifest.bindings, &manifest.output, options)
+    }
+
+    fn count_nodes(&self, options: &SessionOptions) -> Result<BTreeMap<String, usize>, LoadError> {
+        let Package { graph, manifest, .. } = self.package;
+        let (runtime, scratch) = (self.loading.runtime, self.loading.scratch);
+        let (bindings, output) = (&manifest.bindings, &manifest.output);
+        let rows = self.trial.rows();
+        Ok(runtime.nodes_by_provider(graph, self.reader, bindings, output, options, rows, scratch)?)
+    }
+}
+
+/// Sessions that wait to be lent.
+#[derive(Debug)]
+struct Pool(Mutex<Vec<Session>>);
+
+impl Pool {
+    fn new(sessions: Vec<Session>) -> Self {
+        Self(Mutex::new(sessions))
+    }
+
+    fn lend(&self) -> Lease<'_> {
+        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // There are as many sessions as threads that score, so that one is always free.
+        Lease { session: Some(pool.pop().expect("a session per scoring thread")), pool: &self.0 }
+    }
+}
+
+/// A session on loan from its pool; goes back when dropped, after a panic too.
+struct Lease<'p> {
+    session: Option<Session>,
+    pool: &'p Mutex<Vec<Session>>,
+}
+
+impl Lease<'_> {
+    fn run(&mut self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
+        self.session.as_mut().expect("a lease holds its session until it is dropped").run(rows)
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).extend(self.session.take());
+    }
+}
+
+/// The cost of one row and of each row of many: the fastest of a few runs, which noise disturbs least.
+fn measure(session: &mut Session, trial: &Trial) -> Result<Cost, runtime::Error> {
+    let mut fastest = |rows: &FeatureRows, runs: u32| -> Result<Duration, runtime::Error> {
+        let mut best = Duration::MAX;
+        for _ in 0..runs {
+            let started = Instant::now();
+            session.run(rows)?;
+            best = best.min(started.elapsed());
+        }
+        Ok(best / u32::try_from(rows.len().max(1)).unwrap_or(1))
+    };
+    Ok(Cost { run: fastest(&trial.single(), 20)?, row: fastest(trial.rows(), 3)? })
+}

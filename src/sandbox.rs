@@ -1,0 +1,179 @@
+//! A process of its own in which unknown models are tried, before this one touches them: `scoregate sandbox`, which the
+//! gateway and `import` start from their own executable.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use scoregate_model::acceptance::Refusal;
+use scoregate_model::acceptance::accept::{Accepted, accept};
+use scoregate_model::acceptance::child::{self, Death, Limits};
+use scoregate_model::import::{Examined, Fault, Request, examine};
+use scoregate_model::runtime::{Runtime, SessionOptions};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, ModelSettings};
+use crate::registry::STACK_BYTES;
+
+/// What is to be done in the sandbox.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Try a published package; the report is a [`Verdict`].
+    Accept(AcceptJob),
+    /// Look at a model from outside; the report is a [`Finding`].
+    Import(Box<ImportJob>),
+}
+
+/// A package to be tried.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AcceptJob {
+    /// The package.
+    pub directory: PathBuf,
+    /// The library of ONNX Runtime.
+    pub library: PathBuf,
+    /// Threads within one operator.
+    pub intra_op_threads: usize,
+    /// An empty directory that may be written to.
+    pub scratch: PathBuf,
+}
+
+/// A model from outside to be looked at.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ImportJob {
+    /// The files, and what is said about them.
+    pub request: Request,
+    /// The library of ONNX Runtime.
+    pub library: PathBuf,
+}
+
+/// What a model from outside is.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// It may be published, like this.
+    Examined(Box<Examined>),
+    /// It may not.
+    Refused(Reasons),
+}
+
+/// Whether a package may be served.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It may.
+    Accepted(Accepted),
+    /// It may not.
+    Refused(Reasons),
+}
+
+/// Why a package may not be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reasons {
+    /// A stable name for what is wrong.
+    pub code: String,
+    /// A sentence for clients.
+    pub reason: String,
+    /// All of it, for the log.
+    pub detail: String,
+}
+
+impl From<Refusal> for Reasons {
+    fn from(refusal: Refusal) -> Self {
+        let (code, reason) = (refusal.code().into(), refusal.reason());
+        Self { code, reason, detail: format!("{:#}", anyhow::Error::from(refusal)) }
+    }
+}
+
+impl From<Fault> for Reasons {
+    fn from(fault: Fault) -> Self {
+        let (code, reason) = (fault.code().into(), fault.to_string());
+        Self { code, reason, detail: format!("{:#}", anyhow::Error::from(fault)) }
+    }
+}
+
+impl From<Death> for Reasons {
+    fn from(death: Death) -> Self {
+        let (code, reason) = (death.code().into(), death.reason());
+        Self { code, reason, detail: format!("{:#}", anyhow::Error::from(death)) }
+    }
+}
+
+/// Starts such processes.
+#[derive(Debug)]
+pub struct Sandbox {
+    limits: Limits,
+    library_path: Option<OsString>,
+}
+
+impl Sandbox {
+    /// With the limits that the settings give; `processors` may be busy for the whole time.
+    pub fn new(settings: &ModelSettings, processors: usize) -> Self {
+        let limits = Limits {
+            memory_bytes: settings.memory as u64,
+            time: settings.timeout,
+            processors: u32::try_from(processors).unwrap_or(u32::MAX),
+        };
+        Self { limits, library_path: config::library_path() }
+    }
+
+    /// Has `job` done and returns its report.
+    ///
+    /// # Errors
+    /// [`Death`] if there is none.
+    pub fn run<R: DeserializeOwned>(&self, job: &Job) -> Result<R, Death> {
+        // The link leads to this very program even after its file was replaced.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("scoregate").arg("sandbox").env_clear();
+        // The dynamic linker's own, for a library of ONNX Runtime that needs others.
+        command.envs(self.library_path.as_ref().map(|path| ("LD_LIBRARY_PATH", path)));
+        child::run(command, job, &self.limits)
+    }
+}
+
+/// In the sandbox: does the job that stands on standard input.
+///
+/// # Errors
+/// If there is none, or nobody takes the report.
+pub fn work() -> anyhow::Result<()> {
+    let job: Job = child::job().context("this command is for the gateway itself")?;
+    match job {
+        Job::Accept(job) => {
+            let verdict = match on_deep_stack(&job.library, |runtime| judge(&job, runtime))? {
+                Ok(accepted) => Verdict::Accepted(accepted),
+                Err(refusal) => Verdict::Refused(refusal.into()),
+            };
+            child::report(&verdict)?;
+        }
+        Job::Import(job) => {
+            let finding = match on_deep_stack(&job.library, |runtime| examine(runtime, &job.request))? {
+                Ok(examined) => Finding::Examined(Box::new(examined)),
+                Err(fault) => Finding::Refused(fault.into()),
+            };
+            child::report(&finding)?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads ONNX Runtime while this is the only thread, and does `work` on a thread whose stack is as large as the gateway's
+/// where it opens sessions.
+fn on_deep_stack<T: Send>(library: &Path, work: impl FnOnce(&Runtime) -> T + Send) -> anyhow::Result<T> {
+    let runtime = Runtime::load(library)?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, || work(&runtime)).context("cannot start a thread")?;
+        match thread.join() {
+            Ok(done) => Ok(done),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn judge(job: &AcceptJob, runtime: &Runtime) -> Result<Accepted, Refusal> {
+    let options = SessionOptions { intra_op_threads: job.intra_op_threads, execution_providers: Vec::new() };
+    accept(&job.directory, runtime, &options, &job.scratch)
+}
