@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use scoregate_model::acceptance::child;
 use scoregate_model::package::{Package, Repository};
 use scoregate_schemas::feature_schema::Kind;
 use scoregate_schemas::manifest::Task;
@@ -18,7 +19,7 @@ use crate::auth::keys::KeysFile;
 use crate::config::{self, Settings, Sources};
 use crate::http::workers::Workers;
 use crate::import::{self, ImportArgs};
-use crate::sandbox::{self, Finding, ImportJob, Job, Sandbox};
+use crate::sandbox::{self, Finding, ImportJob, Job, Reasons, Sandbox};
 use crate::{http, rollout, telemetry};
 
 /// An ONNX Runtime scoring gateway for tabular models.
@@ -277,11 +278,21 @@ fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> anyhow::Resul
     let settings = repository.common.settings(BTreeMap::new())?;
     let job = ImportJob { request: args.request()?, library: app::library(&settings.runtime)? };
     let sandbox = Sandbox::new(&settings.models, settings.scoring.workers);
-    let finding = sandbox.run(&Job::Import(Box::new(job))).unwrap_or_else(|death| Finding::Refused(death.into()));
+    let finding =
+        sandbox.run(&Job::Import(Box::new(job))).unwrap_or_else(|death| Finding::Refused(death.into()));
     let examined = match finding {
         Finding::Examined(examined) => *examined,
-        Finding::Refused(reasons) => {
-            return Err(import::Error::Refused { code: reasons.code, message: reasons.detail }.into());
+        Finding::Refused(Reasons { code, detail, .. }) => {
+            let advice = match code.as_str() {
+                child::MEMORY => {
+                    "; if the model or its reference is meant to be so large, raise SCOREGATE_MODEL_MEMORY"
+                }
+                child::TIMEOUT => {
+                    "; if the model or its reference is meant to take so long, raise SCOREGATE_MODEL_TIMEOUT"
+                }
+                _ => "",
+            };
+            return Err(import::Error::Refused { code, message: format!("{detail}{advice}") }.into());
         }
     };
     let report = args.publish(&repository.open()?, examined)?;
@@ -403,7 +414,9 @@ pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
 pub fn print_error(error: &anyhow::Error) {
     // Where standard error is closed there is nobody left to tell.
     let _ = match error.downcast_ref::<import::Error>() {
-        Some(import::Error::Refused { code, message }) => writeln!(std::io::stderr(), "error[{code}]: {message}"),
+        Some(import::Error::Refused { code, message }) => {
+            writeln!(std::io::stderr(), "error[{code}]: {message}")
+        }
         _ => writeln!(std::io::stderr(), "error: {error:#}"),
     };
 }

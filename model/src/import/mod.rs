@@ -18,7 +18,6 @@ use scoregate_schemas::feature_schema::{self, Kind};
 use scoregate_schemas::manifest::{Bindings, Link, Metrics, Output, Task};
 use scoregate_schemas::onnx::ModelProto;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use self::rows::ReferenceRows;
 use crate::acceptance::{self, Golden, Refusal, lint};
@@ -33,6 +32,9 @@ const TRIED_ROWS: usize = 2_000;
 
 /// Rows drawn from the schema where neither golden rows nor a reference show what rows look like.
 const PROBE_ROWS: usize = 64;
+
+/// Rows that all resamples of a bootstrap have together.
+const RESAMPLED_ROWS: usize = 20_000_000;
 
 /// What to look at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -311,14 +313,12 @@ fn tried(
     golden: &[GoldenRow],
     reference: Option<&ReferenceRows>,
 ) -> Result<FeatureRows, Fault> {
-    let known = golden.iter().map(|row| &row.features);
-    let known = known.chain(reference.iter().flat_map(|rows| &rows.raw)).take(golden.len().max(TRIED_ROWS));
-    let drawn;
-    let mut rows: Vec<_> = known.collect();
-    if rows.is_empty() {
-        drawn = probe::rows(schema, PROBE_ROWS);
-        rows = drawn.iter().collect();
+    let more = TRIED_ROWS.saturating_sub(golden.len());
+    let mut others = reference.map_or_else(Vec::new, |rows| rows.raw(0..rows.len().min(more)));
+    if golden.is_empty() && others.is_empty() {
+        others = probe::rows(schema, PROBE_ROWS);
     }
+    let rows: Vec<_> = golden.iter().map(|row| &row.features).chain(&others).collect();
     acceptance::read_rows(rows, reader)
         .map_err(|(row, message)| Fault::Refused(Refusal::GoldenRow { row: row + 1, message }))
 }
@@ -401,7 +401,7 @@ fn operators(model: &ModelProto) -> Vec<(String, usize)> {
 
 /// Metrics on the reference; none where it has no target, or none that can be read.
 fn measure(
-    rows: &ReferenceRows,
+    rows: &ReferenceRows<'_>,
     scores: &[f64],
     schema: &FeatureSchema,
     output: &Output,
@@ -421,7 +421,9 @@ fn measure(
                 |text: &str| same_value(text, &positive) || labels.get(1).is_some_and(|label| label == text);
             let (probabilities, outcomes): (Vec<f64>, Vec<bool>) =
                 known.map(|(outcome, line)| (line[0], is_positive(outcome))).unzip();
-            let bootstrap = Bootstrap { resamples: metrics::RESAMPLES, seed: 42 };
+            // Intervals of many rows are narrow: they need fewer resamples, each of which costs more.
+            let resamples = (RESAMPLED_ROWS / probabilities.len().max(1)).clamp(20, metrics::RESAMPLES);
+            let bootstrap = Bootstrap { resamples, seed: 42 };
             metrics::evaluate(&probabilities, &outcomes, schema.threshold, bootstrap)
                 .map(Metrics::Binary)
                 .map_err(|error| error.to_string())
@@ -457,9 +459,10 @@ fn same_value(cell: &str, value: &str) -> bool {
 }
 
 /// Distributions and background of the reference.
-fn freeze(rows: &ReferenceRows, scores: &[f64], reader: &RowReader, task: Task) -> Reference {
-    let features = reader.features().zip(&rows.checked.columns).map(|(field, column)| {
-        let missing = |row: usize| rows.raw[row].get(&field.name).is_none_or(Value::is_null);
+fn freeze(rows: &ReferenceRows<'_>, scores: &[f64], reader: &RowReader, task: Task) -> Reference {
+    let columns = rows.checked.columns.iter().zip(&rows.missing);
+    let features = reader.features().zip(columns).map(|(field, (column, missing))| {
+        let missing = |row: usize| missing[row];
         let observed = match column {
             Column::Number(values) => Observed::Numbers(
                 values.iter().enumerate().map(|(row, value)| (!missing(row)).then_some(*value)).collect(),
@@ -486,13 +489,10 @@ fn freeze(rows: &ReferenceRows, scores: &[f64], reader: &RowReader, task: Task) 
         scores.chunks_exact(task.width()).map(|line| line.iter().copied().fold(f64::NEG_INFINITY, f64::max));
     Reference {
         format: reference::FORMAT,
-        rows: rows.raw.len() as u64,
+        rows: rows.len() as u64,
         features: features.collect(),
         score: Histogram::freeze(score),
-        background: reference::background_rows(rows.raw.len(), 42)
-            .into_iter()
-            .map(|row| rows.raw[row].clone())
-            .collect(),
+        background: rows.raw(reference::background_rows(rows.len(), 42)),
     }
 }
 
