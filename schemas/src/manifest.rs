@@ -355,7 +355,7 @@ impl Output {
 #[serde(untagged)]
 pub enum Metrics {
     /// Of a probability.
-    Binary(Evaluation),
+    Binary(Box<Evaluation>),
     /// Of one probability per class.
     Multiclass(MulticlassEvaluation),
     /// Of a value.

@@ -64,7 +64,7 @@ pub fn publish(
         labels: trained.schema.labels.clone().unwrap_or_else(FeatureSchema::default_labels),
         changes: Vec::new(),
         tolerance: TOLERANCE,
-        metrics: Some(Metrics::Binary(evaluation.clone())),
+        metrics: Some(Metrics::Binary(Box::new(evaluation.clone()))),
         training: Some(trained.training.clone()),
         source: Source { kind: SourceKind::Trainer, producer: trained.training.trainer.clone() },
     };

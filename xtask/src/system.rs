@@ -17,6 +17,10 @@ pub(crate) struct Package {
 pub(crate) const STRACE: Package =
     Package { name: "strace", present: || succeeds(Command::new("strace").arg("--version")) };
 
+/// `curl`, which the pages of the documentation call.
+pub(crate) const CURL: Package =
+    Package { name: "curl", present: || succeeds(Command::new("curl").arg("--version")) };
+
 /// Python itself.
 pub(crate) const PYTHON: Package =
     Package { name: "python3", present: || succeeds(Command::new("python3").arg("--version")) };

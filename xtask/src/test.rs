@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::system::{self, STRACE};
+use crate::system::{self, CURL, STRACE};
 use crate::workspace::{self, Workspace};
 use crate::{onnxruntime, python};
 
@@ -22,7 +22,7 @@ pub(crate) struct Options {
 ///
 /// The integration tests find ONNX Runtime, Python and the trainer by themselves, beside cargo's own output.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    system::require(&[&STRACE])?;
+    system::require(&[&STRACE, &CURL])?;
     onnxruntime::provide(workspace).context("could not provide ONNX Runtime")?;
     python::environment(&workspace.target.join("venv"), &workspace.root.join("tests/requirements.txt"))?;
 

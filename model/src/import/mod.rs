@@ -20,6 +20,7 @@ use scoregate_schemas::onnx::ModelProto;
 use serde::{Deserialize, Serialize};
 
 use self::rows::ReferenceRows;
+use crate::acceptance::accept::{Trial, try_rows};
 use crate::acceptance::{self, Golden, Refusal, lint};
 use crate::features::{Column, FeatureRows, RowReader, probe};
 use crate::metrics::{self, Bootstrap};
@@ -287,6 +288,10 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
             kept = Some(freeze(rows, scores.values(), &reader, output.task()));
         }
     }
+    // As every gateway tries a version before it serves it: one that would be refused there is not published here.
+    let golden_features = golden.iter().flat_map(|(_, rows)| rows).map(|row| &row.features);
+    let background = kept.iter().flat_map(|reference: &Reference| &reference.background);
+    try_rows(&Trial::of(golden_features.chain(background), &schema, &reader), &mut session)?;
     let latency = time(&mut session, &tried)?;
     Ok(Examined {
         digest: package::digest_of(&graph),
@@ -425,7 +430,7 @@ fn measure(
             let resamples = (RESAMPLED_ROWS / probabilities.len().max(1)).clamp(20, metrics::RESAMPLES);
             let bootstrap = Bootstrap { resamples, seed: 42 };
             metrics::evaluate(&probabilities, &outcomes, schema.threshold, bootstrap)
-                .map(Metrics::Binary)
+                .map(|found| Metrics::Binary(Box::new(found)))
                 .map_err(|error| error.to_string())
         }
         Task::Multiclass { .. } => {
