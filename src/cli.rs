@@ -292,11 +292,19 @@ fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> anyhow::Resul
                 }
                 _ => "",
             };
-            return Err(import::Error::Refused { code, message: format!("{detail}{advice}") }.into());
+            let message = format!("{}{advice}", without_sources(&detail));
+            return Err(import::Error::Refused { code, message }.into());
         }
     };
     let report = args.publish(&repository.open()?, examined)?;
     print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })
+}
+
+/// ONNX Runtime names the places in its own sources, which are no use to whoever imports a model.
+fn without_sources(text: &str) -> String {
+    let is_place = |word: &str| [".cc:", ".h:"].iter().any(|end| word.contains(end));
+    let words = text.split_inclusive(char::is_whitespace).filter(|word| !is_place(word));
+    words.collect::<String>().trim_end().into()
 }
 
 fn models(command: &ModelsCommand) -> anyhow::Result<()> {

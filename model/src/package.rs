@@ -272,6 +272,10 @@ fn check_contents(manifest: &Manifest, schema: &FeatureSchema, golden: usize) ->
     if labels != expected {
         return Err(format!("found {labels} labels, expected {expected}"));
     }
+    let labels = &manifest.labels;
+    if let Some(twice) = (1..labels.len()).find(|at| labels[..*at].contains(&labels[*at])) {
+        return Err(format!("found the label \"{}\" twice", labels[twice].escape_debug()));
+    }
     if manifest.output.columns() == 0 || manifest.output.positive() >= manifest.output.columns() {
         return Err("its output has no such column as the positive class's".into());
     }

@@ -44,6 +44,9 @@ pub(super) async fn predict_batch(
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }
 
+/// What a number of an answer takes at the most, its digits and what is around them.
+const NUMBER_BYTES: usize = 32;
+
 struct Work {
     app: Arc<App>,
     version: Arc<Version>,
@@ -86,6 +89,9 @@ impl Work {
             });
         }
         let scores = version.run(&rows).map_err(scoring::Error::from)?;
+        // With many classes the answer is many times the body: there has to be room before it is written.
+        let digits = if version.task.width() > 1 { scores.values().len() * NUMBER_BYTES } else { 0 };
+        let room = app.engine.hold_bytes(digits).map_err(scoring::Error::from)?;
         let mut answers = Answers::new(version);
         let answer = match self.output {
             Format::Json => answers.json_batch(&rows, &scores, prefix),
@@ -93,7 +99,7 @@ impl Work {
             Format::Csv => answers.csv_batch(&body, &rows, &scores),
         };
         // The body's memory makes room for the answer's.
-        drop((body, received));
+        drop((body, received, room));
         let permit = app.engine.hold_bytes(answer.len()).map_err(scoring::Error::from)?;
         Ok(Bytes::from_owner(Held { answer, _permit: permit }))
     }

@@ -145,7 +145,7 @@ struct Loaded<'s> {
 #[derive(Serialize)]
 struct Cost {
     run_us: f64,
-    row_ns: f64,
+    row_ns: u128,
 }
 
 impl<'s> VersionDescription<'s> {
@@ -177,22 +177,22 @@ impl<'s> Refusal<'s> {
 impl<'s> Stated<'s> {
     fn new(manifest: &'s Manifest, found: &'s Published, live: Option<&'s Version>) -> Self {
         let labels = live.map_or(&manifest.labels, |live| &live.labels);
-        let task_ = manifest.output.task();
+        let output = &manifest.output;
         let threshold = live.map_or(manifest.threshold, |live| live.threshold);
         // One whose schema is refused has no features to speak of.
         let schema = FeatureSchema::from_document(manifest.schema.clone()).ok();
         let features = schema.iter().flat_map(FeatureSchema::features).map(|field| field.name.clone());
         Self {
-            task: task(task_),
+            task: task(output.task()),
             features: features.collect(),
             target: schema.as_ref().and_then(|schema| schema.target.clone()),
             labels,
-            threshold: (task_ == Task::Binary).then_some(threshold),
+            threshold: (output.task() == Task::Binary).then_some(threshold),
             training: training(manifest),
             metrics: manifest.metrics.as_ref(),
             schema: &manifest.schema,
             bindings: bindings_in_words(&manifest.bindings),
-            output: output_in_words(&manifest.output, labels),
+            output: output_in_words(output, labels),
             changes: &manifest.changes,
             tolerance: manifest.tolerance,
             golden: found.golden,
@@ -205,10 +205,9 @@ impl<'s> Stated<'s> {
 
 impl<'s> Loaded<'s> {
     fn new(version: &'s Version) -> Self {
-        let cost = Cost {
-            run_us: version.cost.run.as_secs_f64() * 1e6,
-            row_ns: version.cost.row.as_secs_f64() * 1e9,
-        };
+        let crate::registry::Cost { run, row } = version.cost;
+        // Whole nanoseconds, so that no digits appear which nobody measured.
+        let cost = Cost { run_us: run.as_nanos() as f64 / 1e3, row_ns: row.as_nanos() };
         Self {
             execution_providers: &version.execution_providers,
             sessions: version.sessions,

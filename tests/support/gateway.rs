@@ -29,7 +29,10 @@ impl Settings {
     /// The repository of fitted models, free ports, JSON logs, no keys yet.
     pub(crate) fn new() -> Self {
         let models = repository().models.to_str().unwrap();
+        // Shared, so that a package which many tests serve is tried once.
+        let state = scratch().join("state");
         Self::bare()
+            .set("SCOREGATE_STATE_DIR", state.to_str().unwrap())
             .set("SCOREGATE_MODELS_DIR", models)
             .set("SCOREGATE_ADDR", "127.0.0.1:0")
             .set("SCOREGATE_ADMIN_ADDR", "127.0.0.1:0")

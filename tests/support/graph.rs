@@ -1,99 +1,258 @@
-//! A graph made by hand, whose answers a test chooses.
+//! Models made by hand, whose answers a test chooses.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use prost::Message;
-use scoregate_model::package::{MODEL, Repository};
+use scoregate_model::package::{GOLDEN, MODEL, Repository};
 use scoregate_schemas::FeatureSchema;
-use scoregate_schemas::manifest::{self, Bindings, Manifest, Output, Source, SourceKind};
+use scoregate_schemas::manifest::{self, Bindings, ClassKeys, Manifest, Output, Source, SourceKind};
 use scoregate_schemas::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeDimension,
-    TensorShapeDimensionValue, TensorShapeProto, TypeProto, TypeTensorType, TypeValue, ValueInfoProto,
+    TensorShapeDimensionValue, TensorShapeProto, TypeMapType, TypeProto, TypeSequenceType, TypeTensorType,
+    TypeValue, ValueInfoProto,
 };
+use serde_json::{Value, json};
 
 /// `TensorProto.DataType.FLOAT`
-const FLOAT: i32 = 1;
+pub(crate) const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT64`
+const INT64: i32 = 7;
+/// `TensorProto.DataType.STRING`
+const STRING: i32 = 8;
+/// `TensorProto.DataType.BOOL`
+pub(crate) const BOOL: i32 = 9;
+/// `TensorProto.DataType.DOUBLE`
+pub(crate) const DOUBLE: i32 = 11;
+/// `AttributeProto.AttributeType.FLOAT`
+const FLOAT_ATTRIBUTE: i32 = 1;
 /// `AttributeProto.AttributeType.INT`
 const INT: i32 = 2;
+/// `AttributeProto.AttributeType.INTS`
+const INTS: i32 = 7;
+/// `AttributeProto.AttributeType.STRINGS`
+const STRINGS: i32 = 8;
+
+/// A model of numeric features. Its graph begins with one float32 input `[N, 1]` per feature.
+#[derive(Debug, Clone)]
+pub(crate) struct Handmade {
+    name: String,
+    version: String,
+    labels: Vec<String>,
+    features: Vec<String>,
+    nodes: Vec<NodeProto>,
+    outputs: Vec<ValueInfoProto>,
+    golden: Vec<Value>,
+}
+
+impl Handmade {
+    /// A model without labels and nodes.
+    pub(crate) fn new(name: &str, features: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            version: "1".into(),
+            labels: Vec::new(),
+            features: texts(features),
+            nodes: Vec::new(),
+            outputs: Vec::new(),
+            golden: Vec::new(),
+        }
+    }
+
+    /// A model whose value `numbers`, a float32 tensor `[N, count]`, holds a row's features `a`, `b`, `c`, …, each divided by
+    /// the row's feature `scale`: by 0, they are infinite or NaN.
+    pub(crate) fn numbers(name: &str, count: usize) -> Self {
+        const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+        let features = &NAMES[..count];
+        let model = Self::new(name, &[features, &["scale"]].concat());
+        model.node("Concat", features, "together", vec![int("axis", 1)]).node(
+            "Div",
+            &["together", "scale"],
+            "numbers",
+            Vec::new(),
+        )
+    }
+
+    pub(crate) fn version(mut self, version: &str) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    pub(crate) fn labels(mut self, labels: &[&str]) -> Self {
+        self.labels = texts(labels);
+        self
+    }
+
+    /// Adds a node of ONNX's own domain.
+    pub(crate) fn node(
+        mut self,
+        operator: &str,
+        inputs: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) -> Self {
+        self.nodes.push(NodeProto {
+            op_type: Some(operator.into()),
+            input: texts(inputs),
+            output: vec![output.into()],
+            attribute,
+            ..NodeProto::default()
+        });
+        self
+    }
+
+    /// Adds a ZipMap, and the sequence of maps that it makes as an output.
+    pub(crate) fn zipmap(mut self, input: &str, output: &str, keys: &ClassKeys) -> Self {
+        let (key, classes) = match keys {
+            ClassKeys::Integers(keys) => (INT64, ints("classlabels_int64s", keys)),
+            ClassKeys::Strings(keys) => {
+                let strings = keys.iter().map(|key| key.as_bytes().to_vec()).collect();
+                (STRING, AttributeProto { strings, ..attribute("classlabels_strings", STRINGS) })
+            }
+        };
+        self = self.node("ZipMap", &[input], output, vec![classes]);
+        if let Some(zipmap) = self.nodes.last_mut() {
+            zipmap.domain = Some("ai.onnx.ml".into());
+        }
+        let map = TypeMapType { key_type: Some(key), value_type: Some(Box::new(kind(tensor_type(FLOAT)))) };
+        let map = kind(TypeValue::MapType(map));
+        let sequence = TypeSequenceType { elem_type: Some(Box::new(map)) };
+        self.outputs.push(value(output, TypeValue::SequenceType(sequence)));
+        self
+    }
+
+    /// Makes a tensor of `element` an output; its shape is what it turns out to be.
+    pub(crate) fn output(mut self, name: &str, element: i32) -> Self {
+        self.outputs.push(value(name, tensor_type(element)));
+        self
+    }
+
+    /// Adds a golden row.
+    pub(crate) fn golden(mut self, features: Value, expected: Value) -> Self {
+        self.golden.push(json!({"features": features, "expected": expected}));
+        self
+    }
+
+    /// Publishes it.
+    pub(crate) fn publish(self, models: &Path, output: Output) {
+        // What a row may look like, for whoever has none.
+        let example = |name: &str| if name == "scale" { 1.0 } else { 0.25 };
+        let properties: serde_json::Map<String, Value> = self
+            .features
+            .iter()
+            .map(|name| (name.clone(), json!({"type": "number", "examples": [example(name)]})))
+            .collect();
+        let schema = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": self.name,
+            "type": "object",
+            "properties": properties,
+            "required": self.features,
+            "x-scoregate": {"target": "outcome"},
+        });
+        let checked = FeatureSchema::from_document(schema.clone()).unwrap();
+        let manifest = Manifest {
+            format: manifest::FORMAT,
+            name: self.name.clone(),
+            version: self.version.clone(),
+            created_at: "2026-01-01T00:00:00Z".into(),
+            files: BTreeMap::new(),
+            schema,
+            bindings: Bindings::columns_of(&checked, str::to_owned),
+            output,
+            changes: Vec::new(),
+            threshold: 0.5,
+            labels: self.labels.clone(),
+            tolerance: 1e-6,
+            metrics: None,
+            training: None,
+            source: Source { kind: SourceKind::Import, producer: "a test 1.0".into() },
+        };
+        let golden: String = self.golden.iter().map(|row| format!("{row}\n")).collect();
+        let graph = self.graph().encode_to_vec();
+        let mut files = vec![(MODEL, graph.as_slice())];
+        if !golden.is_empty() {
+            files.push((GOLDEN, golden.as_bytes()));
+        }
+        Repository::new(models).publish(manifest, &files).unwrap();
+    }
+
+    fn graph(&self) -> ModelProto {
+        let opset = |domain: &str, version| OperatorSetIdProto {
+            domain: Some(domain.into()),
+            version: Some(version),
+        };
+        let graph = GraphProto {
+            name: Some(self.name.clone()),
+            node: self.nodes.clone(),
+            input: self.features.iter().map(|name| column(name)).collect(),
+            output: self.outputs.clone(),
+            ..GraphProto::default()
+        };
+        ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![opset("", 17), opset("ai.onnx.ml", 3)],
+            graph: Some(graph),
+            ..ModelProto::default()
+        }
+    }
+}
 
 /// Publishes model `ratio`, which answers P(positive) = `top / bottom`: NaN for 0/0, infinity for 1/0, 2 for 2/1.
 pub(crate) fn publish_ratio_model(models: &Path) {
-    let schema = serde_json::json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "ratio",
-        "type": "object",
-        "properties": {"top": {"type": "number"}, "bottom": {"type": "number"}},
-        "required": ["top", "bottom"],
-        "x-scoregate": {"target": "outcome", "positive": 1, "labels": ["no", "yes"], "threshold": 0.5},
-    });
-    let checked = FeatureSchema::from_document(schema.clone()).unwrap();
-    let manifest = Manifest {
-        format: manifest::FORMAT,
-        name: "ratio".into(),
-        version: "1".into(),
-        created_at: "2026-01-01T00:00:00Z".into(),
-        files: BTreeMap::new(),
-        schema,
-        bindings: Bindings::columns_of(&checked, str::to_owned),
-        output: Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 },
-        threshold: 0.5,
-        labels: vec!["no".into(), "yes".into()],
-        tolerance: 1e-6,
-        metrics: None,
-        training: None,
-        source: Source { kind: SourceKind::Import, producer: "a test".into() },
-    };
-    Repository::new(models).publish(manifest, &[(MODEL, &ratio_graph().encode_to_vec())]).unwrap();
+    // `probabilities = Concat(bottom - bottom, top / bottom)`
+    Handmade::new("ratio", &["top", "bottom"])
+        .labels(&["no", "yes"])
+        .node("Sub", &["bottom", "bottom"], "zero", Vec::new())
+        .node("Div", &["top", "bottom"], "ratio", Vec::new())
+        .node("Concat", &["zero", "ratio"], "probabilities", vec![int("axis", 1)])
+        .output("probabilities", FLOAT)
+        .publish(models, Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 });
 }
 
-/// `probabilities = Concat(bottom - bottom, top / bottom)`.
-fn ratio_graph() -> ModelProto {
-    let axis = AttributeProto {
-        name: Some("axis".into()),
-        i: Some(1),
-        r#type: Some(INT),
-        ..AttributeProto::default()
-    };
-    let graph = GraphProto {
-        name: Some("ratio".into()),
-        node: vec![
-            node("Sub", &["bottom", "bottom"], "zero", Vec::new()),
-            node("Div", &["top", "bottom"], "ratio", Vec::new()),
-            node("Concat", &["zero", "ratio"], "probabilities", vec![axis]),
-        ],
-        input: vec![floats("top", 1), floats("bottom", 1)],
-        output: vec![floats("probabilities", 2)],
-        ..GraphProto::default()
-    };
-    ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
 }
 
-fn node(operator: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        op_type: Some(operator.into()),
-        input: inputs.iter().map(ToString::to_string).collect(),
-        output: vec![output.into()],
-        attribute,
-        ..NodeProto::default()
-    }
+fn attribute(name: &str, kind: i32) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), r#type: Some(kind), ..AttributeProto::default() }
 }
 
-/// A float tensor `[N, columns]`.
-fn floats(name: &str, columns: i64) -> ValueInfoProto {
+/// An attribute that is a number.
+pub(crate) fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { f: Some(f), ..attribute(name, FLOAT_ATTRIBUTE) }
+}
+
+/// An attribute that is an integer.
+pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { i: Some(i), ..attribute(name, INT) }
+}
+
+/// An attribute that is a list of integers.
+pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { ints: ints.to_vec(), ..attribute(name, INTS) }
+}
+
+fn kind(value: TypeValue) -> TypeProto {
+    TypeProto { value: Some(value), denotation: None }
+}
+
+fn tensor_type(element: i32) -> TypeValue {
+    TypeValue::TensorType(TypeTensorType { elem_type: Some(element), shape: None })
+}
+
+fn value(name: &str, of: TypeValue) -> ValueInfoProto {
+    ValueInfoProto { name: Some(name.into()), r#type: Some(kind(of)), ..ValueInfoProto::default() }
+}
+
+/// A float32 tensor `[N, 1]`.
+fn column(name: &str) -> ValueInfoProto {
     let dimension = |value| TensorShapeDimension { value: Some(value), denotation: None };
     let shape = TensorShapeProto {
         dim: vec![
             dimension(TensorShapeDimensionValue::DimParam("N".into())),
-            dimension(TensorShapeDimensionValue::DimValue(columns)),
+            dimension(TensorShapeDimensionValue::DimValue(1)),
         ],
     };
-    let tensor = TypeTensorType { elem_type: Some(FLOAT), shape: Some(shape) };
-    let kind = TypeProto { value: Some(TypeValue::TensorType(tensor)), denotation: None };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(kind), ..ValueInfoProto::default() }
+    value(name, TypeValue::TensorType(TypeTensorType { elem_type: Some(FLOAT), shape: Some(shape) }))
 }

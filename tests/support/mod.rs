@@ -1,8 +1,9 @@
 //! What every test needs: a running gateway, a raw HTTP client, a repository of freshly fitted models.
 
+pub(crate) mod badfile;
 mod files;
 mod gateway;
-mod graph;
+pub(crate) mod graph;
 mod http;
 mod table;
 

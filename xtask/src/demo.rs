@@ -24,7 +24,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let library = onnxruntime::fetch(workspace)?;
     let site = Site::prepare(workspace, &library, &workspace.target.join("demo"))?;
     eprintln!("starting the gateway");
-    let mut gateway = site.serve(workspace, free_address(8080)?, "gateway.log")?;
+    let mut gateway = site.serve(workspace, free_address(8080)?, "gateway")?;
     let ready = gateway.wait_ready(READY, READY_LIMIT)?;
     eprintln!("ready after {} ms\n", ready.as_millis());
 

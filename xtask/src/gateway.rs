@@ -1,5 +1,6 @@
 //! A gateway with a freshly trained model and a key of its own, as `demo` and `bench` need it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -87,8 +88,34 @@ impl Site {
         Ok(site)
     }
 
-    /// Starts the gateway, without waiting for it.
-    pub(crate) fn serve(&self, workspace: &Workspace, address: SocketAddr, log: &str) -> Result<Server> {
+    /// Publishes a model from outside: `arguments` are those of `scoregate import`, but for the repository.
+    pub(crate) fn import<I>(&self, workspace: &Workspace, arguments: I) -> Result<()>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        run(workspace
+            .clean_command(&self.program)
+            .current_dir(&self.directory)
+            .arg("import")
+            .args(arguments)
+            .env("ORT_DYLIB_PATH", &self.library)
+            .env("SCOREGATE_MODELS_DIR", &self.models))
+    }
+
+    /// Starts the gateway, without waiting for it. Its log and its state are called `name`; a start of the same name finds
+    /// the state of the one before.
+    pub(crate) fn serve(&self, workspace: &Workspace, address: SocketAddr, name: &str) -> Result<Server> {
+        self.serve_from(&self.models, workspace, address, name)
+    }
+
+    /// Starts the gateway over another repository.
+    pub(crate) fn serve_from(
+        &self,
+        models: &Path,
+        workspace: &Workspace,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<Server> {
         // A free port is only free as long as nobody takes it, so the admin one is looked for as late as possible.
         let admin = free_address(9090)?;
         let mut command = workspace.clean_command(&self.program);
@@ -98,22 +125,23 @@ impl Site {
             .env("ORT_DYLIB_PATH", &self.library)
             .env("SCOREGATE_ADDR", address.to_string())
             .env("SCOREGATE_ADMIN_ADDR", admin.to_string())
-            .env("SCOREGATE_MODELS_DIR", &self.models)
+            .env("SCOREGATE_MODELS_DIR", models)
+            .env("SCOREGATE_STATE_DIR", self.directory.join(format!("{name}.state")))
             .env("SCOREGATE_API_KEYS_FILE", &self.keys_file)
             // No load balancer has to notice first that this one is about to go.
             .env("SCOREGATE_DRAIN_DELAY", "0s");
-        Server::start("the gateway", &mut command, address, &self.directory.join(log))
+        Server::start("the gateway", &mut command, address, &self.directory.join(format!("{name}.log")))
     }
 
-    /// The graph of the one version that was published.
-    pub(crate) fn graph(&self) -> Result<PathBuf> {
-        let versions = self.models.join("churn");
+    /// The one version of `model` that was published.
+    pub(crate) fn package(&self, model: &str) -> Result<PathBuf> {
+        let versions = self.models.join(model);
         let entries =
             fs::read_dir(&versions).with_context(|| format!("no model in {}", versions.display()))?;
         for entry in entries {
-            let graph = entry?.path().join("model.onnx");
-            if graph.exists() {
-                return Ok(graph);
+            let package = entry?.path();
+            if package.join("model.onnx").exists() {
+                return Ok(package);
             }
         }
         bail!("no version with a model.onnx in {}", versions.display())

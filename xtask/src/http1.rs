@@ -73,18 +73,22 @@ pub(crate) struct Answer {
 
 /// A POST of JSON with everything around it, ready to be written to a connection.
 pub(crate) fn post(address: SocketAddr, path: &str, key: Option<&str>, body: &str) -> Vec<u8> {
-    let authorization = key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}content-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\n{}content-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
+        authorization(key),
         body.len()
     )
     .into_bytes()
 }
 
 /// A GET, ready to be written to a connection.
-pub(crate) fn get(address: SocketAddr, path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes()
+pub(crate) fn get(address: SocketAddr, path: &str, key: Option<&str>) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{}\r\n", authorization(key)).into_bytes()
+}
+
+fn authorization(key: Option<&str>) -> String {
+    key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default()
 }
 
 /// Sends one request on a connection of its own and waits for the answer.

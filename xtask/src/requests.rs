@@ -7,8 +7,6 @@ use crate::http1;
 
 /// Where one row goes.
 pub(crate) const PREDICT: &str = "/v1/predict";
-/// Where several rows go.
-pub(crate) const PREDICT_BATCH: &str = "/v1/predict/batch";
 
 /// The reference customer.
 pub(crate) const REFERENCE: &str = r#"{"tenure_days":214,"monthly_spend":49.0,"support_tickets_30d":1,"plan_tier":"pro","country":"US","last_login_hours":5}"#;
@@ -20,15 +18,26 @@ const BATCH_VARIETY: usize = 32;
 
 /// Whole requests for `rows` customers each, the same ones every time.
 pub(crate) fn build(address: SocketAddr, key: Option<&str>, rows: usize) -> Vec<Vec<u8>> {
-    let mut customers = Customers { state: 42 };
+    to(PREDICT, address, key, rows)
+}
+
+/// The same requests, for a model that is not the default one.
+pub(crate) fn build_for(model: &str, address: SocketAddr, key: Option<&str>, rows: usize) -> Vec<Vec<u8>> {
+    to(&format!("/v1/models/{model}/predict"), address, key, rows)
+}
+
+/// The first `rows` customers as a JSON array: the body of the first batch of as many.
+pub(crate) fn customers(rows: usize) -> String {
+    Customers::new().array(rows)
+}
+
+fn to(path: &str, address: SocketAddr, key: Option<&str>, rows: usize) -> Vec<Vec<u8>> {
+    let mut customers = Customers::new();
     if rows == 1 {
-        return (0..VARIETY).map(|_| http1::post(address, PREDICT, key, &customers.row())).collect();
+        return (0..VARIETY).map(|_| http1::post(address, path, key, &customers.row())).collect();
     }
-    let batch = |customers: &mut Customers| {
-        let rows: Vec<String> = (0..rows).map(|_| customers.row()).collect();
-        http1::post(address, PREDICT_BATCH, key, &format!("[{}]", rows.join(",")))
-    };
-    (0..BATCH_VARIETY).map(|_| batch(&mut customers)).collect()
+    let path = format!("{path}/batch");
+    (0..BATCH_VARIETY).map(|_| http1::post(address, &path, key, &customers.array(rows))).collect()
 }
 
 /// A small seeded generator (SplitMix64), which is all the randomness that this needs.
@@ -37,6 +46,15 @@ struct Customers {
 }
 
 impl Customers {
+    fn new() -> Self {
+        Self { state: 42 }
+    }
+
+    fn array(&mut self, rows: usize) -> String {
+        let rows: Vec<String> = (0..rows).map(|_| self.row()).collect();
+        format!("[{}]", rows.join(","))
+    }
+
     fn row(&mut self) -> String {
         let mut row = String::with_capacity(160);
         let plan = ["basic", "pro", "business"][self.below(3)];
@@ -68,8 +86,13 @@ mod tests {
     fn every_request_carries_rows_of_the_reference_contract() {
         let reference: serde_json::Value = serde_json::from_str(REFERENCE).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 8080));
-        for (rows, path) in [(1, PREDICT), (3, PREDICT_BATCH)] {
-            for request in build(address, Some("sg_key"), rows) {
+        let key = Some("sg_key");
+        for (rows, path, requests) in [
+            (1, PREDICT, build(address, key, 1)),
+            (3, "/v1/predict/batch", build(address, key, 3)),
+            (3, "/v1/models/other/predict/batch", build_for("other", address, key, 3)),
+        ] {
+            for request in requests {
                 let request = String::from_utf8(request).unwrap();
                 let (head, body) = request.split_once("\r\n\r\n").unwrap();
                 assert!(head.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{head}");

@@ -83,7 +83,7 @@ impl Server {
 
     /// Waits until a GET of `path` answers 200, and says how long after the start that was.
     pub(crate) fn wait_ready(&mut self, path: &str, limit: Duration) -> Result<Duration> {
-        let request = http1::get(self.address, path);
+        let request = http1::get(self.address, path, None);
         loop {
             let last = http1::exchange(self.address, &request);
             let elapsed = self.started.elapsed();

@@ -2,7 +2,7 @@
 
 use scoregate_schemas::manifest::{ClassKeys, Element};
 use scoregate_schemas::onnx::{AttributeProto, NodeProto};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bindings::GraphInput;
 use super::*;

@@ -245,6 +245,13 @@ impl Input {
             Element::Int32 => self.numbers(rows, from, to, |x| x as i32),
             Element::Bool => self.numbers(rows, from, to, |x| x != 0.0),
             Element::Int64 => {
+                if let [Part { feature, fill: Fill::Code { listed, lookup }, .. }] = self.parts.as_slice()
+                    && let Column::Category(column) = &rows.columns[*feature]
+                {
+                    let codes = column.codes[from..to].iter();
+                    let values: Vec<i64> = codes.map(|found| code(column, *found, listed, lookup)).collect();
+                    return Ok(Tensor::from_array((self.shape(to - from), values))?.into());
+                }
                 let mut values = vec![0_i64; (to - from) * self.width];
                 for (line, row) in values.chunks_exact_mut(self.width).zip(from..) {
                     self.integers(rows, row, line);
@@ -278,6 +285,12 @@ impl Input {
     where
         T: PrimitiveTensorElementType + Clone + Default + std::fmt::Debug + 'static,
     {
+        if let ([part], 1) = (self.parts.as_slice(), self.width)
+            && let Column::Number(numbers) = &rows.columns[part.feature]
+        {
+            let values: Vec<T> = numbers[from..to].iter().map(|number| convert(*number)).collect();
+            return Ok(Tensor::from_array((self.shape(to - from), values))?.into());
+        }
         let mut values = vec![T::default(); (to - from) * self.width];
         // Column by column: what a column is is asked once, and its values are read in order.
         for part in &self.parts {

@@ -20,7 +20,7 @@ use self::outputs::Reading;
 pub use self::outputs::{Observed, ObservedValue, ROUNDING, apply as apply_link};
 pub use self::providers::{ExecutionProvider, UnknownProvider};
 use crate::features::{FeatureRows, RowReader};
-use crate::inspect;
+use crate::inspect::{self, Served};
 
 /// The version of ONNX Runtime that this build is made and tested for.
 pub const ONNX_RUNTIME_VERSION: &str = "1.31.1";
@@ -217,10 +217,24 @@ impl Runtime {
         output: &Output,
         options: &SessionOptions,
     ) -> Result<Session, Error> {
-        let served = inspect::prepare(graph, output).map_err(|error| Error::Binding(error.to_string()))?;
+        self.session_of(&prepare(graph, output)?, reader, bindings, output, options)
+    }
+
+    /// Opens a session over a graph that [`prepare`] has rewritten, for opening several of one graph.
+    ///
+    /// # Errors
+    /// As [`Runtime::session`].
+    pub fn session_of(
+        &self,
+        served: &Served,
+        reader: &RowReader,
+        bindings: &Bindings,
+        output: &Output,
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
         let mut inner = self.open(&served.graph, options, None)?;
         let inputs = bind(&inner, reader, bindings, &served.lookups)?;
-        let reading = Reading::new(&inner, output, &served)?;
+        let reading = Reading::new(&inner, output, served)?;
         let single = Single::new(&mut inner, &inputs, &reading).map_err(Error::Run)?;
         Ok(Session { inner, nodes: served.nodes, inputs, single, reading })
     }
@@ -241,7 +255,7 @@ impl Runtime {
         rows: &FeatureRows,
         scratch: &Path,
     ) -> Result<BTreeMap<String, usize>, Error> {
-        let served = inspect::prepare(graph, output).map_err(|error| Error::Binding(error.to_string()))?;
+        let served = prepare(graph, output)?;
         let directory = tempfile::Builder::new().prefix("profile-").tempdir_in(scratch);
         let directory = directory.map_err(Error::Profile)?;
         let mut inner = self.open(&served.graph, options, Some(&directory.path().join("run")))?;
@@ -327,6 +341,14 @@ impl Runtime {
         }
         builder.commit_from_memory(graph).map_err(Error::Graph)
     }
+}
+
+/// Rewrites `graph` for serving, see [`inspect::prepare`].
+///
+/// # Errors
+/// [`Error::Binding`] if it is no graph with this output.
+pub fn prepare(graph: &[u8], output: &Output) -> Result<Served, Error> {
+    inspect::prepare(graph, output).map_err(|error| Error::Binding(error.to_string()))
 }
 
 fn check_output(inner: &ort::session::Session, name: &str, expected: TensorElementType) -> Result<(), Error> {

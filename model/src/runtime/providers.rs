@@ -68,7 +68,8 @@ impl ExecutionProvider {
     /// Adds it to a session; unlike `ort`'s own way, one that is missing is an error.
     pub(super) fn register(self, builder: &mut SessionBuilder) -> ort::Result<()> {
         match self {
-            Self::Cuda => ep::CUDA::default().register(builder),
+            // TensorFloat-32 keeps ten bits of a number's fraction, too few for golden rows to come out.
+            Self::Cuda => ep::CUDA::default().with_tf32(false).register(builder),
             Self::TensorRt => ep::TensorRT::default().register(builder),
             Self::MiGraphX => ep::MIGraphX::default().register(builder),
             Self::OpenVino => ep::OpenVINO::default().register(builder),
@@ -83,7 +84,8 @@ pub(super) fn smallest_graph() -> Vec<u8> {
     /// `TensorProto.DataType.FLOAT`
     const FLOAT: i32 = 1;
     let dimension = TensorShapeDimensionValue::DimParam("N".into());
-    let shape = TensorShapeProto { dim: vec![TensorShapeDimension { value: Some(dimension), denotation: None }] };
+    let shape =
+        TensorShapeProto { dim: vec![TensorShapeDimension { value: Some(dimension), denotation: None }] };
     let tensor = TypeTensorType { elem_type: Some(FLOAT), shape: Some(shape) };
     let value = |name: &str| ValueInfoProto {
         name: Some(name.into()),

@@ -1,26 +1,28 @@
-//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, as one table.
+//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, and models from outside.
 //!
 //! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
 //! while in turn, several times over, and the medians are compared.
 
+mod outside;
 mod peers;
+mod raw;
 mod report;
 mod sample;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::Value;
 
 use crate::gateway::{DRAIN_LIMIT, READY, READY_LIMIT, Site};
 use crate::load::{Limit, Load, Pace};
 use crate::server::{Server, end_servers_on_signals, free_address};
 use crate::workspace::{self, Workspace};
 use crate::{onnxruntime, requests, usage};
+use outside::TREES;
+use raw::{Graph, Raw};
 use report::Figures;
 use sample::Contender;
 
@@ -46,19 +48,23 @@ struct Plan {
     starts: usize,
     /// Requests before memory is read, and again before its growth is.
     memory_requests: u64,
+    /// Starts with many models after the first one.
+    later_starts: usize,
 }
 
 impl Plan {
     fn new(quick: bool) -> Self {
         if quick {
-            Self { rounds: 3, turn: Duration::from_secs(1), starts: 5, memory_requests: 100_000 }
+            let turn = Duration::from_secs(1);
+            Self { rounds: 3, turn, starts: 5, memory_requests: 100_000, later_starts: 2 }
         } else {
-            Self { rounds: 7, turn: Duration::from_secs(3), starts: 10, memory_requests: 1_000_000 }
+            let turn = Duration::from_secs(3);
+            Self { rounds: 7, turn, starts: 10, memory_requests: 1_000_000, later_starts: 5 }
         }
     }
 }
 
-/// Measures, prints the table, and keeps it in `<target>/bench/report.md`.
+/// Measures, prints the tables, and keeps them in `<target>/bench/report.md`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     end_servers_on_signals()?;
     let plan = Plan::new(options.quick);
@@ -74,19 +80,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ]))?;
 
     let mut figures = Figures { rounds: plan.rounds, turn: plan.turn, ..Figures::default() };
-    side_by_side(workspace, &site, &library, &plan, &mut figures)?;
+    // With churn alone, before there are others.
     starts(workspace, &site, &plan, &mut figures)?;
     memory(workspace, &site, &plan, &mut figures)?;
+    outside::import(workspace, &site)?;
+    side_by_side(workspace, &site, &library, &plan, &mut figures)?;
+    outside::many(workspace, &site, &plan, &mut figures.outside)?;
 
-    let table = figures.table();
+    let report = format!("{}\n{}", figures.table(), figures.outside_table());
     let path = site.directory.join("report.md");
-    fs::write(&path, &table).with_context(|| format!("could not write {}", path.display()))?;
-    println!("{table}");
+    fs::write(&path, &report).with_context(|| format!("could not write {}", path.display()))?;
+    println!("{report}");
     eprintln!("also in {}", path.display());
     Ok(())
 }
 
-/// Everyone who answers requests, and ONNX Runtime alone, in turn.
+/// Everyone who answers requests, whatever the model, and ONNX Runtime alone, in turn.
 fn side_by_side(
     workspace: &Workspace,
     site: &Site,
@@ -94,13 +103,12 @@ fn side_by_side(
     plan: &Plan,
     figures: &mut Figures,
 ) -> Result<()> {
-    let mut gateway = site.serve(workspace, free_address(0)?, "gateway.log")?;
+    let mut gateway = site.serve(workspace, free_address(0)?, "gateway")?;
     gateway.wait_ready(READY, READY_LIMIT)?;
-    let examples = workspace.target.join("release/examples");
     let address = free_address(0)?;
     let mut bare = Server::start(
         "the bare handler",
-        workspace.clean_command(examples.join("bare_axum")).arg(address.to_string()),
+        workspace.clean_command(workspace.target.join("release/examples/bare_axum")).arg(address.to_string()),
         address,
         &site.directory.join("bare_axum.log"),
     )?;
@@ -126,29 +134,33 @@ fn side_by_side(
             requests::build(gateway.address, key, BATCH_ROWS),
             BATCH_CONNECTIONS,
         ),
+        Contender::new(
+            &mut figures.outside.single,
+            &gateway,
+            requests::build_for(TREES, gateway.address, key, 1),
+            CONNECTIONS,
+        ),
+        Contender::new(
+            &mut figures.outside.batch,
+            &gateway,
+            requests::build_for(TREES, gateway.address, key, BATCH_ROWS),
+            BATCH_CONNECTIONS,
+        ),
     ];
     eprintln!("warming up");
     for contender in &mut contenders {
         contender.warm_up()?;
     }
-    let graph = site.graph()?;
+    let raw = Raw::new(workspace, site, library)?;
+    let (churn, trees) = (site.package("churn")?, site.package(TREES)?);
     for round in 1..=plan.rounds {
         eprintln!("round {round} of {}", plan.rounds);
         for contender in &mut contenders {
             contender.take_turn(plan.turn)?;
         }
-        let cost = workspace::capture(
-            Command::new(examples.join("raw_session"))
-                .args([library, &graph])
-                .env("ORT_DISABLE_TELEMETRY", "1"),
-        )?;
-        let cost: Value =
-            serde_json::from_str(&cost).context("raw_session printed something other than JSON")?;
-        let cost = |name: &str| cost[name].as_f64().with_context(|| format!("raw_session gave no {name}"));
-        figures.run_single_us.push(cost("run_1_us")?);
-        figures.run_batch_us.push(cost("run_1000_us")?);
-        figures.tensors_and_run_single_us.push(cost("tensors_and_run_1_us")?);
-        figures.tensors_and_run_batch_us.push(cost("tensors_and_run_1000_us")?);
+        raw.measure(&churn, Graph::Published, &mut figures.run)?;
+        raw.measure(&trees, Graph::Published, &mut figures.outside.published)?;
+        raw.measure(&trees, Graph::Served, &mut figures.outside.served)?;
     }
     gateway.stop(DRAIN_LIMIT)
 }
@@ -157,8 +169,9 @@ fn side_by_side(
 fn starts(workspace: &Workspace, site: &Site, plan: &Plan, figures: &mut Figures) -> Result<()> {
     eprintln!("starting {} times", plan.starts);
     for _ in 0..plan.starts {
-        let mut gateway = site.serve(workspace, free_address(0)?, "start.log")?;
+        let mut gateway = site.serve(workspace, free_address(0)?, "start")?;
         figures.ready_ms.push(gateway.wait_ready(READY, READY_LIMIT)?.as_secs_f64() * 1e3);
+        figures.outside.resident_one = usage::resident(gateway.pid())?;
         gateway.stop(DRAIN_LIMIT)?;
     }
     Ok(())
@@ -167,7 +180,7 @@ fn starts(workspace: &Workspace, site: &Site, plan: &Plan, figures: &mut Figures
 /// Resident memory of a fresh gateway after many requests, and after as many again.
 fn memory(workspace: &Workspace, site: &Site, plan: &Plan, figures: &mut Figures) -> Result<()> {
     eprintln!("twice {} requests for its memory", plan.memory_requests);
-    let mut gateway = site.serve(workspace, free_address(0)?, "memory.log")?;
+    let mut gateway = site.serve(workspace, free_address(0)?, "memory")?;
     gateway.wait_ready(READY, READY_LIMIT)?;
     let requests = requests::build(gateway.address, Some(&site.key), 1);
     let load = Load {

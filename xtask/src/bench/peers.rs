@@ -60,7 +60,7 @@ pub(super) fn start(workspace: &Workspace, site: &Site) -> Result<Peers> {
         server.wait_ready(READY, Duration::from_secs(60))?;
         Ok(server)
     };
-    let graph = site.graph()?;
+    let graph = site.package("churn")?.join("model.onnx");
     Ok(Peers {
         onnx: start("fastapi_onnx", "def", &graph)?,
         onnx_async: start("fastapi_onnx", "async", &graph)?,

@@ -4,6 +4,8 @@ use std::fs;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use super::outside::Outside;
+use super::raw::Runs;
 use super::sample::{Sample, median};
 
 /// Everything that was measured; the table shows medians over the rounds.
@@ -17,14 +19,12 @@ pub(super) struct Figures {
     pub(super) fastapi_onnx_async: Vec<Sample>,
     pub(super) fastapi_sklearn: Vec<Sample>,
     pub(super) batch: Vec<Sample>,
-    pub(super) run_single_us: Vec<f64>,
-    pub(super) run_batch_us: Vec<f64>,
-    pub(super) tensors_and_run_single_us: Vec<f64>,
-    pub(super) tensors_and_run_batch_us: Vec<f64>,
+    pub(super) run: Runs,
     pub(super) ready_ms: Vec<f64>,
     pub(super) memory_requests: u64,
     pub(super) resident_mib: f64,
     pub(super) growth_mib: f64,
+    pub(super) outside: Outside,
 }
 
 /// The least share of the bare handler's requests per second.
@@ -39,8 +39,8 @@ const READY_MS: f64 = 200.0;
 const RESIDENT_MIB: f64 = 64.0;
 const GROWTH_MIB: f64 = 16.0;
 
-/// What a row of the table says about a bar.
-struct Bar {
+/// What a row of a table says about a bar.
+pub(super) struct Bar {
     bar: String,
     reached: String,
     met: bool,
@@ -50,21 +50,16 @@ impl Figures {
     /// One Markdown table and a line about the machine.
     pub(super) fn table(&self) -> String {
         let rate = |samples: &[Sample]| median(samples.iter().map(|sample| sample.per_second));
-        let cpu = |samples: &[Sample]| median(samples.iter().map(|sample| sample.cpu_us));
         let single = rate(&self.single);
 
-        let mut rows = vec![
-            heading(),
-            "|---|--:|--:|--:|--:|--:|---|--:|---|".to_owned(),
-            served("bare axum handler, one row", &self.bare, None),
-        ];
+        let mut rows = vec![heading(), served("bare axum handler, one row", &self.bare, None)];
         let share = single / rate(&self.bare);
         rows.push(served(
             "**scoregate**, one row",
             &self.single,
             Some(at_least(format!("{BARE_SHARE}× bare axum"), share, BARE_SHARE, format!("{share:.2}×"))),
         ));
-        let run = median(self.run_single_us.iter().copied());
+        let run = middle(&self.run.single_us);
         let most = cpu(&self.bare) + run + OWN_CPU_US;
         let found = cpu(&self.single);
         rows.push(other(
@@ -97,14 +92,10 @@ impl Figures {
             FASTAPI_SKLEARN_TIMES,
         ));
         rows.push(other("`session.run` alone, one row", Some(run), None));
-        let with_tensors = median(self.tensors_and_run_single_us.iter().copied());
+        let with_tensors = middle(&self.run.with_tensors_single_us);
         rows.push(other("`session.run` and making its tensors, one row", Some(with_tensors), None));
-        rows.push(other(
-            "`session.run` alone, 1,000 rows",
-            Some(median(self.run_batch_us.iter().copied())),
-            None,
-        ));
-        let with_tensors = median(self.tensors_and_run_batch_us.iter().copied());
+        rows.push(other("`session.run` alone, 1,000 rows", Some(middle(&self.run.batch_us)), None));
+        let with_tensors = middle(&self.run.with_tensors_batch_us);
         rows.push(other("`session.run` and making its tensors, 1,000 rows", Some(with_tensors), None));
         let row = cpu(&self.batch) / super::BATCH_ROWS as f64;
         rows.push(served(
@@ -117,7 +108,7 @@ impl Figures {
                 format!("{row:.2} µs"),
             )),
         ));
-        let ready = median(self.ready_ms.iter().copied());
+        let ready = middle(&self.ready_ms);
         rows.push(other(
             &format!("start to ready, median of {}", self.ready_ms.len()),
             None,
@@ -167,11 +158,23 @@ impl Figures {
     }
 }
 
-fn heading() -> String {
-    "| | requests/s | ± | CPU µs/request | p50 ms | p99 ms | bar | reached | met |".to_owned()
+/// The median of what was measured once a round.
+pub(super) fn middle(values: &[f64]) -> f64 {
+    median(values.iter().copied())
 }
 
-fn served(name: &str, samples: &[Sample], bar: Option<Bar>) -> String {
+/// The median of the CPU time per request, in microseconds.
+pub(super) fn cpu(samples: &[Sample]) -> f64 {
+    median(samples.iter().map(|sample| sample.cpu_us))
+}
+
+pub(super) fn heading() -> String {
+    "| | requests/s | ± | CPU µs/request | p50 ms | p99 ms | bar | reached | met |\n\
+     |---|--:|--:|--:|--:|--:|---|--:|---|"
+        .to_owned()
+}
+
+pub(super) fn served(name: &str, samples: &[Sample], bar: Option<Bar>) -> String {
     let middle = |pick: fn(&Sample) -> f64| median(samples.iter().map(pick));
     let rates = || samples.iter().map(|sample| sample.per_second);
     let spread = (rates().fold(f64::MIN, f64::max) - rates().fold(f64::MAX, f64::min)) / 2.0;
@@ -186,9 +189,15 @@ fn served(name: &str, samples: &[Sample], bar: Option<Bar>) -> String {
     )
 }
 
-fn other(name: &str, cpu_us: Option<f64>, bar: Option<Bar>) -> String {
+/// A row about something that answers no requests.
+pub(super) fn other(name: &str, cpu_us: Option<f64>, bar: Option<Bar>) -> String {
     let cpu_us = cpu_us.map(|cpu_us| format!(" {cpu_us:.1}")).unwrap_or_default();
     format!("| {name} | | |{cpu_us} | | | {}", verdict(bar))
+}
+
+/// A row with a figure that no bar is set for.
+pub(super) fn stated(name: &str, reached: &str) -> String {
+    format!("| {name} | | | | | | | {reached} | |")
 }
 
 fn verdict(bar: Option<Bar>) -> String {
@@ -201,8 +210,12 @@ fn at_least(bar: String, found: f64, least: f64, reached: String) -> Bar {
     Bar { bar: format!("≥ {bar}"), reached, met: found >= least }
 }
 
-fn at_most(bar: String, found: f64, most: f64, reached: String) -> Bar {
+pub(super) fn at_most(bar: String, found: f64, most: f64, reached: String) -> Bar {
     Bar { bar: format!("≤ {bar}"), reached, met: found <= most }
+}
+
+pub(super) fn more_than(bar: String, found: f64, least: f64, reached: String) -> Bar {
+    Bar { bar: format!("> {bar}"), reached, met: found > least }
 }
 
 /// A whole number with its thousands set apart.
@@ -219,10 +232,10 @@ fn thousands(number: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn samples(per_second: f64, cpu_us: f64) -> Vec<Sample> {
+    pub(in crate::bench) fn samples(per_second: f64, cpu_us: f64) -> Vec<Sample> {
         [0.9, 1.0, 1.1]
             .map(|factor| Sample { per_second: per_second * factor, cpu_us, p50_ms: 0.5, p99_ms: 1.0 })
             .into()
@@ -236,7 +249,7 @@ mod tests {
             fastapi_onnx: samples(2_000.0, 900.0),
             fastapi_sklearn: samples(500.0, 3_900.0),
             batch: samples(900.0, 1_100.0),
-            run_single_us: vec![12.0],
+            run: Runs { single_us: vec![12.0], ..Runs::default() },
             ready_ms: vec![80.0, 90.0, 300.0],
             memory_requests: 1_000_000,
             resident_mib: 40.0,
