@@ -300,10 +300,10 @@ impl Settings {
                     "SCOREGATE_POLL_INTERVAL",
                     "models.poll_interval",
                     "500ms",
-                    duration,
+                    interval,
                 ),
                 memory: reader.take("SCOREGATE_MODEL_MEMORY", "models.memory", "2147483648", count),
-                timeout: reader.take("SCOREGATE_MODEL_TIMEOUT", "models.timeout", "60s", duration),
+                timeout: reader.take("SCOREGATE_MODEL_TIMEOUT", "models.timeout", "60s", interval),
             },
             model: reader.own(),
             state: StateSettings { dir: reader.take("SCOREGATE_STATE_DIR", "state.dir", "state", path) },
@@ -597,6 +597,12 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
+/// A duration in which something can happen.
+fn interval(text: &str) -> Result<Duration, String> {
+    let found = duration(text)?;
+    if found < Duration::from_millis(10) { Err("a duration of at least 10ms".into()) } else { Ok(found) }
+}
+
 /// Reads `250ms`, `15s`, `2m`, `1h`, `90d`; a unit is needed.
 ///
 /// # Errors
@@ -708,5 +714,7 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d", "1w"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(interval("10ms"), Ok(Duration::from_millis(10)));
+        assert!(interval("0s").is_err() && interval("9ms").is_err() && interval("x").is_err());
     }
 }

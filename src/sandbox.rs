@@ -125,8 +125,9 @@ impl Sandbox {
     /// # Errors
     /// [`Death`] if there is none.
     pub fn run<R: DeserializeOwned>(&self, job: &Job) -> Result<R, Death> {
+        let executable = std::env::current_exe().ok().filter(|path| path.is_file());
         // The link leads to this very program even after its file was replaced.
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(executable.unwrap_or_else(|| "/proc/self/exe".into()));
         command.arg0("scoregate").arg("sandbox").env_clear();
         // The dynamic linker's own, for a library of ONNX Runtime that needs others.
         command.envs(self.library_path.as_ref().map(|path| ("LD_LIBRARY_PATH", path)));

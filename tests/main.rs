@@ -5,16 +5,24 @@
 mod support;
 
 mod amplification;
+mod answers;
 mod bad_input;
 mod batch;
+mod bring_a_model;
 mod contract;
 mod credentials;
 mod framing;
 mod gather;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod million;
+mod models;
+mod mutants;
 mod own_data;
 mod packages;
+mod providers;
+mod publishing;
 mod sklearn_parity;
 mod telemetry;
+mod zoo;

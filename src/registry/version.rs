@@ -316,7 +316,11 @@ fn measure(session: &mut Session, trial: &Trial) -> Result<Cost, runtime::Error>
         let mut best = Duration::MAX;
         for _ in 0..runs {
             let started = Instant::now();
-            session.run(rows)?;
+            match session.run(rows) {
+                // Rows that were made up may have no usable answer: acceptance has judged that.
+                Ok(_) | Err(runtime::Error::Output(_)) => {}
+                Err(error) => return Err(error),
+            }
             best = best.min(started.elapsed());
         }
         Ok(best / u32::try_from(rows.len().max(1)).unwrap_or(1))

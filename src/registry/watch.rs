@@ -38,8 +38,10 @@ pub struct Watcher {
     unlisted: Option<String>,
     report: Sender<Done>,
     reports: Receiver<Done>,
-    /// How many threads try or load something.
-    running: usize,
+    /// How many threads wait for a package that is tried.
+    trying: usize,
+    /// How many threads load a version.
+    loading: usize,
     /// Counts what was seen, so that what is reported of something that has changed since is told apart.
     seen: u64,
     /// Versions that answer no more requests, but for those that they had begun: freed here, not by a request.
@@ -173,7 +175,8 @@ impl Watcher {
             unlisted: None,
             report,
             reports,
-            running: 0,
+            trying: 0,
+            loading: 0,
             seen: 0,
             retired: Vec::new(),
         }
@@ -212,10 +215,17 @@ impl Watcher {
     /// Follows the repository until `stopped`.
     pub fn follow(mut self, stopped: impl Fn() -> bool) {
         while !stopped() {
-            self.wait();
-            self.look();
-            self.go_on();
-            self.retired.retain(|version| Arc::strong_count(version) > 1);
+            let step = || {
+                self.wait();
+                self.look();
+                self.go_on();
+                self.retired.retain(|version| Arc::strong_count(version) > 1);
+            };
+            if std::panic::catch_unwind(AssertUnwindSafe(step)).is_err() {
+                tracing::error!(
+                    "following the repository panicked, and goes on; this is a mistake in the gateway"
+                );
+            }
         }
     }
 
@@ -223,7 +233,10 @@ impl Watcher {
     fn wait(&mut self) {
         let mut next = self.reports.recv_timeout(self.tools.settings.models.poll_interval).ok();
         while let Some(done) = next {
-            self.running -= 1;
+            match &done.outcome {
+                Outcome::Tried(_) => self.trying -= 1,
+                Outcome::Loaded(..) => self.loading -= 1,
+            }
             self.take(done);
             next = self.reports.try_recv().ok();
         }
@@ -323,34 +336,37 @@ impl Watcher {
         }
     }
 
-    /// Starts what can be started, says what has to be said, and shows requests how things are now.
+    /// Starts what can be started, shows requests how things are now, and says what has to be said about it.
     fn go_on(&mut self) {
+        while self.start_next() {}
+        self.show();
         for (model, watched) in &mut self.models {
             watched.complain(model, self.tools.settings.models.poll_interval);
         }
-        while self.running < self.tools.settings.scoring.workers && self.start_next() {
-            self.running += 1;
-        }
-        self.show();
     }
 
-    /// Starts what is most urgent: loading, then trying what is to answer, then trying the rest.
+    /// Starts what is most urgent: loading, then trying what is to answer, then trying the rest. As many at once as there are
+    /// workers, and one more for what is to answer: a package that takes its time must not hold it up.
     fn start_next(&mut self) -> bool {
+        let workers = self.tools.settings.scoring.workers;
+        let (trying, may_load) = (self.trying, self.loading < workers);
         let urgency = |model: &Watched, version: &str, seen: &Seen| {
             let wanted = model.wanted.as_deref() == Some(version);
             match &seen.stage {
-                Stage::Accepted(_) if wanted && !model.is_live(seen) => Some(0),
-                Stage::New => Some(if wanted { 1 } else { 2 }),
+                Stage::Accepted(_) if wanted && may_load && !model.is_live(seen) => Some(0),
+                Stage::New if wanted && trying <= workers => Some(1),
+                Stage::New if trying < workers => Some(2),
                 _ => None,
             }
         };
         let waiting = self.models.iter().flat_map(|(name, model)| {
             let of_model = model.versions.iter();
             of_model.filter_map(move |(version, seen)| {
-                Some((urgency(model, version, seen)?, name.clone(), version.clone()))
+                Some((urgency(model, version, seen)?, name.as_str(), version.as_str()))
             })
         });
-        let Some((_, model, version)) = waiting.min() else { return false };
+        let next = waiting.min().map(|(_, model, version)| (model.to_owned(), version.to_owned()));
+        let Some((model, version)) = next else { return false };
         let Some(seen) = self.models.get_mut(&model).and_then(|model| model.versions.get_mut(&version))
         else {
             return false;
@@ -385,7 +401,10 @@ impl Watcher {
             let reasons =
                 Reasons { code: "no_thread".into(), reason: "cannot start a thread".into(), detail };
             seen.stage = Stage::refused(reasons);
-            return self.start_next();
+        } else if matches!(seen.stage, Stage::Trying) {
+            self.trying += 1;
+        } else {
+            self.loading += 1;
         }
         true
     }
@@ -466,7 +485,11 @@ impl Seen {
         };
         match read_manifest(&directory.join(MANIFEST)) {
             Ok((manifest, digest)) => {
-                let absent = manifest.files.keys().find(|name| !seen.files.contains_key(*name));
+                // A name that is no plain one is not looked for.
+                let absent = |name: &&String| {
+                    !seen.files.contains_key(*name) && package::check_name("file", name).is_ok()
+                };
+                let absent = manifest.files.keys().find(absent);
                 seen.stage = match absent {
                     Some(name) => refuse(package::Error::Io {
                         action: "read",
@@ -524,7 +547,9 @@ impl Watched {
             rollout: Stamp::of(&repository.root().join(model).join(ROLLOUT)),
             versions: digests.collect(),
         };
-        if basis == self.basis {
+        // What could not be read may be readable by now.
+        let unread = self.unclear.as_ref().is_some_and(|reasons| reasons.code == "package_unreadable");
+        if basis == self.basis && !unread {
             return;
         }
         self.basis = basis;
@@ -544,10 +569,7 @@ impl Watched {
 
     /// Whether `seen` is the version that answers, as it answers.
     fn is_live(&self, seen: &Seen) -> bool {
-        self.live.as_ref().is_some_and(|(version, digest)| {
-            *digest == seen.manifest_digest
-                && seen.manifest.as_ref().is_some_and(|manifest| manifest.version == version.manifest.version)
-        })
+        self.live.as_ref().is_some_and(|(_, digest)| *digest == seen.manifest_digest)
     }
 
     /// Why the version that is to answer does not.
@@ -607,6 +629,10 @@ impl Watched {
             ),
         }
         self.complaint = Some(detail.clone());
+        let wanted = self.wanted.as_ref().and_then(|wanted| self.versions.get_mut(wanted));
+        if let Some(Stage::Refused { logged, .. }) = wanted.map(|seen| &mut seen.stage) {
+            *logged = true;
+        }
     }
 
     fn show(&self) -> Model {

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use scoregate_schemas::FeatureSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Golden, Refusal, Tolerance, check_golden, check_tree_inputs, lint};
 use crate::features::{FeatureRows, RowReader, probe};
@@ -53,13 +55,22 @@ pub struct Trial {
 impl Trial {
     /// The rows of `package`, read by `reader`. Rows that do not pass are left out.
     pub fn new(package: &Package, reader: &RowReader) -> Self {
-        let mut real = reader.empty(SINGLE);
         let golden = package.golden.iter().map(|row| &row.features);
-        for row in golden.chain(&package.background).take(MANY) {
+        Self::of(golden.chain(&package.background), &package.schema, reader)
+    }
+
+    /// Some rows that are known, and rows made up from `schema`.
+    pub(crate) fn of<'r>(
+        known: impl Iterator<Item = &'r Map<String, Value>>,
+        schema: &FeatureSchema,
+        reader: &RowReader,
+    ) -> Self {
+        let mut real = reader.empty(SINGLE);
+        for row in known.take(MANY) {
             read(reader, row, &mut real);
         }
         let mut drawn = reader.empty(SINGLE);
-        for row in probe::rows(&package.schema, SINGLE) {
+        for row in probe::rows(schema, SINGLE) {
             read(reader, &row, &mut drawn);
         }
         let some = if real.is_empty() { &drawn } else { &real };
@@ -89,7 +100,7 @@ impl Trial {
     }
 }
 
-fn read(reader: &RowReader, row: &serde_json::Map<String, serde_json::Value>, into: &mut FeatureRows) {
+fn read(reader: &RowReader, row: &Map<String, Value>, into: &mut FeatureRows) {
     if let Ok(body) = serde_json::to_vec(row)
         && reader.json_row(&body, into).is_ok()
     {
@@ -166,7 +177,7 @@ fn on_usual_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 ///
 /// Real rows must all have one. Of made-up rows the typical one must, and no more than half may lack one, where there are no
 /// real rows: nobody said that every row which the schema allows is one that the model was made for.
-fn try_rows(trial: &Trial, session: &mut Session) -> Result<usize, Refusal> {
+pub(crate) fn try_rows(trial: &Trial, session: &mut Session) -> Result<usize, Refusal> {
     let Trial { real, drawn, .. } = trial;
     if !real.is_empty() {
         session.run(&real.cycled(MANY))?;

@@ -143,7 +143,7 @@ pub enum Fault {
     /// Weights outside the file.
     #[error(
         "tensor {tensor} keeps its values in another file, and a model may name no files; save it whole \
-         (onnx.save_model(model, path, save_as_external_data=False))"
+         (torch.onnx.export(…, external_data=False), or onnx.save(onnx.load(\"model.onnx\"), \"whole.onnx\"))"
     )]
     ExternalData {
         /// The tensor.
