@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use scoregate_model::acceptance::Golden;
-use scoregate_model::import::{Examined, Overrides, Request, TaskName};
+use scoregate_model::import::{Examined, Overrides, Request, TaskName, one_number};
 use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{
-    self, Bindings, Element, Link, Manifest, Metrics, Output, Rollout, Source, SourceKind, Task,
+    self, Bindings, Link, Manifest, Metrics, Output, Rollout, Source, SourceKind, Task,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -150,7 +150,8 @@ impl ImportArgs {
                     code: "invalid_bindings".into(),
                     message: format!("{}: {message}", path.display()),
                 };
-                let text = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+                let text =
+                    std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
                 serde_json::from_slice(&text).map_err(|error| {
                     refused(format!("expected {{\"bindings\": …, \"output\": …}} as in a manifest: {error}"))
                 })?
@@ -199,7 +200,17 @@ impl ImportArgs {
             let message = format!("{} changed while it was examined; import it again", self.model.display());
             return Err(Error::Other(anyhow::anyhow!(message)));
         }
-        let schema = FeatureSchema::parse(&read(&self.schema)?).map_err(|error| Error::Other(error.into()))?;
+        // So it did at the other files.
+        let unchanged = |path: &Path, text: &[u8]| {
+            if examined.read.contains(&package::digest_of(text)) {
+                return Ok(());
+            }
+            let message = format!("{} changed while it was examined; import it again", path.display());
+            Err(Error::Other(anyhow::anyhow!(message)))
+        };
+        let schema = read(&self.schema)?;
+        unchanged(&self.schema, &schema)?;
+        let schema = FeatureSchema::parse(&schema).map_err(|error| Error::Other(error.into()))?;
         let now = OffsetDateTime::now_utc();
         let version = match &self.version {
             Some(version) => version.clone(),
@@ -223,9 +234,14 @@ impl ImportArgs {
             source: Source { kind: SourceKind::Import, producer: examined.producer.clone() },
         };
         let mut golden = String::new();
-        for row in examined.golden.iter().flat_map(|(_, rows)| rows) {
-            golden.push_str(&serde_json::to_string(row).map_err(|error| Error::Other(error.into()))?);
-            golden.push('\n');
+        if let Some(path) = &self.golden {
+            let text = read(path)?;
+            unchanged(path, &text)?;
+            let rows = package::read_golden(path, &text)?;
+            for row in one_number(rows, examined.output.task(), examined.golden_column) {
+                golden.push_str(&serde_json::to_string(&row).map_err(|error| Error::Other(error.into()))?);
+                golden.push('\n');
+            }
         }
         let reference = examined.reference.as_ref().map(serde_json::to_vec).transpose();
         let reference = reference.map_err(|error| Error::Other(error.into()))?;
@@ -267,7 +283,7 @@ impl Report {
         for change in &examined.changes {
             line(format!("change    {change}"));
         }
-        if let Some((Golden { rows, worst }, _)) = &examined.golden {
+        if let Some(Golden { rows, worst }) = &examined.golden {
             line(format!("golden    {rows} rows, largest difference {worst:.1e}"));
         }
         if let Some(metrics) = &examined.metrics {
@@ -284,29 +300,21 @@ impl Report {
         line(if self.live {
             "          live: it answers within 2 seconds where a gateway serves this repository".into()
         } else {
-            format!("          not live: `scoregate models promote {}@{}` makes it so", self.model, self.version)
+            format!(
+                "          not live: `scoregate models promote {}@{}` makes it so",
+                self.model, self.version
+            )
         });
         text.truncate(text.trim_end().len());
         text
     }
 }
 
-fn element(element: Element) -> &'static str {
-    match element {
-        Element::Float32 => "float32",
-        Element::Float64 => "float64",
-        Element::Int64 => "int64",
-        Element::Int32 => "int32",
-        Element::Bool => "bool",
-        Element::String => "string",
-    }
-}
-
 /// How features reach the graph, on one line.
 pub fn bindings_in_words(bindings: &Bindings) -> String {
     let inputs = bindings.inputs().into_iter().map(|input| match input.features {
-        [only] if only == input.input => format!("{only} ({})", element(input.element)),
-        features => format!("{} ({}) ← {}", input.input, element(input.element), features.join(", ")),
+        [only] if only == input.input => format!("{only} ({})", input.element.as_str()),
+        features => format!("{} ({}) ← {}", input.input, input.element.as_str(), features.join(", ")),
     });
     inputs.collect::<Vec<_>>().join("; ")
 }
@@ -329,7 +337,10 @@ pub fn output_in_words(output: &Output, labels: &[String]) -> String {
                 1 => String::new(),
                 columns => format!(", column {} of {columns}", output.positive()),
             };
-            format!("the probability of \"{}\", from {names}{column}{link}", labels.get(1).map_or("", String::as_str))
+            format!(
+                "the probability of \"{}\", from {names}{column}{link}",
+                labels.get(1).map_or("", String::as_str)
+            )
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::support::{Gateway, Settings, python, repository, scratch};
 /// How far a served answer may be from the library's own: absolute for probabilities, relative for values.
 const TOLERANCE: f64 = 1e-5;
 /// How many conversions have to be faithful at least.
-const FAITHFUL: usize = 16;
+const FAITHFUL: usize = 50;
 /// How a conversion is refused that does not answer as the library does: as it is, or through no link at all.
 const GIVEN_AWAY: [&str; 2] = ["golden_mismatch", "link_unproved"];
 /// How many of a case's rows are sent one by one besides.

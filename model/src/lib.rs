@@ -1,9 +1,9 @@
 //! The model package and how to run it, for gateway, trainer and command line.
 //!
-//! Reading order: [`features`] turns bodies into checked columns, [`runtime`] turns columns into probabilities through ONNX
-//! Runtime ([`inspect`] rewrites graphs for it), [`package`] reads, verifies and publishes versions, [`acceptance`] decides
-//! whether one may be served, [`import`] makes one of a model from outside. [`metrics`] and [`reference`](mod@reference) say how good a model is and what its data looked
-//! like.
+//! Reading order: [`features`] turns bodies into checked columns, [`runtime`] turns columns into scores through ONNX Runtime
+//! ([`inspect`] rewrites graphs for it), [`package`] reads, verifies and publishes versions, [`acceptance`] decides whether one
+//! may be served, [`import`] makes one of a model from outside. [`metrics`] and [`reference`](mod@reference) say how good a
+//! model is and what its data looked like.
 
 pub mod acceptance;
 pub mod features;

@@ -307,6 +307,20 @@ impl FeatureSchema {
         &self.document
     }
 
+    /// The target's value for the positive class, where the schema says it.
+    pub fn stated_positive(&self) -> Option<&Value> {
+        self.document.get("x-scoregate")?.get("positive")
+    }
+
+    /// The schema for rows that need not say whom they are about: those of a reference, and such as are made up.
+    pub fn with_optional_entity(&self) -> Self {
+        let mut schema = self.clone();
+        for field in schema.fields.iter_mut().filter(|field| field.role == Role::Entity) {
+            field.required = false;
+        }
+        schema
+    }
+
     /// The labels of a binary classifier where the schema names none.
     pub fn default_labels() -> Vec<String> {
         vec!["negative".into(), "positive".into()]
@@ -537,6 +551,14 @@ impl Encode {
                 }
                 for category in values.iter().flatten().filter(|category| !map.contains_key(*category)) {
                     mistakes.add(&at(""), format!("it has no number for \"{category}\" of \"enum\""));
+                }
+                if let Some(listed) = values {
+                    for category in map.keys().filter(|key| !key.is_empty() && !listed.contains(key)) {
+                        mistakes.add(
+                            &at(""),
+                            format!("\"{category}\" is not in \"enum\": add it there, or leave it out here"),
+                        );
+                    }
                 }
                 let listed = || map.keys().filter(|category| !category.is_empty()).cloned().collect();
                 values.get_or_insert_with(listed);

@@ -38,7 +38,7 @@ pub struct Manifest {
     /// `[negative, positive]`, one label per class in their order, or none for regression.
     pub labels: Vec<String>,
     /// How far a served answer may be from the golden rows': absolute for probabilities, for regression relative to the
-    /// expected value (absolute below 1).
+    /// expected value, or to a thousandth of the largest expected one.
     pub tolerance: f64,
     /// Metrics: of the trainer on rows that training never saw, of an import on the reference that came with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,10 +174,25 @@ pub enum Element {
     String,
 }
 
+impl Element {
+    /// As the manifest writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Float64 => "float64",
+            Self::Int64 => "int64",
+            Self::Int32 => "int32",
+            Self::Bool => "bool",
+            Self::String => "string",
+        }
+    }
+}
+
 /// Where the graph's answer is, and what it needs to become one.
 ///
-/// `classes` counts the columns of the tensor, in the order of the manifest's labels; with one column it is the positive
-/// class's. `positive` is the place of the positive class, and without meaning where there are more than two.
+/// `classes` counts the columns of the tensor; with one column it is the positive class's. `positive` is the place of the
+/// positive class of two. Of more than two the columns are in the order of the manifest's labels, and `positive` is without
+/// meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Output {

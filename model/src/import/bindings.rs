@@ -18,27 +18,17 @@ pub(super) struct GraphInput {
     pub element: Option<Element>,
     /// Columns: 1 for `[N]` and `[N, 1]`, None where the file does not say.
     pub width: Option<usize>,
+    /// The number of rows, where the file allows no other.
+    pub rows: Option<i64>,
 }
 
 impl std::fmt::Display for GraphInput {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let element = self.element.map_or("of another type", name_of);
+        let element = self.element.map_or("of another type", Element::as_str);
         match self.width {
             Some(width) => write!(formatter, "\"{}\" (N × {width}, {element})", self.name),
             None => write!(formatter, "\"{}\" (N × ?, {element})", self.name),
         }
-    }
-}
-
-/// The element type as the manifest writes it.
-pub(super) fn name_of(element: Element) -> &'static str {
-    match element {
-        Element::Float32 => "float32",
-        Element::Float64 => "float64",
-        Element::Int64 => "int64",
-        Element::Int32 => "int32",
-        Element::Bool => "bool",
-        Element::String => "string",
     }
 }
 
@@ -75,7 +65,11 @@ fn graph_input(value: &ValueInfoProto) -> GraphInput {
         },
         _ => None,
     };
-    GraphInput { name: value.name().into(), element, width }
+    let rows = dimensions.and_then(<[_]>::first).and_then(|rows| match rows.value {
+        Some(TensorShapeDimensionValue::DimValue(rows)) if rows > 0 => Some(rows),
+        _ => None,
+    });
+    GraphInput { name: value.name().into(), element, width, rows }
 }
 
 /// Whether `element` can take the field as it is, or by its encoding.
@@ -185,14 +179,21 @@ fn by_name(
     fields: &[&Field],
     reasons: &mut Vec<String>,
 ) -> Result<Option<Bindings>, Fault> {
-    let find = |field: &Field| {
-        let exact = inputs.iter().find(|input| input.name == field.name);
-        exact.or_else(|| {
-            let mut alike = inputs.iter().filter(|input| plain(&input.name) == plain(&field.name));
-            alike.next().filter(|_| alike.next().is_none())
-        })
-    };
-    let found: Vec<Option<&GraphInput>> = fields.iter().map(|field| find(field)).collect();
+    // Names that are equal come first; names that only read alike take what is left.
+    let mut found: Vec<Option<&GraphInput>> =
+        fields.iter().map(|field| inputs.iter().find(|input| input.name == field.name)).collect();
+    for (at, field) in fields.iter().enumerate() {
+        if found[at].is_some() {
+            continue;
+        }
+        let fits = |input: &&GraphInput| {
+            plain(&input.name) == plain(&field.name) && input.width.is_none_or(|width| width == field.width())
+        };
+        let free = |input: &&GraphInput| !found.iter().flatten().any(|taken| taken.name == input.name);
+        let mut alike = inputs.iter().filter(fits).filter(free);
+        let only = alike.next().filter(|_| alike.next().is_none());
+        found[at] = only;
+    }
     let matched = found.iter().flatten().count();
     // A name in common may be chance; several, or all, are not.
     if matched == 0 || (matched < fields.len() && matched < inputs.len() && inputs.len() < fields.len()) {

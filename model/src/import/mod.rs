@@ -19,6 +19,7 @@ use scoregate_schemas::manifest::{Bindings, Link, Metrics, Output, Task};
 use scoregate_schemas::onnx::ModelProto;
 use serde::{Deserialize, Serialize};
 
+pub use self::output::one_number;
 use self::rows::ReferenceRows;
 use crate::acceptance::accept::{Trial, try_rows};
 use crate::acceptance::{self, Golden, Refusal, lint};
@@ -29,7 +30,7 @@ use crate::reference::{self, FeatureReference, Histogram, Observed, Reference};
 use crate::runtime::{self, Runtime, Session, SessionOptions};
 
 /// Rows that are run to find out what the outputs hold.
-const TRIED_ROWS: usize = 2_000;
+const TRIED_ROWS: usize = 4_000;
 
 /// Rows drawn from the schema where neither golden rows nor a reference show what rows look like.
 const PROBE_ROWS: usize = 64;
@@ -119,8 +120,12 @@ pub struct Examined {
     pub changes: Vec<String>,
     /// What a person should know before relying on the model.
     pub warnings: Vec<String>,
-    /// How the golden rows came out, and the rows as they are published.
-    pub golden: Option<(Golden, Vec<GoldenRow>)>,
+    /// How the golden rows came out.
+    pub golden: Option<Golden>,
+    /// Of golden rows that give both classes' probabilities the one that is compared.
+    pub golden_column: usize,
+    /// The digests of schema and golden rows as they were read, `sha256:…`.
+    pub read: Vec<String>,
     /// Metrics on the reference, where it has the target.
     pub metrics: Option<Metrics>,
     /// Distributions and background.
@@ -224,12 +229,19 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
 /// # Errors
 /// The [`Fault`] that is in the way.
 pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> {
-    let schema = FeatureSchema::parse(&read_file(&request.schema)?)?;
+    let schema_text = read_file(&request.schema)?;
+    // Rows of a reference need not say whom they are about.
+    let schema = FeatureSchema::parse(&schema_text)?.with_optional_entity();
     let graph = read_file(&request.model)?;
     let model = lint::lint(&graph, &lint::Limits::default())?;
     let proto = model.graph.as_ref().ok_or(lint::Fault::NoGraph)?;
+    let mut read = vec![package::digest_of(&schema_text)];
     let golden = match &request.golden {
-        Some(path) => read_golden(path, &read_file(path)?)?,
+        Some(path) => {
+            let text = read_file(path)?;
+            read.push(package::digest_of(&text));
+            read_golden(path, &text)?
+        }
         None => Vec::new(),
     };
     let overrides = &request.overrides;
@@ -248,23 +260,32 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
     let golden_rows = acceptance::read_rows(golden.iter().map(|row| &row.features), &reader)
         .map_err(|(row, message)| Refusal::GoldenRow { row: row + 1, message })?;
     let tried = tried(&schema, &reader, &golden, reference.as_ref())?;
-    acceptance::check_tree_inputs(runtime, &model, &reader, &bindings, &tried)?;
     let observed = runtime.observe(&graph, &reader, &bindings, &tried)?;
-    let found = match &overrides.output {
-        Some(output) => stated(output, &schema, golden, &mut reasons)?,
-        None => output::infer(proto, &observed, &schema, overrides, &golden, &mut reasons)?,
+    let evidence = output::Evidence {
+        graph: proto,
+        observed: &observed,
+        schema: &schema,
+        overrides,
+        golden: &golden[..golden.len().min(TRIED_ROWS)],
+        is_real: !golden.is_empty() || reference.is_some(),
     };
-    let output::Found { output, labels, golden } = found;
+    let found = match &overrides.output {
+        Some(output) => output::stated(output, &evidence, &mut reasons)?,
+        None => output::infer(&evidence, &mut reasons)?,
+    };
+    let output::Found { output, labels, classes } = found;
+    let golden_column = if output.columns() == 1 { 1 } else { output.positive() };
+    let golden_list = output::one_number(golden, output.task(), golden_column);
     let mut session = runtime.session(&graph, &reader, &bindings, &output, &SessionOptions::default())?;
     // The same rows through the path that serves, whatever was observed on the way.
     session.run(&tried)?;
-    let golden = if golden.is_empty() {
+    let golden = if golden_list.is_empty() {
         warnings.push(no_golden(&model, output.task()));
         None
     } else {
         let scores = session.run(&golden_rows)?;
         let tolerance = acceptance::Tolerance::of(output.task(), overrides.tolerance);
-        Some((acceptance::compare_golden(&golden, scores.rows(), tolerance)?, golden))
+        Some(acceptance::compare_golden(&golden_list, scores.rows(), tolerance)?)
     };
     let changes = crate::inspect::prepare(&graph, &output)
         .map_err(|error| runtime::Error::Binding(error.to_string()))?
@@ -284,12 +305,13 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
                 warnings.push(format!("reference columns that the schema does not name: {}", rows.ignored.join(", ")));
             }
             let scores = session.run(&rows.checked)?;
-            metrics = measure(rows, scores.values(), &schema, &output, &labels, &mut warnings);
+            let named = Named { labels: &labels, classes: classes.as_deref() };
+            metrics = measure(rows, scores.values(), &schema, &output, named, &mut warnings);
             kept = Some(freeze(rows, scores.values(), &reader, output.task()));
         }
     }
     // As every gateway tries a version before it serves it: one that would be refused there is not published here.
-    let golden_features = golden.iter().flat_map(|(_, rows)| rows).map(|row| &row.features);
+    let golden_features = golden_list.iter().map(|row| &row.features);
     let background = kept.iter().flat_map(|reference: &Reference| &reference.background);
     try_rows(&Trial::of(golden_features.chain(background), &schema, &reader), &mut session)?;
     let latency = time(&mut session, &tried)?;
@@ -305,6 +327,8 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
         changes,
         warnings,
         golden,
+        golden_column,
+        read,
         metrics,
         reference: kept,
         latency,
@@ -323,36 +347,9 @@ fn tried(
     if golden.is_empty() && others.is_empty() {
         others = probe::rows(schema, PROBE_ROWS);
     }
-    let rows: Vec<_> = golden.iter().map(|row| &row.features).chain(&others).collect();
+    let rows: Vec<_> = golden.iter().take(TRIED_ROWS).map(|row| &row.features).chain(&others).collect();
     acceptance::read_rows(rows, reader)
         .map_err(|(row, message)| Fault::Refused(Refusal::GoldenRow { row: row + 1, message }))
-}
-
-/// An output that was stated whole.
-fn stated(
-    output: &Output,
-    schema: &FeatureSchema,
-    golden: Vec<GoldenRow>,
-    reasons: &mut Vec<String>,
-) -> Result<output::Found, Fault> {
-    reasons.push("the output is that of the file".into());
-    let expected = match output.task() {
-        Task::Binary => 2,
-        Task::Multiclass { classes } => classes,
-        Task::Regression => 0,
-    };
-    let labels = match &schema.labels {
-        Some(labels) => labels.clone(),
-        None if expected == 2 => FeatureSchema::default_labels(),
-        None => (0..expected).map(|class| class.to_string()).collect(),
-    };
-    if labels.len() != expected {
-        return Err(Fault::Labels(format!(
-            "the schema has {} label(s), but the stated output answers {expected}",
-            labels.len()
-        )));
-    }
-    Ok(output::Found { output: output.clone(), labels, golden })
 }
 
 /// What is missed without golden rows, and how to write them.
@@ -404,13 +401,53 @@ fn operators(model: &ModelProto) -> Vec<(String, usize)> {
     counts
 }
 
+/// The classes by their names.
+#[derive(Clone, Copy)]
+struct Named<'n> {
+    labels: &'n [String],
+    /// As the graph names them, in the order of its columns.
+    classes: Option<&'n [String]>,
+}
+
+impl Named<'_> {
+    /// Whether a cell of the target column says the positive class of two, where it says either.
+    fn is_positive(&self, cell: &str, schema: &FeatureSchema, output: &Output) -> Option<bool> {
+        if let Some(stated) = schema.stated_positive() {
+            return Some(output::is_value(cell, stated));
+        }
+        let positive = if output.columns() == 1 { 1 } else { output.positive() };
+        let is = |place: usize, usual: bool| {
+            let class =
+                self.classes.and_then(|classes| classes.get(if usual { positive } else { 1 - positive }));
+            self.labels.get(place).is_some_and(|label| label == cell)
+                || class.is_some_and(|class| output::is_value(cell, &class.as_str().into()))
+        };
+        match (is(1, true), is(0, false)) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            // Neither name is there: no and yes as everyone writes them.
+            _ if output::is_value(cell, &true.into()) => Some(true),
+            _ if output::is_value(cell, &false.into()) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The column of the class that a cell of the target column says.
+    fn column(&self, cell: &str) -> Option<usize> {
+        let of_graph =
+            || self.classes?.iter().position(|class| output::is_value(cell, &class.as_str().into()));
+        let of_labels = || self.labels.iter().position(|label| label == cell);
+        of_graph().or_else(of_labels)
+    }
+}
+
 /// Metrics on the reference; none where it has no target, or none that can be read.
 fn measure(
     rows: &ReferenceRows<'_>,
     scores: &[f64],
     schema: &FeatureSchema,
     output: &Output,
-    labels: &[String],
+    named: Named<'_>,
     warnings: &mut Vec<String>,
 ) -> Option<Metrics> {
     let outcomes = rows.outcomes.as_ref()?;
@@ -419,48 +456,41 @@ fn measure(
         .iter()
         .zip(scores.chunks_exact(width))
         .filter_map(|(outcome, line)| Some((outcome.as_deref()?, line)));
-    let measured = match output.task() {
+    let (measured, used) = match output.task() {
         Task::Binary => {
-            let positive = schema.positive.as_str().map_or_else(|| schema.positive.to_string(), Into::into);
-            let is_positive =
-                |text: &str| same_value(text, &positive) || labels.get(1).is_some_and(|label| label == text);
-            let (probabilities, outcomes): (Vec<f64>, Vec<bool>) =
-                known.map(|(outcome, line)| (line[0], is_positive(outcome))).unzip();
+            let (probabilities, outcomes): (Vec<f64>, Vec<bool>) = known
+                .filter_map(|(outcome, line)| Some((line[0], named.is_positive(outcome, schema, output)?)))
+                .unzip();
             // Intervals of many rows are narrow: they need fewer resamples, each of which costs more.
             let resamples = (RESAMPLED_ROWS / probabilities.len().max(1)).clamp(20, metrics::RESAMPLES);
             let bootstrap = Bootstrap { resamples, seed: 42 };
-            metrics::evaluate(&probabilities, &outcomes, schema.threshold, bootstrap)
-                .map(|found| Metrics::Binary(Box::new(found)))
-                .map_err(|error| error.to_string())
+            let measured = metrics::evaluate(&probabilities, &outcomes, schema.threshold, bootstrap);
+            (measured.map(|found| Metrics::Binary(Box::new(found))), probabilities.len())
         }
         Task::Multiclass { .. } => {
-            let place = |text: &str| {
-                labels
-                    .iter()
-                    .position(|label| label == text)
-                    .or_else(|| text.parse().ok().filter(|at| *at < width))
-            };
             let known: Vec<(usize, &[f64])> =
-                known.filter_map(|(outcome, line)| Some((place(outcome)?, line))).collect();
-            metrics::evaluate_classes(&known).map(Metrics::Multiclass).map_err(|error| error.to_string())
+                known.filter_map(|(outcome, line)| Some((named.column(outcome)?, line))).collect();
+            (metrics::evaluate_classes(&known).map(Metrics::Multiclass), known.len())
         }
         Task::Regression => {
+            let number = |cell: &str| cell.parse::<f64>().ok().filter(|number| number.is_finite());
             let known: Vec<(f64, f64)> =
-                known.filter_map(|(outcome, line)| Some((outcome.parse().ok()?, line[0]))).collect();
-            metrics::evaluate_values(&known).map(Metrics::Regression).map_err(|error| error.to_string())
+                known.filter_map(|(outcome, line)| Some((number(outcome)?, line[0]))).collect();
+            (metrics::evaluate_values(&known).map(Metrics::Regression), known.len())
         }
     };
+    if used > 0 && used < outcomes.len() {
+        warnings.push(format!(
+            "{} of {} reference rows are in no metric: their target is empty or no class of the model",
+            outcomes.len() - used,
+            outcomes.len()
+        ));
+    }
     measured
         .map_err(|error| {
-            warnings.push(format!("no metrics: the reference's target column cannot be used: {error}"))
+            warnings.push(format!("no metrics: the reference's target column cannot be used: {error}"));
         })
         .ok()
-}
-
-/// Whether a CSV cell holds a value, numbers compared as numbers.
-fn same_value(cell: &str, value: &str) -> bool {
-    let same_number = || Some(cell.parse::<f64>().ok()? == value.parse::<f64>().ok()?);
-    cell == value || same_number().unwrap_or(false) || cell.eq_ignore_ascii_case(value)
 }
 
 /// Distributions and background of the reference.

@@ -7,7 +7,7 @@ use scoregate_schemas::onnx::{GraphProto, NodeProto, TensorProto};
 use serde_json::Value;
 
 use super::{Fault, Overrides, TaskName};
-use crate::acceptance::{Tolerance, compare_golden};
+use crate::acceptance::{Refusal, Tolerance, compare_golden};
 use crate::inspect::zipmap_keys;
 use crate::package::{Expected, GoldenRow};
 use crate::runtime::{Observed, ObservedValue, ROUNDING, apply_link};
@@ -15,14 +15,17 @@ use crate::runtime::{Observed, ObservedValue, ROUNDING, apply_link};
 /// How far the probabilities of a row's classes may be from 1 together.
 const SUM_TOLERANCE: f64 = 1e-3;
 
+/// The longest name of a class.
+const MAX_LABEL_BYTES: usize = 128;
+
 /// What was found out about a graph's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Found {
     pub(super) output: Output,
     /// `[negative, positive]`, one per class, or none.
     pub(super) labels: Vec<String>,
-    /// The golden rows, with one number for P(positive) where they had one per class.
-    pub(super) golden: Vec<GoldenRow>,
+    /// The classes as the graph names them, in the order of the columns.
+    pub(super) classes: Option<Vec<String>>,
 }
 
 /// One or several outputs that together give one line of numbers per row.
@@ -31,6 +34,8 @@ struct Candidate {
     /// The keys, where they are maps.
     keys: Option<ClassKeys>,
     columns: usize,
+    /// For several outputs the place of each column's output in the graph.
+    places: Option<Vec<usize>>,
     /// One line of `columns` numbers per row.
     values: Vec<f64>,
 }
@@ -41,18 +46,25 @@ impl Candidate {
     }
 }
 
-/// Finds the answer among what was `observed` on some rows, the golden ones first.
+/// What an inference has to go by.
+pub(super) struct Evidence<'e> {
+    pub(super) graph: &'e GraphProto,
+    /// What every output held on some rows, the golden ones first.
+    pub(super) observed: &'e [Observed],
+    pub(super) schema: &'e FeatureSchema,
+    pub(super) overrides: &'e Overrides,
+    /// The golden rows among those.
+    pub(super) golden: &'e [GoldenRow],
+    /// Whether the rows are anybody's, not made up from the schema.
+    pub(super) is_real: bool,
+}
+
+/// Finds the answer.
 ///
 /// # Errors
 /// [`Fault`] with what was found, and the flag that settles it.
-pub(super) fn infer(
-    graph: &GraphProto,
-    observed: &[Observed],
-    schema: &FeatureSchema,
-    overrides: &Overrides,
-    golden: &[GoldenRow],
-    reasons: &mut Vec<String>,
-) -> Result<Found, Fault> {
+pub(super) fn infer(evidence: &Evidence<'_>, reasons: &mut Vec<String>) -> Result<Found, Fault> {
+    let Evidence { graph, observed, schema, overrides, golden, .. } = *evidence;
     let candidate = choose(graph, observed, schema, &overrides.outputs, reasons)?;
     if let Some(at) = candidate.values.iter().position(|value| !value.is_finite()) {
         return Err(Fault::Answer(format!(
@@ -62,17 +74,37 @@ pub(super) fn infer(
             at / candidate.columns + 1
         )));
     }
-    let has_label =
-        observed.iter().any(|output| matches!(output.value, ObservedValue::Labels { columns: 1 }));
-    let classes = classes(graph, &candidate);
-    let task = task(graph, &candidate, schema, overrides, has_label, classes.is_some(), reasons)?;
+    let label = observed.iter().find(|output| matches!(output.value, ObservedValue::Labels { columns: 1 }));
+    let label = label.map(|output| output.name.as_str());
+    let classes = classes(graph, &candidate, label)?;
+    let task = task(graph, &candidate, schema, overrides, label.is_some() || classes.is_some(), reasons)?;
     if task == Task::Regression {
+        if overrides.positive.is_some() || overrides.link.flatten().is_some() {
+            return Err(Fault::Output(
+                "--positive and --link are for probabilities, and this is a value; say --task binary if it is none".into(),
+            ));
+        }
         let name = candidate.names[0].clone();
-        return Ok(Found { output: Output::Value { name }, labels: Vec::new(), golden: golden.to_vec() });
+        return Ok(Found { output: Output::Value { name }, labels: Vec::new(), classes: None });
     }
-    let (labels, positive) = labels(&candidate, classes.as_ref(), schema, overrides, task, reasons)?;
-    let golden = per_row(golden, task, positive);
-    let link = link(&candidate, task, positive, overrides, &golden, reasons)?;
+    let names = classes.as_ref().map(ClassKeys::names);
+    if let Some(expected) = golden
+        .iter()
+        .map(|row| row.expected.values().len())
+        .find(|found| *found != task.width() && !(task == Task::Binary && *found == 2))
+    {
+        let row = golden.iter().position(|row| row.expected.values().len() == expected).unwrap_or(0) + 1;
+        let (found, expected) = (expected, task.width());
+        return Err(Fault::Refused(Refusal::GoldenWidth { row, found, expected }));
+    }
+    let (positive, link) = match positive(&candidate, names.as_deref(), schema, overrides, task, reasons)? {
+        Positive::Column(at) => (at, link(evidence, &candidate, task, at, reasons)?),
+        Positive::Unclear(why) => {
+            proved_column(evidence, &candidate, task, reasons).ok_or(Fault::Positive(why))?
+        }
+    };
+    let labels =
+        labels(&candidate.called(), classes.as_ref(), schema, task, candidate.columns, positive, reasons)?;
     let columns = candidate.columns;
     let output = match (candidate.keys, link, candidate.names.as_slice()) {
         (Some(keys), link, [name]) => Output::Zipmap { name: name.clone(), keys, positive, link },
@@ -86,7 +118,56 @@ pub(super) fn infer(
             ));
         }
     };
-    Ok(Found { output, labels, golden })
+    Ok(Found { output, labels, classes: names })
+}
+
+/// An output that was stated whole: only what the schema says of its classes is left to check.
+///
+/// # Errors
+/// [`Fault::Labels`] if schema and output do not meet.
+pub(super) fn stated(
+    output: &Output,
+    evidence: &Evidence<'_>,
+    reasons: &mut Vec<String>,
+) -> Result<Found, Fault> {
+    let task = output.task();
+    reasons.push("the output is that of the file".into());
+    if output.columns() == 0 || output.positive() >= output.columns() {
+        return Err(Fault::Output(format!(
+            "the stated output has {} column(s), and column {} is to be the positive class's",
+            output.columns(),
+            output.positive()
+        )));
+    }
+    if task == Task::Regression {
+        return Ok(Found { output: output.clone(), labels: Vec::new(), classes: None });
+    }
+    let label =
+        evidence.observed.iter().find(|found| matches!(found.value, ObservedValue::Labels { columns: 1 }));
+    let candidate = Candidate {
+        names: output.names().into_iter().map(Into::into).collect(),
+        keys: if let Output::Zipmap { keys, .. } = output { Some(keys.clone()) } else { None },
+        columns: output.columns(),
+        places: match output {
+            Output::Columns { names, .. } => Some(places(evidence.observed, names)),
+            _ => None,
+        },
+        values: Vec::new(),
+    };
+    let classes = classes(evidence.graph, &candidate, label.map(|output| output.name.as_str()))?;
+    let (called, columns, positive) = (candidate.called(), output.columns(), output.positive());
+    let labels = labels(&called, classes.as_ref(), evidence.schema, task, columns, positive, reasons)?;
+    Ok(Found { output: output.clone(), labels, classes: classes.as_ref().map(ClassKeys::names) })
+}
+
+/// The place of each of `names` among the outputs that hold one number per row.
+fn places(observed: &[Observed], names: &[String]) -> Vec<usize> {
+    let columns: Vec<&str> = observed
+        .iter()
+        .filter(|output| matches!(output.value, ObservedValue::Numbers { columns: 1, .. }))
+        .map(|output| output.name.as_str())
+        .collect();
+    names.iter().filter_map(|name| columns.iter().position(|column| column == name)).collect()
 }
 
 /// The outputs that hold the answer.
@@ -116,6 +197,7 @@ fn choose(
     if let Some(output) = maps.first() {
         let ObservedValue::Maps { keys, values } = &output.value else { unreachable!("filtered for maps") };
         let ordered = zipmap_order(graph, &output.name, keys);
+        check_names(&ordered)?;
         reasons.push(format!(
             "output \"{}\" is a sequence of maps (ZipMap) with the classes {}",
             output.name,
@@ -123,7 +205,8 @@ fn choose(
         ));
         let values = reorder(values, keys, &ordered);
         let columns = ordered.len();
-        return Ok(Candidate { names: vec![output.name.clone()], keys: Some(ordered), columns, values });
+        let names = vec![output.name.clone()];
+        return Ok(Candidate { names, keys: Some(ordered), columns, places: None, values });
     }
     let numbers: Vec<(&Observed, usize, &Vec<f64>)> = open
         .iter()
@@ -136,6 +219,7 @@ fn choose(
         names: vec![output.name.clone()],
         keys: None,
         columns: *columns,
+        places: None,
         values: (*values).clone(),
     };
     match numbers.as_slice() {
@@ -163,16 +247,16 @@ fn choose(
                 observed.iter().any(|output| matches!(output.value, ObservedValue::Labels { columns: 1 }));
             let columns = several.iter().all(|(_, columns, _)| *columns == 1);
             if columns && (several.len() == named.len() || has_label || several.len() == labels) {
+                let mut several: Vec<&(&Observed, usize, &Vec<f64>)> = several.iter().collect();
+                // Flags may say another order than the graph's.
+                several.sort_by_key(|(output, ..)| named.iter().position(|name| *name == output.name));
                 let rows = several[0].2.len();
                 let values = (0..rows).flat_map(|row| several.iter().map(move |(_, _, values)| values[row]));
-                let names: Vec<String> = if named.is_empty() {
-                    several.iter().map(|(output, ..)| output.name.clone()).collect()
-                } else {
-                    named.to_vec()
-                };
                 let values: Vec<f64> = values.collect();
-                reasons.push(format!("{} outputs of one column each: one per class", several.len()));
-                return Ok(Candidate { columns: names.len(), names, keys: None, values });
+                let names: Vec<String> = several.iter().map(|(output, ..)| output.name.clone()).collect();
+                reasons.push(format!("{} outputs of one column each: one per class", names.len()));
+                let places = Some(places(observed, &names));
+                return Ok(Candidate { columns: names.len(), names, keys: None, places, values });
             }
             let mut called =
                 several.iter().filter(|(output, ..)| output.name.to_lowercase().contains("prob"));
@@ -220,32 +304,101 @@ fn reorder(values: &[f64], from: &ClassKeys, to: &ClassKeys) -> Vec<f64> {
 }
 
 /// The classes in the order of the columns, where the graph names them.
-fn classes(graph: &GraphProto, candidate: &Candidate) -> Option<ClassKeys> {
-    if let Some(keys) = &candidate.keys {
-        return Some(keys.clone());
-    }
+fn classes(
+    graph: &GraphProto,
+    candidate: &Candidate,
+    label: Option<&str>,
+) -> Result<Option<ClassKeys>, Fault> {
     let wanted = if candidate.columns == 1 { 2 } else { candidate.columns };
-    let of_nodes = graph.node.iter().rev().filter_map(|node| {
-        node.attribute.iter().find_map(|attribute| match attribute.name() {
-            "classlabels_int64s" | "classlabels_ints" if attribute.ints.len() == wanted => {
-                Some(ClassKeys::Integers(attribute.ints.clone()))
-            }
-            "classlabels_strings" if attribute.strings.len() == wanted => {
-                let names = attribute.strings.iter().map(|name| String::from_utf8(name.clone()).ok());
-                names.collect::<Option<Vec<_>>>().map(ClassKeys::Strings)
-            }
+    let found = match (&candidate.keys, label) {
+        (Some(keys), _) => Some(keys.clone()),
+        // What makes the label knows what it means; estimators within others have classes of their own.
+        (None, Some(label)) => label_classes(graph, label, 0),
+        (None, None) => match own_classes(graph).as_slice() {
+            [only] => Some(only.clone()),
             _ => None,
-        })
-    });
-    // Pipelines that put probabilities together themselves keep the classes as a constant that the label is picked from.
-    let picks =
-        graph.node.iter().rev().filter(|node| matches!(node.op_type(), "ArrayFeatureExtractor" | "Gather"));
-    let of_constants = picks.filter_map(|node| {
-        let name = node.input.first()?;
-        let tensor = graph.initializer.iter().find(|tensor| tensor.name() == name)?;
-        constant_classes(tensor).filter(|classes| classes.len() == wanted)
-    });
-    of_nodes.chain(of_constants).next()
+        },
+    };
+    let Some(found) = found.filter(|classes| classes.len() == wanted) else { return Ok(None) };
+    check_names(&found)?;
+    let Some(places) = &candidate.places else { return Ok(Some(found)) };
+    let pick = |at: &usize| *at < found.len();
+    if places.len() != found.len() || !places.iter().all(pick) {
+        return Ok(None);
+    }
+    Ok(Some(match &found {
+        ClassKeys::Integers(keys) => ClassKeys::Integers(places.iter().map(|at| keys[*at]).collect()),
+        ClassKeys::Strings(keys) => ClassKeys::Strings(places.iter().map(|at| keys[*at].clone()).collect()),
+    }))
+}
+
+/// The classes of every classifier node.
+fn own_classes(graph: &GraphProto) -> Vec<ClassKeys> {
+    graph.node.iter().filter_map(node_classes).collect()
+}
+
+fn node_classes(node: &NodeProto) -> Option<ClassKeys> {
+    if node.op_type() == "LabelEncoder" {
+        return None;
+    }
+    node.attribute.iter().find_map(|attribute| match attribute.name() {
+        "classlabels_int64s" | "classlabels_ints" if !attribute.ints.is_empty() => {
+            Some(ClassKeys::Integers(attribute.ints.clone()))
+        }
+        "classlabels_strings" if !attribute.strings.is_empty() => texts(&attribute.strings),
+        _ => None,
+    })
+}
+
+fn texts(bytes: &[Vec<u8>]) -> Option<ClassKeys> {
+    let names = bytes.iter().map(|name| String::from_utf8(name.clone()).ok());
+    names.collect::<Option<Vec<_>>>().map(ClassKeys::Strings)
+}
+
+/// The classes that the value `label` is one of, found by walking back from it: a classifier's own, or the constant that it is
+/// picked from.
+fn label_classes(graph: &GraphProto, label: &str, depth: usize) -> Option<ClassKeys> {
+    let node = graph.node.iter().find(|node| node.output.iter().any(|output| output == label))?;
+    let first = node.input.first()?;
+    if depth > 16 {
+        return None;
+    }
+    match node.op_type() {
+        "Cast" | "Reshape" | "Identity" | "Squeeze" | "Unsqueeze" | "Flatten" => {
+            label_classes(graph, first, depth + 1)
+        }
+        "ArrayFeatureExtractor" | "Gather" => {
+            let tensor = graph.initializer.iter().find(|tensor| tensor.name() == first)?;
+            constant_classes(tensor)
+        }
+        "LabelEncoder" => {
+            let ints = |name: &str| {
+                let found = node.attribute.iter().find(|attribute| attribute.name() == name);
+                found.map(|attribute| attribute.ints.clone())
+            };
+            let (keys, values) =
+                (ints("keys_int64s")?, node.attribute.iter().find(|a| a.name() == "values_strings")?);
+            let ClassKeys::Integers(inner) = label_classes(graph, first, depth + 1)? else { return None };
+            let named = inner.iter().map(|class| {
+                let at = keys.iter().position(|key| key == class)?;
+                values.strings.get(at).cloned()
+            });
+            texts(&named.collect::<Option<Vec<_>>>()?)
+        }
+        _ => node_classes(node),
+    }
+}
+
+/// Class names become labels of answers and words of reports.
+fn check_names(classes: &ClassKeys) -> Result<(), Fault> {
+    let ClassKeys::Strings(names) = classes else { return Ok(()) };
+    match names.iter().position(|name| name.len() > MAX_LABEL_BYTES || name.chars().any(char::is_control)) {
+        None => Ok(()),
+        Some(at) => Err(Fault::Labels(format!(
+            "class {at} of the graph has a name with control characters or of more than {MAX_LABEL_BYTES} bytes; expected a \
+             short text"
+        ))),
+    }
 }
 
 fn constant_classes(tensor: &TensorProto) -> Option<ClassKeys> {
@@ -261,10 +414,7 @@ fn constant_classes(tensor: &TensorProto) -> Option<ClassKeys> {
             let values = if tensor.int64_data.is_empty() { of_raw() } else { tensor.int64_data.clone() };
             Some(ClassKeys::Integers(values))
         }
-        8 => {
-            let names = tensor.string_data.iter().map(|name| String::from_utf8(name.clone()).ok());
-            names.collect::<Option<Vec<_>>>().map(ClassKeys::Strings)
-        }
+        8 => texts(&tensor.string_data),
         _ => None,
     }
 }
@@ -275,14 +425,18 @@ fn task(
     candidate: &Candidate,
     schema: &FeatureSchema,
     overrides: &Overrides,
-    has_label: bool,
-    has_classes: bool,
+    is_classifier: bool,
     reasons: &mut Vec<String>,
 ) -> Result<Task, Fault> {
     let columns = candidate.columns;
     let by_columns = if columns <= 2 { Task::Binary } else { Task::Multiclass { classes: columns } };
     let labels = schema.labels.as_ref().map(Vec::len);
-    let told = overrides.task.or(match labels {
+    // A link makes probabilities.
+    let linked = overrides.link.flatten().map(|_| match by_columns {
+        Task::Multiclass { .. } => TaskName::Multiclass,
+        Task::Binary | Task::Regression => TaskName::Binary,
+    });
+    let told = overrides.task.or(linked).or(match labels {
         Some(0) => Some(TaskName::Regression),
         Some(2) => Some(TaskName::Binary),
         Some(_) => Some(TaskName::Multiclass),
@@ -300,7 +454,7 @@ fn task(
                 labels.map_or("no".to_string(), |count| count.to_string())
             )));
         }
-        None if has_label || has_classes || columns > 1 => by_columns,
+        None if is_classifier || columns > 1 => by_columns,
         None => match last_operator(graph, &candidate.names[0]) {
             Some(operator) if operator.is_probability => {
                 reasons.push(format!(
@@ -358,56 +512,108 @@ fn last_operator(graph: &GraphProto, output: &str) -> Option<LastOperator> {
     None
 }
 
-/// The labels, in the order of the columns for several classes, and the place of the positive class.
+/// The labels: in the order of the columns for several classes, `[negative, positive]` for two.
 fn labels(
-    candidate: &Candidate,
+    called: &str,
     classes: Option<&ClassKeys>,
     schema: &FeatureSchema,
-    overrides: &Overrides,
     task: Task,
+    columns: usize,
+    positive: usize,
     reasons: &mut Vec<String>,
-) -> Result<(Vec<String>, usize), Fault> {
+) -> Result<Vec<String>, Fault> {
     let names = classes.map(ClassKeys::names);
     let own = schema.labels.as_ref();
-    if let Task::Multiclass { classes: count } = task {
-        let labels = match (own, &names) {
-            (Some(own), _) if own.len() != count => {
-                return Err(Fault::Labels(format!(
-                    "the schema has {} labels, but the output has {count} columns{}",
-                    own.len(),
-                    names
-                        .as_ref()
-                        .map_or(String::new(), |names| format!(" for the classes {}", names.join(", ")))
-                )));
-            }
-            // The same names in another order: the graph's order is that of the columns.
-            (Some(own), Some(names)) if own.iter().all(|label| names.contains(label)) => names.clone(),
-            (Some(own), names) => {
-                let of = names.as_ref().map_or(String::new(), |names| format!(" ({})", names.join(", ")));
-                reasons.push(format!(
-                    "the schema's labels {} stand for the columns{of}, in this order",
-                    own.join(", ")
-                ));
-                own.clone()
-            }
-            (None, Some(names)) => {
-                reasons.push(format!("the graph's own labels: {}", names.join(", ")));
-                names.clone()
-            }
-            (None, None) => (0..count).map(|class| class.to_string()).collect(),
-        };
-        return Ok((labels, 0));
+    let count = if let Task::Multiclass { classes } = task { classes } else { 2 };
+    if let Some(own) = own.filter(|own| own.len() != count) {
+        return Err(Fault::Labels(format!(
+            "the schema has {} labels, but output {called} has {columns} column(s){}",
+            own.len(),
+            names.as_ref().map_or(String::new(), |names| format!(" for the classes {}", names.join(", ")))
+        )));
     }
-    let positive = positive(candidate, names.as_deref(), schema, overrides, reasons)?;
-    let labels = match (own, classes) {
-        (Some(own), _) => own.clone(),
-        (None, Some(ClassKeys::Strings(names))) if names.len() == 2 => {
-            let positive = if candidate.columns == 1 { 1 } else { positive };
+    // In which order the graph's classes are labelled.
+    let ordered = names.as_ref().map(|names| match task {
+        Task::Multiclass { .. } => names.clone(),
+        _ => {
+            let positive = if columns == 1 { 1 } else { positive };
             vec![names[1 - positive].clone(), names[positive].clone()]
         }
-        _ => FeatureSchema::default_labels(),
-    };
-    Ok((labels, positive))
+    });
+    match (own, ordered, classes) {
+        (Some(own), Some(ordered), Some(classes)) => {
+            let known = own.iter().filter(|label| ordered.contains(label)).count();
+            if known == own.len() {
+                if matches!(task, Task::Binary) && *own != ordered {
+                    return Err(Fault::Labels(format!(
+                        "the schema's labels are {}, negative and positive, but the positive class is {}; swap the labels, \
+                         or say another class with \"positive\" or --positive",
+                        own.join(" and "),
+                        ordered[1]
+                    )));
+                }
+                return Ok(ordered);
+            }
+            if known > 0
+                || (matches!(classes, ClassKeys::Strings(_)) && matches!(task, Task::Multiclass { .. }))
+            {
+                return Err(Fault::Labels(format!(
+                    "the schema's labels are {}, but the graph's classes are {}; expected the same names, in any order",
+                    own.join(", "),
+                    ordered.join(", ")
+                )));
+            }
+            let pairs = ordered.iter().zip(own).map(|(class, label)| format!("{class} is \"{label}\""));
+            reasons.push(format!("of the graph's classes {}", pairs.collect::<Vec<_>>().join(", ")));
+            Ok(own.clone())
+        }
+        (Some(own), _, _) => {
+            if matches!(task, Task::Multiclass { .. }) {
+                reasons.push(format!(
+                    "the schema's labels {} stand for the columns, in this order",
+                    own.join(", ")
+                ));
+            }
+            Ok(own.clone())
+        }
+        (None, Some(ordered), Some(ClassKeys::Strings(_))) => {
+            reasons.push(format!("the graph's own labels: {}", ordered.join(", ")));
+            Ok(ordered)
+        }
+        (None, Some(ordered), _) if matches!(task, Task::Multiclass { .. }) => Ok(ordered),
+        (None, _, _) if count == 2 => Ok(FeatureSchema::default_labels()),
+        (None, _, _) => Ok((0..count).map(|class| class.to_string()).collect()),
+    }
+}
+
+/// Whether a class of the graph, or a cell of a CSV, is what a schema's value says.
+pub(super) fn is_value(text: &str, value: &Value) -> bool {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    match value {
+        Value::String(expected) => {
+            text == expected || number(text).is_some_and(|found| Some(found) == number(expected))
+        }
+        Value::Bool(expected) => {
+            let words = if *expected { ["true", "1"] } else { ["false", "0"] };
+            words.contains(&text.to_ascii_lowercase().as_str())
+                || number(text) == Some(f64::from(u8::from(*expected)))
+        }
+        Value::Number(expected) => {
+            let bool_number = match text.to_ascii_lowercase().as_str() {
+                "true" => Some(1.0),
+                "false" => Some(0.0),
+                _ => None,
+            };
+            number(text).or(bool_number) == expected.as_f64()
+        }
+        _ => false,
+    }
+}
+
+enum Positive {
+    Column(usize),
+    /// Nothing says it but, perhaps, golden rows; the message for when there are none.
+    Unclear(String),
 }
 
 /// The column of the positive class.
@@ -416,66 +622,152 @@ fn positive(
     names: Option<&[String]>,
     schema: &FeatureSchema,
     overrides: &Overrides,
+    task: Task,
     reasons: &mut Vec<String>,
-) -> Result<usize, Fault> {
-    if candidate.columns == 1 {
-        return Ok(0);
+) -> Result<Positive, Fault> {
+    if let (Some(class), true) = (&overrides.positive, candidate.columns != 2) {
+        return Err(Fault::Positive(format!(
+            "--positive {class}: output {} has {} column(s), of which none can be chosen",
+            candidate.called(),
+            candidate.columns
+        )));
     }
-    let place = |class: &str| names.and_then(|names| names.iter().position(|name| name == class));
-    let as_text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToString::to_string);
+    if candidate.columns == 1 || task != Task::Binary {
+        return Ok(Positive::Column(0));
+    }
+    let place =
+        |fits: &dyn Fn(&str) -> bool| names.and_then(|names| names.iter().position(|name| fits(name)));
     if let Some(class) = &overrides.positive {
-        let column = || class.parse::<usize>().ok().filter(|at| *at < candidate.columns);
-        return place(class).or_else(column).ok_or_else(|| {
+        let column = || class.parse::<usize>().ok().filter(|at| *at < candidate.columns && names.is_none());
+        return place(&|name| name == class).or_else(column).map(Positive::Column).ok_or_else(|| {
             Fault::Positive(format!(
-                "--positive {class}: the classes are {}",
-                names.map_or("not named; give a column, 0 or 1".into(), |names| names.join(", "))
+                "--positive {class}: {}",
+                names.map_or(
+                    "the graph does not name its classes; give a column, 0 or 1".into(),
+                    |names| format!("the classes are {}", names.join(", "))
+                )
             ))
         });
     }
-    if let Some(at) = place(&as_text(&schema.positive)) {
-        let name = names.map_or("", |names| names[at].as_str());
-        reasons.push(format!(
-            "class {name} is the positive one, as the schema's \"positive\" says: column {at}"
-        ));
-        return Ok(at);
+    if let Some(stated) = schema.stated_positive() {
+        if let Some(at) = place(&|name| is_value(name, stated)) {
+            let name = names.map_or("", |names| names[at].as_str());
+            reasons.push(format!(
+                "class {name} is the positive one, as the schema's \"positive\" says: column {at}"
+            ));
+            return Ok(Positive::Column(at));
+        }
+        return Ok(Positive::Unclear(format!(
+            "the graph's classes are {}, and the schema's \"positive\" ({stated}) is none of them; say which is with --positive, \
+             or add golden rows that prove it",
+            names.map_or("not named".into(), |names| names.join(", "))
+        )));
     }
-    if let Some(at) = schema.labels.as_ref().and_then(|labels| place(labels.get(1)?)) {
-        reasons.push(format!("the schema's second label is the positive one: column {at}"));
-        return Ok(at);
+    if let Some(at) = schema
+        .labels
+        .as_ref()
+        .and_then(|labels| place(&|name| labels.get(1).is_some_and(|label| label == name)))
+    {
+        reasons.push(format!("the schema's second label is the positive class: column {at}"));
+        return Ok(Positive::Column(at));
     }
     match names {
-        Some(names) if names != ["0", "1"] && names != ["False", "True"] => Err(Fault::Positive(format!(
-            "the classes are {}, and the schema's \"positive\" ({}) is none of them; set it, or say --positive CLASS",
-            names.join(", "),
-            as_text(&schema.positive)
-        ))),
-        _ => {
+        None => {
             reasons.push("of two columns the second is the positive class's".into());
-            Ok(1)
+            Ok(Positive::Column(1))
         }
+        Some([negative, positive]) if is_usual(negative, positive) => {
+            reasons.push(format!("class {positive} is the positive one: column 1"));
+            Ok(Positive::Column(1))
+        }
+        Some([positive, negative]) if is_usual(negative, positive) => {
+            reasons.push(format!("class {positive} is the positive one: column 0"));
+            Ok(Positive::Column(0))
+        }
+        Some(names) => Ok(Positive::Unclear(format!(
+            "the graph's classes are {}, and nothing says which is the positive one; set \"positive\" in the schema, or say \
+             --positive CLASS",
+            names.join(", ")
+        ))),
     }
 }
 
-/// Golden rows of two classes may give both probabilities: the positive one is compared.
-fn per_row(golden: &[GoldenRow], task: Task, positive: usize) -> Vec<GoldenRow> {
-    let one = |row: &GoldenRow| match &row.expected {
-        Expected::Classes(values) if task == Task::Binary && values.len() == 2 => {
-            GoldenRow { features: row.features.clone(), expected: Expected::One(values[positive.min(1)]) }
-        }
-        _ => row.clone(),
+/// Whether two classes are no and yes to everyone.
+fn is_usual(negative: &str, positive: &str) -> bool {
+    let pair = (negative.to_ascii_lowercase(), positive.to_ascii_lowercase());
+    [("0", "1"), ("-1", "1"), ("false", "true")].iter().any(|(no, yes)| pair.0 == *no && pair.1 == *yes)
+}
+
+/// The one column whose numbers give the golden rows' probabilities, and through which link.
+fn proved_column(
+    evidence: &Evidence<'_>,
+    candidate: &Candidate,
+    task: Task,
+    reasons: &mut Vec<String>,
+) -> Option<(usize, Option<Link>)> {
+    if evidence.golden.is_empty() {
+        return None;
+    }
+    let proved = |at: usize| {
+        let mut own = Vec::new();
+        let link = link(evidence, candidate, task, at, &mut own).ok()?;
+        reproduces(evidence, candidate, task, at, link).then_some((at, link, own))
     };
-    golden.iter().map(one).collect()
+    let (at, link, own) = match (proved(0), proved(1)) {
+        (Some(found), None) | (None, Some(found)) => found,
+        _ => return None,
+    };
+    reasons
+        .push(format!("column {at} is the positive class's: it alone gives the golden rows' probabilities"));
+    reasons.extend(own);
+    Some((at, link))
+}
+
+/// Golden rows of two classes may give both probabilities: the one of column `positive` is compared.
+pub fn one_number(golden: Vec<GoldenRow>, task: Task, positive: usize) -> Vec<GoldenRow> {
+    let one = |row: GoldenRow| match &row.expected {
+        Expected::Classes(values) if task == Task::Binary && values.len() == 2 => {
+            // A graph of one column has the positive class's, which is the second everywhere.
+            GoldenRow { expected: Expected::One(values[positive]), features: row.features }
+        }
+        _ => row,
+    };
+    golden.into_iter().map(one).collect()
+}
+
+/// Whether the numbers, through `link`, are the golden rows' answers.
+fn reproduces(
+    evidence: &Evidence<'_>,
+    candidate: &Candidate,
+    task: Task,
+    positive: usize,
+    link: Option<Link>,
+) -> bool {
+    let lines: Vec<Vec<f64>> = candidate
+        .values
+        .chunks_exact(candidate.columns)
+        .take(evidence.golden.len())
+        .map(|line| {
+            let mut line = line.to_vec();
+            apply_link(link, &mut line);
+            if task == Task::Binary { vec![line[positive]] } else { line }
+        })
+        .collect();
+    let place = if candidate.columns == 1 { 1 } else { positive };
+    let golden = one_number(evidence.golden.to_vec(), task, place);
+    let tolerance = Tolerance::of(task, evidence.overrides.tolerance);
+    compare_golden(&golden, lines.iter().map(Vec::as_slice), tolerance).is_ok()
 }
 
 /// What turns the numbers into probabilities, if they are none yet.
 fn link(
+    evidence: &Evidence<'_>,
     candidate: &Candidate,
     task: Task,
     positive: usize,
-    overrides: &Overrides,
-    golden: &[GoldenRow],
     reasons: &mut Vec<String>,
 ) -> Result<Option<Link>, Fault> {
+    let Evidence { graph, overrides, golden, is_real, .. } = *evidence;
     let (least, greatest) =
         candidate.values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, greatest), value| {
             (least.min(*value), greatest.max(*value))
@@ -496,22 +788,17 @@ fn link(
         reasons.push(format!("{}, as the flag says", link.map_or("no link", describe)));
         return Ok(link);
     }
-    let reproduces = |link: Option<Link>| {
-        let lines: Vec<Vec<f64>> = candidate
-            .values
-            .chunks_exact(candidate.columns)
-            .take(golden.len())
-            .map(|line| {
-                let mut line = line.to_vec();
-                apply_link(link, &mut line);
-                if task == Task::Binary { vec![line[positive]] } else { line }
-            })
-            .collect();
-        let tolerance = Tolerance::of(task, overrides.tolerance);
-        compare_golden(golden, lines.iter().map(Vec::as_slice), tolerance).is_ok()
-    };
+    let reproduces = |link: Option<Link>| reproduces(evidence, candidate, task, positive, link);
     let plausible = within && sums;
     if golden.is_empty() {
+        let ends_in_one =
+            || last_operator(graph, &candidate.names[0]).is_some_and(|operator| operator.is_probability);
+        if plausible && candidate.columns == 1 && !is_real && !ends_in_one() {
+            return Err(Fault::Link(format!(
+                "output {called} lies in [0, 1] on rows made up from the schema, which proves nothing, and does not end in a \
+                 sigmoid; add --reference or --golden, or say --link none"
+            )));
+        }
         if plausible {
             reasons.push(format!(
                 "its values lie in [0, 1] on every row that was tried{}: probabilities",
@@ -535,14 +822,22 @@ fn link(
     }
     let links = [Link::Sigmoid, Link::Softmax];
     let links = links.into_iter().filter(|link| *link == Link::Sigmoid || candidate.columns > 1);
-    for link in links {
-        if reproduces(Some(link)) {
+    match links.filter(|link| reproduces(Some(*link))).collect::<Vec<_>>().as_slice() {
+        [] => {}
+        [link] => {
             reasons.push(format!(
                 "its values (from {least} to {greatest}) are scores: {} of them gives the golden rows' probabilities ({} rows)",
-                describe(link),
+                describe(*link),
                 golden.len()
             ));
-            return Ok(Some(link));
+            return Ok(Some(*link));
+        }
+        _ => {
+            return Err(Fault::Link(format!(
+                "output {called} holds scores, and the golden rows ({}) do not tell sigmoid from softmax; add more of them, or \
+                 say --link",
+                golden.len()
+            )));
         }
     }
     if plausible {

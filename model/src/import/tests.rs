@@ -31,15 +31,13 @@ fn numbers() -> FeatureSchema {
 }
 
 fn input(name: &str, element: Element, width: usize) -> GraphInput {
-    GraphInput { name: name.into(), element: Some(element), width: (width > 0).then_some(width) }
+    GraphInput { name: name.into(), element: Some(element), width: (width > 0).then_some(width), rows: None }
 }
 
 /// The features by input, or the fault's code and message.
-fn bind(
-    schema: &FeatureSchema,
-    inputs: &[GraphInput],
-    flags: &[(&str, &str)],
-) -> Result<Vec<(String, Vec<String>)>, (&'static str, String)> {
+type Bound = Result<Vec<(String, Vec<String>)>, (&'static str, String)>;
+
+fn bind(schema: &FeatureSchema, inputs: &[GraphInput], flags: &[(&str, &str)]) -> Bound {
     let flags: Vec<(String, Vec<String>)> = flags
         .iter()
         .map(|(name, features)| ((*name).into(), features.split(',').map(Into::into).collect()))
@@ -51,7 +49,7 @@ fn bind(
     Ok(bound.inputs().iter().map(|input| (input.input.into(), input.features.to_vec())).collect())
 }
 
-fn bound(pairs: &[(&str, &str)]) -> Result<Vec<(String, Vec<String>)>, (&'static str, String)> {
+fn bound(pairs: &[(&str, &str)]) -> Bound {
     Ok(pairs
         .iter()
         .map(|(name, features)| ((*name).into(), features.split(',').map(Into::into).collect()))
@@ -113,7 +111,7 @@ fn flags_say_it_in_place_of_names() {
 fn what_is_unclear_is_refused_with_what_settles_it() {
     use Element::{Float32, String};
     let x = |width| input("X", Float32, width);
-    let other = GraphInput { name: "image".into(), element: None, width: Some(1) };
+    let other = GraphInput { name: "image".into(), element: None, width: Some(1), rows: None };
     let cases: [(&FeatureSchema, Vec<GraphInput>, &[(&str, &str)], &str, &str); 13] = [
         (&numbers(), vec![], &[], "bindings_unclear", "no inputs"),
         (&numbers(), vec![other], &[], "bindings_unclear", "\"image\" is no tensor of"),
@@ -175,7 +173,8 @@ fn graph(operator: &str, classes: &[&str]) -> GraphProto {
     };
     let node = NodeProto {
         op_type: Some(operator.into()),
-        output: vec!["y".into()],
+        input: vec!["x".into()],
+        output: vec!["label".into(), "y".into()],
         attribute: vec![classes],
         ..NodeProto::default()
     };
@@ -188,15 +187,20 @@ fn golden(expected: &[Expected]) -> Vec<GoldenRow> {
     expected.iter().map(row).collect()
 }
 
+/// What is answered and how it is labelled, or the fault's code and message.
+type Answer = Result<(Output, Vec<String>), (&'static str, String)>;
+
 fn answer(
     graph: &GraphProto,
     observed: &[Observed],
     extension: Value,
     overrides: Overrides,
     golden: &[GoldenRow],
-) -> Result<(Output, Vec<String>), (&'static str, String)> {
-    let overrides = Overrides { tolerance: 1e-5, ..overrides };
-    let found = output::infer(graph, observed, &schema(extension), &overrides, golden, &mut Vec::new());
+) -> Answer {
+    let (schema, overrides) = (schema(extension), Overrides { tolerance: 1e-5, ..overrides });
+    let evidence =
+        output::Evidence { graph, observed, schema: &schema, overrides: &overrides, golden, is_real: true };
+    let found = output::infer(&evidence, &mut Vec::new());
     found.map(|found| (found.output, found.labels)).map_err(|fault| (fault.code(), fault.to_string()))
 }
 
@@ -328,4 +332,151 @@ fn an_answer_that_is_unclear_or_unusable_is_refused() {
         let (found, message) = answer(graph, &observed, extension, overrides, &[]).unwrap_err();
         assert!(found == code && message.contains(says), "expected {code} … {says}, found {found} {message}");
     }
+}
+
+/// The label and `y` of a voting classifier: inner estimators with classes of their own, the label picked from a constant.
+fn voting(classes: &[&str]) -> GraphProto {
+    let mut inner = graph("LinearClassifier", &["zero", "one"]);
+    inner.node[0].output = vec!["inner_label".into(), "inner".into()];
+    let pick = NodeProto {
+        op_type: Some("ArrayFeatureExtractor".into()),
+        input: vec!["classes".into(), "best".into()],
+        output: vec!["picked".into()],
+        ..NodeProto::default()
+    };
+    let cast = NodeProto {
+        op_type: Some("Reshape".into()),
+        input: vec!["picked".into(), "shape".into()],
+        output: vec!["label".into()],
+        ..NodeProto::default()
+    };
+    inner.node.extend([pick, cast]);
+    inner.initializer.push(scoregate_schemas::onnx::TensorProto {
+        name: Some("classes".into()),
+        data_type: Some(8),
+        string_data: classes.iter().map(|class| class.as_bytes().to_vec()).collect(),
+        ..Default::default()
+    });
+    inner
+}
+
+/// A classifier of `classes` that answers integers.
+fn integers(classes: &[i64]) -> GraphProto {
+    let mut graph = graph("TreeEnsembleClassifier", &[]);
+    graph.node[0].attribute = vec![AttributeProto {
+        name: Some("classlabels_int64s".into()),
+        ints: classes.to_vec(),
+        ..AttributeProto::default()
+    }];
+    graph
+}
+
+const TWO: [f64; 4] = [0.25, 0.75, 0.9, 0.1];
+
+#[test]
+fn the_positive_class_is_known_or_proved_and_never_assumed() {
+    let observed = [label(), tensor("y", 2, &TWO)];
+    let default = Overrides::default;
+    let column = |graph: &GraphProto, extension: Value, golden: &[GoldenRow]| {
+        answer(graph, &observed, extension, default(), golden)
+            .map(|(output, labels)| (output.positive(), labels))
+    };
+    let unclear = |graph: &GraphProto, extension: Value| {
+        assert_eq!(column(graph, extension, &[]).map_err(|(code, _)| code), Err("positive_unclear"));
+    };
+    // What makes the label counts, not what the estimators within call their classes.
+    let churn = json!({"positive": "churn"});
+    assert_eq!(column(&voting(&["churn", "stay"]), churn.clone(), &[]), Ok((0, text(&["stay", "churn"]))));
+    // The graph's 0 and 1 may stand for anything: "churn" is none of them.
+    let labelled = json!({"positive": "churn", "labels": ["stay", "churn"]});
+    unclear(&integers(&[0, 1]), labelled.clone());
+    let one = |values: &[f64]| golden(&values.iter().map(|value| Expected::One(*value)).collect::<Vec<_>>());
+    assert_eq!(column(&integers(&[0, 1]), labelled.clone(), &one(&[0.25, 0.9])).unwrap().0, 0);
+    assert_eq!(column(&integers(&[0, 1]), labelled, &one(&[0.75, 0.1])).unwrap().0, 1);
+    for (classes, positive, at) in [
+        ([0, 1], json!(false), 0),
+        ([0, 1], json!(true), 1),
+        ([0, 1], json!(0.0), 0),
+        ([1, 2], json!(1), 0),
+        ([1, 2], json!("2"), 1),
+        ([1, 0], json!(1), 0),
+    ] {
+        assert_eq!(
+            column(&integers(&classes), json!({"positive": positive}), &[]).unwrap().0,
+            at,
+            "{classes:?}"
+        );
+    }
+    // Unstated: 0 and 1 are no and yes; 1 and 2 are not.
+    assert_eq!(column(&integers(&[1, 0]), json!({}), &[]).unwrap().0, 0);
+    assert_eq!(column(&integers(&[-1, 1]), json!({}), &[]).unwrap().0, 1);
+    let truth = graph("TreeEnsembleClassifier", &["False", "True"]);
+    assert_eq!(column(&truth, json!({"positive": true, "labels": ["no", "yes"]}), &[]).unwrap().0, 1);
+    unclear(&integers(&[1, 2]), json!({}));
+    unclear(&integers(&[1, 2]), json!({"labels": ["bad", "good"]}));
+}
+
+#[test]
+fn labels_are_the_graphs_classes_or_stand_for_them_all() {
+    let observed = |columns: usize| [label(), tensor("y", columns, &vec![1.0 / columns as f64; columns])];
+    let labels = |graph: &GraphProto, columns: usize, extension: Value| {
+        let found = answer(graph, &observed(columns), extension, Overrides::default(), &[]);
+        found.map(|(_, labels)| labels).map_err(|(code, _)| code)
+    };
+    let churn = graph("TreeEnsembleClassifier", &["churn", "stay"]);
+    let positive = |labels: [&str; 2]| json!({"positive": "churn", "labels": labels});
+    assert_eq!(labels(&churn, 2, positive(["stay", "churn"])), Ok(text(&["stay", "churn"])));
+    // Swapped, the right number would get the wrong name, and no golden row would tell.
+    assert_eq!(labels(&churn, 2, positive(["churn", "stay"])), Err("labels_mismatch"));
+    assert_eq!(labels(&churn, 2, positive(["no", "churn"])), Err("labels_mismatch"));
+    assert_eq!(labels(&churn, 2, positive(["no", "yes"])), Ok(text(&["no", "yes"])));
+    let iris = graph("TreeEnsembleClassifier", &["setosa", "versicolor", "virginica"]);
+    for (own, expected) in [
+        (json!(["virginica", "setosa", "versicolor"]), Ok(text(&["setosa", "versicolor", "virginica"]))),
+        (json!(["virginica", "versicolour", "setosa"]), Err("labels_mismatch")),
+        (json!(["a", "b", "c"]), Err("labels_mismatch")),
+    ] {
+        assert_eq!(labels(&iris, 3, json!({"labels": own})), expected, "{own}");
+    }
+    let low_mid_high = text(&["low", "mid", "high"]);
+    assert_eq!(labels(&integers(&[1, 2, 3]), 3, json!({"labels": ["low", "mid", "high"]})), Ok(low_mid_high));
+    // A name that would forge a line of the report, or of an answer.
+    let forged = graph("TreeEnsembleClassifier", &["a", "b", "yes\ngolden    900 rows"]);
+    assert_eq!(labels(&forged, 3, json!({})), Err("labels_mismatch"));
+}
+
+#[test]
+fn flags_that_cannot_be_followed_are_refused() {
+    let none = graph("Gemm", &[]);
+    let value = [tensor("y", 1, &[3.0, -1.0])];
+    let ask = |observed: &[Observed], overrides: Overrides| {
+        answer(&none, observed, json!({}), overrides, &[]).map(|(output, _)| output).map_err(|(code, _)| code)
+    };
+    let default = Overrides::default;
+    let link = Overrides { link: Some(Some(Link::Sigmoid)), ..default() };
+    let margin = Output::Margin { name: "y".into(), classes: 1, positive: 0, link: Link::Sigmoid };
+    assert_eq!(ask(&value, link), Ok(margin), "a link makes a probability of what would be a value");
+    let positive = |class: &str| Overrides { positive: Some(class.into()), ..default() };
+    assert_eq!(ask(&value, positive("1")), Err("output_unclear"));
+    let probability = Overrides { task: Some(TaskName::Binary), ..positive("nonsense") };
+    assert_eq!(ask(&[tensor("y", 1, &[0.5])], probability), Err("positive_unclear"));
+    // One output per class, in the flag's order.
+    let each = [label(), tensor("p_no", 1, &[0.25, 0.9]), tensor("p_yes", 1, &[0.75, 0.1])];
+    let order = Overrides { outputs: vec!["p_yes".into(), "p_no".into()], ..default() };
+    let yes = graph("TreeEnsembleClassifier", &["no", "yes"]);
+    let found = answer(&yes, &each, json!({"positive": "yes"}), order, &[]);
+    let columns = Output::Columns { names: text(&["p_yes", "p_no"]), positive: 0 };
+    assert_eq!(found, Ok((columns, text(&["no", "yes"]))));
+}
+
+#[test]
+fn golden_rows_that_fit_several_links_prove_none() {
+    let none = graph("Gemm", &[]);
+    let observed = [label(), tensor("y", 2, &[0.0, 0.0, -2.0, 2.0])];
+    let half = golden(&[Expected::One(0.5)]);
+    let (code, message) = answer(&none, &observed, json!({}), Overrides::default(), &half).unwrap_err();
+    assert!(code == "link_unproved" && message.contains("do not tell sigmoid from softmax"), "{message}");
+    let three = golden(&[Expected::Classes(vec![0.2, 0.3, 0.5])]);
+    let (code, message) = answer(&none, &observed, json!({}), Overrides::default(), &three).unwrap_err();
+    assert!(code == "invalid_golden" && message.contains("expects 3 number(s)"), "{message}");
 }

@@ -64,7 +64,14 @@ impl Fill {
                 _ if integers && field.missing == Missing::Pass => {
                     Err(format!("takes integers, which cannot hold the missing values of \"{name}\""))
                 }
-                _ => Ok(Self::Number),
+                _ => {
+                    if let Missing::Impute(value) = &field.missing
+                        && !value.as_f64().is_none_or(|number| is_held(element, number))
+                    {
+                        return Err(format!("cannot hold the number that \"impute\" of \"{name}\" gives"));
+                    }
+                    Ok(Self::Number)
+                }
             };
         };
         let values = values.as_deref().unwrap_or_default();
@@ -97,6 +104,11 @@ impl Fill {
                 if integers && listed.iter().any(|number| number.fract() != 0.0) {
                     return Err(format!("takes integers, but \"encode\" of \"{name}\" has fractions"));
                 }
+                if let Some((category, number)) = map.iter().find(|(_, number)| !is_held(element, *number)) {
+                    return Err(format!(
+                        "cannot hold the number {number} that \"encode\" of \"{name}\" gives \"{category}\""
+                    ));
+                }
                 Ok(Self::Mapped { listed, missing })
             }
         }
@@ -125,6 +137,20 @@ impl Fill {
             // A code that is looked up is an integer of its own, see `integer`.
             (_, Column::Category(_)) => line[0] = f64::NAN,
         }
+    }
+}
+
+/// Whether an input of `element` holds a number that the schema states: whole ones exactly, fractions as nearly as can be.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is looked for")]
+fn is_held(element: Element, number: f64) -> bool {
+    match element {
+        Element::Float32 => {
+            (number as f32).is_finite() && (number.fract() != 0.0 || f64::from(number as f32) == number)
+        }
+        Element::Float64 | Element::String => number.is_finite(),
+        Element::Int64 => number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0,
+        Element::Int32 => number.fract() == 0.0 && (-2_147_483_648.0..2_147_483_648.0).contains(&number),
+        Element::Bool => number == 0.0 || number == 1.0,
     }
 }
 

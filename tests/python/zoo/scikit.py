@@ -13,15 +13,21 @@ from skl2onnx.common.data_types import (
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
 )
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 SKLEARN = {"library": "scikit-learn", "converter": "skl2onnx"}
 RAW_SCORES = "raw_scores: `probabilities` holds the decision function, [-s, s] per row"
@@ -145,6 +151,35 @@ def unknown(sets):
     """Categories that training never met, which the encoder ignores."""
     data = sets["subscribers"].with_strangers()
     yield logistic_columns("skl_unknown", data, {"zipmap": False}, tensor("probabilities", 1))
+
+
+def ensembles(sets):
+    """Estimators of estimators, which the converter gives classes of their own within: the outer ones count."""
+    data = sets["subscribers"].only(sets["subscribers"].numbers)
+    words = np.where(data.outcome == 1, "left", "stayed")
+    first = data.with_outcome(words, positive="left", labels=["stayed", "left"])
+    x = numbers(first.train)
+    trees = lambda: DecisionTreeClassifier(max_depth=4, random_state=0)
+    logistic = lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    for name, classifier in {
+        "voting": VotingClassifier([("trees", trees()), ("logistic", logistic())], voting="soft", flatten_transform=False),
+        "stacking": StackingClassifier([("trees", trees()), ("logistic", logistic())], LogisticRegression()),
+        "bagging": BaggingClassifier(trees(), n_estimators=5, random_state=0),
+        "one_vs_rest": OneVsRestClassifier(logistic()),
+        "adaboost": AdaBoostClassifier(trees(), n_estimators=5, random_state=0),
+    }.items():
+        classifier.fit(x, words)
+        yield Case(
+            name=f"skl_{name}",
+            data=first,
+            graph=convert(classifier, matrix_type(first), zipmap=False),
+            native=lambda frame, classifier=classifier: classifier.predict_proba(numbers(frame))[:, 0],
+            feed=one_matrix("float_input"),
+            answer=tensor("probabilities", 0),
+            labels=["stayed", "left"],
+            notes="classes are text, the positive one first, and the estimators within have 0 and 1",
+            **SKLEARN,
+        )
 
 
 def imputed(sets):
@@ -295,5 +330,5 @@ def other_tasks(sets):
 
 
 def cases(sets):
-    for group in (columns, unknown, imputed, raw_scores, raw_scores_of_classes, grouped, matrices, other_tasks):
+    for group in (columns, unknown, ensembles, imputed, raw_scores, raw_scores_of_classes, grouped, matrices, other_tasks):
         yield from group(sets)
