@@ -133,7 +133,7 @@ enum ModelsCommand {
         /// The version, as MODEL@VERSION, or as MODEL for the live one.
         version: String,
     },
-    /// Make a version the live one; running gateways follow within two seconds.
+    /// Make a version the live one; a running gateway that accepts it answers with it within two seconds.
     Promote {
         #[command(flatten)]
         repository: RepositoryArgs,
@@ -312,12 +312,22 @@ fn models(command: &ModelsCommand) -> anyhow::Result<()> {
         ModelsCommand::List { repository } => {
             let repository = repository.open()?;
             let mut lines = vec!["MODEL\tVERSION\tLIVE".to_string()];
-            for (model, versions) in repository.list()? {
-                let live = rollout::live(&repository, &model, &versions)?;
-                let line = |version: &String| {
-                    format!("{model}\t{version}\t{}", if *version == live { "live" } else { "" })
+            for model in repository.models()? {
+                let versions = match repository.versions(&model) {
+                    Ok(versions) => versions,
+                    Err(error) => {
+                        lines.push(format!("{model}\t-\tunknown: {:#}", anyhow::Error::from(error)));
+                        continue;
+                    }
                 };
-                lines.extend(versions.iter().map(line));
+                let live = rollout::live(&repository, &model, &versions);
+                let state = |version: &String| match &live {
+                    Ok(live) if live == version => "live".to_string(),
+                    Ok(_) => String::new(),
+                    Err(error) => format!("unknown: {}", error.reason()),
+                };
+                lines
+                    .extend(versions.iter().map(|version| format!("{model}\t{version}\t{}", state(version))));
             }
             print(&lines.join("\n"))
         }
@@ -327,7 +337,9 @@ fn models(command: &ModelsCommand) -> anyhow::Result<()> {
                 format!("found \"{version}\", expected MODEL@VERSION such as churn@2026-05-17_01")
             })?;
             rollout::promote(&repository.open()?, model, name)?;
-            print(&format!("{model} {name} is live: running gateways serve it within 2 seconds"))
+            print(&format!(
+                "{model} {name} is the live version: a running gateway that accepts it answers with it within 2 seconds"
+            ))
         }
     }
 }
@@ -338,7 +350,7 @@ fn show(repository: &Repository, version: &str) -> anyhow::Result<String> {
         Some((model, version)) => (model, Some(version.to_string())),
         None => (version, None),
     };
-    let versions = repository.list()?.remove(model).unwrap_or_default();
+    let versions = repository.versions(model)?;
     if versions.is_empty() {
         bail!("no version of model \"{model}\" is published in {}", repository.root().display());
     }

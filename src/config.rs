@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scoregate_model::package::check_labels;
 use scoregate_model::runtime::ExecutionProvider;
 use scoregate_schemas::manifest::{Manifest, Task};
 
@@ -452,7 +453,11 @@ impl Reader {
                     };
                     (0.0..=1.0).contains(&number).then_some(number)
                 }),
-                labels: reader.take("labels", "a list of different labels", labels),
+                labels: reader.take(
+                    "labels",
+                    "a list of different labels, each of at most 256 bytes without control characters",
+                    labels,
+                ),
                 max_batch_rows: reader.take("max_batch_rows", COUNT, whole),
                 execution_providers: reader.take("execution_providers", "such as \"cuda,cpu\"", |value| {
                     providers(value.as_str()?).ok()
@@ -517,8 +522,7 @@ fn whole(value: &toml::Value) -> Option<usize> {
 fn labels(value: &toml::Value) -> Option<Vec<String>> {
     let labels: Vec<String> =
         value.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect::<Option<_>>()?;
-    let repeated = labels.iter().enumerate().any(|(at, label)| labels[..at].contains(label));
-    (!labels.is_empty() && !repeated).then_some(labels)
+    (!labels.is_empty() && check_labels(&labels).is_ok()).then_some(labels)
 }
 
 /// A hint at the closest of the `known` names.

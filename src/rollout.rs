@@ -1,7 +1,7 @@
 //! Which version answers: the live one, durable in `rollout.json` beside a model's versions.
 
-use scoregate_model::package::{Error as PackageError, MANIFEST, Package, Repository};
-use scoregate_schemas::manifest::{Manifest, Rollout};
+use scoregate_model::package::{Error as PackageError, Package, Repository, read_manifest};
+use scoregate_schemas::manifest::Rollout;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -53,42 +53,81 @@ impl Error {
     }
 }
 
+/// What the choice of the live version has to know of a version.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'c> {
+    /// Its name.
+    pub version: &'c str,
+    /// When it was published, where its manifest says so.
+    pub created_at: Option<&'c str>,
+}
+
 /// The live version of `model`: what its rollout says. Versions that were copied into a repository without one: the one
-/// that was published first.
+/// that is `serving` already, else the one that was published first.
 ///
 /// # Errors
 /// [`Error`] if the rollout cannot be read or names a version that is not published, or nothing tells.
-pub fn live(repository: &Repository, model: &str, versions: &[String]) -> Result<String, Error> {
-    let Some(rollout) = repository.read_rollout(model)? else {
-        return first_published(repository, model, versions);
-    };
-    check_published(model, &rollout.live, versions)?;
-    Ok(rollout.live)
-}
-
-fn first_published(repository: &Repository, model: &str, versions: &[String]) -> Result<String, Error> {
-    let published = |version: &String| {
-        let path = repository.directory(model, version).join(MANIFEST);
-        let manifest: Manifest = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-        OffsetDateTime::parse(&manifest.created_at, &Rfc3339).ok()
-    };
-    // One that cannot be read might be the first, so that no other may take its place.
-    let dated = versions.iter().map(|version| match published(version) {
-        Some(at) => Ok((at, version)),
-        None => {
-            Package::read(&repository.directory(model, version))?;
-            Err(Error::Unknown { model: model.into(), version: version.clone() })
+pub fn choose(
+    repository: &Repository,
+    model: &str,
+    candidates: &[Candidate<'_>],
+    serving: Option<&str>,
+) -> Result<String, Error> {
+    let names = || candidates.iter().map(|candidate| candidate.version);
+    match repository.read_rollout(model)? {
+        Some(rollout) => {
+            check_published(model, &rollout.live, names())?;
+            Ok(rollout.live)
         }
-    });
-    let dated = dated.collect::<Result<Vec<_>, _>>()?;
-    Ok(dated.into_iter().min().map_or_else(String::new, |(_, version)| version.clone()))
+        None => match serving.filter(|serving| names().any(|name| name == *serving)) {
+            // A copy with an earlier time promotes nothing.
+            Some(serving) => Ok(serving.into()),
+            None => first_published(model, candidates),
+        },
+    }
 }
 
-fn check_published(model: &str, version: &str, versions: &[String]) -> Result<(), Error> {
-    if versions.iter().any(|found| found == version) {
+fn first_published(model: &str, candidates: &[Candidate<'_>]) -> Result<String, Error> {
+    // One that cannot be read might be the first, so that no other may take its place.
+    let dated = candidates.iter().map(|candidate| {
+        let at = candidate.created_at.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        let unknown = || Error::Unknown { model: model.into(), version: candidate.version.into() };
+        Ok((at.ok_or_else(unknown)?, candidate.version))
+    });
+    let dated = dated.collect::<Result<Vec<_>, Error>>()?;
+    Ok(dated.into_iter().min().map_or_else(String::new, |(_, version)| version.into()))
+}
+
+fn check_published<'v>(
+    model: &str,
+    version: &str,
+    mut versions: impl Iterator<Item = &'v str> + Clone,
+) -> Result<(), Error> {
+    let all = versions.clone();
+    if versions.any(|found| found == version) {
         return Ok(());
     }
-    Err(Error::NoVersion { model: model.into(), version: version.into(), versions: versions.to_vec() })
+    let versions = all.map(Into::into).collect();
+    Err(Error::NoVersion { model: model.into(), version: version.into(), versions })
+}
+
+/// The live version of `model`, for whoever serves nothing.
+///
+/// # Errors
+/// As [`choose`]; where nothing tells, why the manifest in question cannot be read.
+pub fn live(repository: &Repository, model: &str, versions: &[String]) -> Result<String, Error> {
+    let read = |version: &String| read_manifest(&repository.directory(model, version));
+    let created: Vec<Option<String>> =
+        versions.iter().map(|version| Some(read(version).ok()?.0.created_at)).collect();
+    let candidates: Vec<_> = versions
+        .iter()
+        .zip(&created)
+        .map(|(version, created_at)| Candidate { version, created_at: created_at.as_deref() })
+        .collect();
+    choose(repository, model, &candidates, None).map_err(|error| match &error {
+        Error::Unknown { version, .. } => read(version).err().map_or(error, Error::Package),
+        _ => error,
+    })
 }
 
 /// Makes `version` the live one, in one step; running gateways follow.
@@ -96,8 +135,8 @@ fn check_published(model: &str, version: &str, versions: &[String]) -> Result<()
 /// # Errors
 /// [`Error::NoVersion`] if it is not published, [`Error::Package`] if it is not whole or the rollout cannot be written.
 pub fn promote(repository: &Repository, model: &str, version: &str) -> Result<(), Error> {
-    let versions = repository.list()?.remove(model).unwrap_or_default();
-    check_published(model, version, &versions)?;
+    let versions = repository.versions(model)?;
+    check_published(model, version, versions.iter().map(String::as_str))?;
     Package::read(&repository.directory(model, version))?;
     Ok(repository.write_rollout(model, &Rollout { live: version.into() })?)
 }

@@ -16,7 +16,7 @@ use scoregate_schemas::manifest::{
 use serde_json::Value;
 
 use crate::support::badfile::{self, ROWS};
-use crate::support::{Gateway, Request, Settings, pause, scratch, wait_for};
+use crate::support::{Gateway, Request, Settings, Stop, pause, scratch, wait_for};
 
 /// How long a model may take in the sandbox: enough for every one that ends, on a busy machine too.
 const SANDBOX_TIMEOUT: &str = "10s";
@@ -134,6 +134,7 @@ fn every_bad_file_is_refused_at_import_with_its_reason() {
     assert!(table.len() >= 30, "{} files", table.len());
     let (over, mut wrong) = (AtomicBool::new(false), Vec::new());
     std::thread::scope(|scope| {
+        let stop = Stop(&over);
         let watch = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 assert!(!tripwires.iter().any(Tripwire::is_touched), "a file outside was opened");
@@ -165,7 +166,7 @@ fn every_bad_file_is_refused_at_import_with_its_reason() {
                 ));
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(stop);
         watch.join().unwrap();
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -217,6 +218,7 @@ fn a_running_gateway_serves_on_whatever_appears() {
     let (over, polls) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut wrong = Vec::new();
     std::thread::scope(|scope| {
+        let stop = Stop(&over);
         let poll = scope.spawn(|| {
             let mut client = gateway.connect();
             let mut at = 0;
@@ -255,7 +257,7 @@ fn a_running_gateway_serves_on_whatever_appears() {
             assert!(!poll.is_finished(), "the client gave up");
             assert!(!tripwires.iter().any(Tripwire::is_touched), "a file outside was opened");
         }
-        over.store(true, Ordering::Relaxed);
+        drop(stop);
         poll.join().unwrap();
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -24,7 +24,9 @@ use scoregate_schemas::onnx::{
 };
 use serde_json::Value;
 
-use crate::support::{Gateway, Request, Settings, is_full, pause, python, repository, scratch, wait_for};
+use crate::support::{
+    Gateway, Request, Settings, Stop, is_full, pause, python, repository, scratch, wait_for,
+};
 
 const SEED: u64 = 20_261_122;
 /// Mutants of which the gateway remembers nothing once they are gone are cleared away in batches of this size.
@@ -463,6 +465,7 @@ fn thousands_of_mutants_change_no_answer() {
     let mut resident = Vec::new();
     let (tallies, scored) = std::thread::scope(|scope| {
         let (gateway, over, models) = (&gateway, &over, models.path());
+        let stop = Stop(over);
         let clients: Vec<_> = kinds
             .iter()
             .zip(&origins)
@@ -472,7 +475,7 @@ fn thousands_of_mutants_change_no_answer() {
         let mut note = || resident.push(gateway.resident());
         let first = campaign(gateway, models, &kinds[0], &origins[0], counts[0], &mut note);
         let tallies = [first, second.join().unwrap()];
-        over.store(true, Ordering::Relaxed);
+        drop(stop);
         (tallies, clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>())
     });
     for ((bases, tally), count) in kinds.iter().zip(&tallies).zip(counts) {

@@ -291,6 +291,16 @@ fn a_later_version_waits_to_be_promoted_and_stays_promoted() {
         assert!(code == Some(1) && said.contains(expected), "{wrong}: {said}");
     }
     assert_eq!(served(), "two", "a promotion that is refused changes nothing");
+
+    // A model whose rollout is broken hides no other.
+    let other = models.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::rename(models.path().join("churn/four"), other.join("four")).unwrap();
+    fs::write(models.path().join("churn/rollout.json"), "{").unwrap();
+    let (code, listed, _) = run(&["list"]);
+    assert_eq!(code, Some(0), "{listed}");
+    assert!(listed.contains("churn\ttwo\tunknown: rollout.json is no rollout"), "{listed}");
+    assert!(listed.contains("other\tfour\tlive"), "{listed}");
 }
 
 #[test]

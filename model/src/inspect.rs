@@ -119,16 +119,6 @@ pub fn prepare(bytes: &[u8], output: &Output) -> Result<Served, Error> {
     Ok(Served { graph: model.encode_to_vec(), nodes, lookups, outputs, one_column, maps, changes })
 }
 
-/// The part of a model that leads to `value`, which becomes its one output.
-pub fn up_to(model: &ModelProto, value: &str) -> Vec<u8> {
-    let mut model = model.clone();
-    if let Some(graph) = &mut model.graph {
-        graph.output = vec![ValueInfoProto { name: Some(value.into()), ..ValueInfoProto::default() }];
-        cut(graph);
-    }
-    model.encode_to_vec()
-}
-
 /// Makes the tensor that a ZipMap turns into maps the output itself, if the ZipMap's classes are `keys`, in that order.
 fn cut_zipmap(graph: &mut GraphProto, output: &str, keys: &ClassKeys) -> bool {
     let Some(zipmap) = graph.node.iter().find(|node| node.output.iter().any(|found| found == output)) else {

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use scoregate_schemas::feature_schema::{self, FeatureSchema};
@@ -13,6 +14,8 @@ use scoregate_schemas::manifest::{self, Bindings, Manifest, Rollout, SourceKind,
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+
+use crate::acceptance::lint;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -24,6 +27,15 @@ pub const GOLDEN: &str = "golden.jsonl";
 pub const ROLLOUT: &str = "rollout.json";
 /// The reference's file name.
 pub const REFERENCE: &str = "reference.json";
+
+/// The largest manifest that is read.
+const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// The largest rollout that is read: it names one version.
+const MAX_ROLLOUT_BYTES: usize = 64 << 10;
+/// The largest file of golden rows or reference that is read.
+const MAX_ROWS_BYTES: usize = 256 << 20;
+/// The longest label: every row's answer repeats it.
+const MAX_LABEL_BYTES: usize = 256;
 
 /// What can be wrong with a package or a repository.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +80,16 @@ pub enum Error {
         /// What was found and expected.
         problem: String,
     },
+    /// A file is larger than any of its kind.
+    #[error("{} has {found} bytes and at most {limit} are taken", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        found: u64,
+        /// How many are taken.
+        limit: usize,
+    },
     /// The version exists already.
     #[error(
         "version {version} of model {model} is published already and versions never change; choose another --version"
@@ -108,6 +130,7 @@ impl Error {
             Self::Rollout { .. } => "invalid_rollout",
             Self::Schema(_) => "invalid_schema",
             Self::Altered { .. } => "package_altered",
+            Self::TooLarge { .. } => "too_large",
             Self::Exists { .. } => "version_exists",
             Self::Name { .. } => "invalid_name",
             Self::Golden { .. } => "invalid_golden",
@@ -124,6 +147,9 @@ impl Error {
             }
             Self::Rollout { path, .. } => format!("{} is no rollout", name(path)),
             Self::Altered { path, problem } => format!("{}: {problem}", name(path)),
+            Self::TooLarge { path, found, limit } => {
+                format!("{} has {found} bytes and at most {limit} are taken", name(path))
+            }
             Self::Golden { path, line, message } => format!("{} line {line}: {message}", name(path)),
             Self::Schema(_) | Self::Exists { .. } | Self::Name { .. } => self.to_string(),
         }
@@ -198,10 +224,7 @@ impl Package {
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(MANIFEST);
         refuse_link(directory)?;
-        refuse_link(&path)?;
-        let text = fs::read(&path).map_err(io_error("read", &path))?;
-        let manifest: Manifest =
-            serde_json::from_slice(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
+        let (manifest, manifest_digest) = read_manifest(directory)?;
         let altered = |path: &Path, problem: String| Error::Altered { path: path.into(), problem };
         if manifest.format != manifest::FORMAT {
             let problem = format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT);
@@ -227,8 +250,8 @@ impl Package {
                 ));
             }
             let file = directory.join(name);
-            refuse_link(&file)?;
-            let bytes = fs::read(&file).map_err(io_error("read", &file))?;
+            let limit = if name == MODEL { lint::Limits::default().file_bytes } else { MAX_ROWS_BYTES };
+            let bytes = read_regular(&file, limit)?;
             let found = digest_of(&bytes);
             if &found != digest {
                 return Err(altered(
@@ -250,7 +273,6 @@ impl Package {
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
         check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
-        let manifest_digest = digest_of(&text);
         Ok(Self { directory: directory.into(), manifest, schema, graph, golden, background, manifest_digest })
     }
 
@@ -272,10 +294,7 @@ fn check_contents(manifest: &Manifest, schema: &FeatureSchema, golden: usize) ->
     if labels != expected {
         return Err(format!("found {labels} labels, expected {expected}"));
     }
-    let labels = &manifest.labels;
-    if let Some(twice) = (1..labels.len()).find(|at| labels[..*at].contains(&labels[*at])) {
-        return Err(format!("found the label \"{}\" twice", labels[twice].escape_debug()));
-    }
+    check_labels(&manifest.labels)?;
     if manifest.output.columns() == 0 || manifest.output.positive() >= manifest.output.columns() {
         return Err("its output has no such column as the positive class's".into());
     }
@@ -287,6 +306,23 @@ fn check_contents(manifest: &Manifest, schema: &FeatureSchema, golden: usize) ->
     }
     if golden == 0 && manifest.source.kind == SourceKind::Trainer {
         return Err(format!("it has no {GOLDEN}, which every version of the trainer has"));
+    }
+    Ok(())
+}
+
+/// Whether labels can be told apart and written into every answer.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_labels(labels: &[String]) -> Result<(), String> {
+    if let Some(long) = labels.iter().find(|label| label.len() > MAX_LABEL_BYTES) {
+        return Err(format!("found a label of {} bytes, expected at most {MAX_LABEL_BYTES}", long.len()));
+    }
+    if let Some(odd) = labels.iter().find(|label| label.chars().any(char::is_control)) {
+        return Err(format!("found a control character in the label \"{}\"", odd.escape_debug()));
+    }
+    if let Some(twice) = (1..labels.len()).find(|at| labels[..*at].contains(&labels[*at])) {
+        return Err(format!("found the label \"{}\" twice", labels[twice].escape_debug()));
     }
     Ok(())
 }
@@ -304,6 +340,14 @@ pub fn check_bindings(bindings: &Bindings, schema: &FeatureSchema) -> Result<(),
             }
         }
         Bindings::Matrix { inputs } => {
+            for (at, input) in inputs.iter().enumerate() {
+                if inputs[..at].iter().any(|other| other.input == input.input) {
+                    return Err(format!("its bindings name the input \"{}\" twice", input.input));
+                }
+                if input.features.is_empty() {
+                    return Err(format!("its bindings give the input \"{}\" no feature", input.input));
+                }
+            }
             let bound: Vec<&str> =
                 inputs.iter().flat_map(|input| &input.features).map(String::as_str).collect();
             if let Some(unknown) = bound.iter().find(|name| !features.contains(name)) {
@@ -326,6 +370,47 @@ fn refuse_link(path: &Path) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// Reads the manifest of the package in `directory`, and gives its digest with it.
+///
+/// # Errors
+/// [`Error`] if it cannot be read, is too large, or is no manifest.
+pub fn read_manifest(directory: &Path) -> Result<(Manifest, String), Error> {
+    let path = directory.join(MANIFEST);
+    let text = read_regular(&path, MAX_MANIFEST_BYTES)?;
+    let manifest = serde_json::from_slice(&text).map_err(|source| Error::Manifest { path, source })?;
+    Ok((manifest, digest_of(&text)))
+}
+
+/// Reads a file that somebody else has put there: nothing but a regular file, and no more of it than `limit` bytes. Neither
+/// a pipe nor a device is waited for.
+fn read_regular(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+    let io = |source| Error::Io { action: "read", path: path.into(), source };
+    let irregular = || {
+        let problem = "found no regular file, expected one: neither a directory nor a pipe nor a device";
+        Error::Altered { path: path.into(), problem: problem.into() }
+    };
+    let too_large = |found| Error::TooLarge { path: path.into(), found, limit };
+    refuse_link(path)?;
+    // Opening a device may do something.
+    if !fs::symlink_metadata(path).map_err(io)?.is_file() {
+        return Err(irregular());
+    }
+    // What stands there by now may be another thing.
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(io)?;
+    let found = file.metadata().map_err(io)?;
+    if !found.is_file() {
+        return Err(irregular());
+    }
+    let most = limit as u64;
+    if found.len() > most {
+        return Err(too_large(found.len()));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(limit));
+    file.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 /// Parses golden rows, one JSON object per line. Whether a row's numbers are as many as the model answers is for the check.
@@ -389,21 +474,41 @@ impl Repository {
         &self.root
     }
 
-    /// Every model and its versions that have a manifest, both in the order of their names. Names that begin with a dot are
-    /// passed over, as is everything that is no directory.
+    /// Every model and its versions that have a manifest, both in the order of their names. A model that cannot be listed is
+    /// left out.
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be read; a repository that does not exist has no models.
+    /// [`Error::Io`] if the repository cannot be read.
     pub fn list(&self) -> Result<BTreeMap<String, Vec<String>>, Error> {
-        let mut models = BTreeMap::new();
-        for model in directories(&self.root)? {
-            let mut versions = directories(&self.root.join(&model))?;
-            versions.retain(|version| self.root.join(&model).join(version).join(MANIFEST).is_file());
-            if !versions.is_empty() {
-                models.insert(model, versions);
-            }
+        let listed = self.models()?.into_iter().filter_map(|model| {
+            let versions = self.versions(&model).ok().filter(|versions| !versions.is_empty())?;
+            Some((model, versions))
+        });
+        Ok(listed.collect())
+    }
+
+    /// The directories that may hold a model's versions, in the order of their names. Names that begin with a dot are passed
+    /// over, as is everything that is no directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the repository cannot be read; one that does not exist has no models.
+    pub fn models(&self) -> Result<Vec<String>, Error> {
+        directories(&self.root)
+    }
+
+    /// The versions of `model` that have a manifest, in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if its directory cannot be read; a model that does not exist has no versions.
+    pub fn versions(&self, model: &str) -> Result<Vec<String>, Error> {
+        if !is_plain_name(model) {
+            return Ok(Vec::new());
         }
-        Ok(models)
+        let directory = self.root.join(model);
+        let mut versions = directories(&directory)?;
+        // Whatever is called so: what is no file is refused with a reason.
+        versions.retain(|version| fs::symlink_metadata(directory.join(version).join(MANIFEST)).is_ok());
+        Ok(versions)
     }
 
     /// Where a version is.
@@ -450,6 +555,10 @@ impl Repository {
         }
         let text = serde_json::to_vec_pretty(&manifest)
             .map_err(|source| Error::Manifest { path: target.join(MANIFEST), source })?;
+        if text.len() > MAX_MANIFEST_BYTES {
+            let (path, found) = (target.join(MANIFEST), text.len() as u64);
+            return Err(Error::TooLarge { path, found, limit: MAX_MANIFEST_BYTES });
+        }
         write_synced(&staging.path().join(MANIFEST), &text)?;
         set_readable(staging.path())?;
         sync_directory(staging.path())?;
@@ -482,8 +591,7 @@ impl Repository {
         if matches!(fs::symlink_metadata(&path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
-        refuse_link(&path)?;
-        let text = fs::read(&path).map_err(io_error("read", &path))?;
+        let text = read_regular(&path, MAX_ROLLOUT_BYTES)?;
         serde_json::from_slice(&text).map(Some).map_err(|source| Error::Rollout { path, source })
     }
 

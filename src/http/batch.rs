@@ -40,12 +40,9 @@ pub(super) async fn predict_batch(
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let here = rows > 0 && app.engine.fits_inline(rows, cost);
-    let answer = app.engine.run(rows, here, move || work.score(received)).await??;
+    let answer = app.engine.run(rows, here, move |has_left| work.score(received, has_left)).await??;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }
-
-/// What a number of an answer takes at the most, its digits and what is around them.
-const NUMBER_BYTES: usize = 32;
 
 struct Work {
     app: Arc<App>,
@@ -67,8 +64,8 @@ impl Work {
         1 + marks.max(body.len() / 1_024).min(self.version.max_batch_rows)
     }
 
-    /// Bytes → checked columns → tensors → ONNX Runtime → answer.
-    fn score(&self, received: Received) -> Result<Bytes, Error> {
+    /// Bytes → checked columns → tensors → ONNX Runtime → answer. A caller that `has_left` needs none.
+    fn score(&self, received: Received, has_left: &dyn Fn() -> bool) -> Result<Bytes, Error> {
         let Self { app, version, .. } = self;
         let max_rows = version.max_batch_rows;
         let body = received.decode(app.settings.server.max_body_bytes)?;
@@ -88,20 +85,41 @@ impl Work {
                 faults: Fault::of_rows(&rows, &version.reader, prefix),
             });
         }
-        let scores = version.run(&rows).map_err(scoring::Error::from)?;
-        // With many classes the answer is many times the body: there has to be room before it is written.
-        let digits = if version.task.width() > 1 { scores.values().len() * NUMBER_BYTES } else { 0 };
-        let room = app.engine.hold_bytes(digits).map_err(scoring::Error::from)?;
+        // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
+        let sent = (self.output == Format::Csv).then_some((body, received));
+        let (body, held) = sent.as_ref().map_or((&[][..], 0), |(body, received)| (body, received.held()));
         let mut answers = Answers::new(version);
+        let mut room = self.room(&answers, rows.submitted, body.len(), held)?;
+        if has_left() {
+            return Err(scoring::Error::Deadline.into());
+        }
+        let scores = version.run_unless(&rows, has_left).map_err(scoring::Error::from)?;
+        let scores = scores.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
         let answer = match self.output {
             Format::Json => answers.json_batch(&rows, &scores, prefix),
             Format::Ndjson => answers.ndjson_batch(&rows, &scores),
-            Format::Csv => answers.csv_batch(&body, &rows, &scores),
+            Format::Csv => answers.csv_batch(body, &rows, &scores),
         };
-        // The body's memory makes room for the answer's.
-        drop((body, received, room));
-        let permit = app.engine.hold_bytes(answer.len()).map_err(scoring::Error::from)?;
-        Ok(Bytes::from_owner(Held { answer, _permit: permit }))
+        drop((scores, sent));
+        room.shrink(answer.len());
+        // What is said of refused rows may be longer than scores.
+        let more = answer.len() - room.held().min(answer.len());
+        let more = app.engine.hold_bytes(more).map_err(scoring::Error::from)?;
+        Ok(Bytes::from_owner(Held { answer, _permits: [room, more] }))
+    }
+
+    /// The memory for scores and answer, taken before there is any: with many classes they are many times the body. `body`
+    /// bytes are repeated in the answer, and `held` bytes are held for the body meanwhile.
+    fn room(&self, answers: &Answers<'_>, rows: usize, body: usize, held: usize) -> Result<Permit, Error> {
+        let per_row = self.version.task.width() * size_of::<f64>() + answers.row_bytes(self.output);
+        let wanted = rows.saturating_mul(per_row).saturating_add(body);
+        let most = self.app.engine.max_bytes().saturating_sub(held);
+        if wanted > most {
+            // To wait for others would not help.
+            let fit = most / (wanted / rows.max(1)).max(1);
+            return Err(Error::AnswerTooLarge { rows, fit });
+        }
+        Ok(self.app.engine.hold_bytes(wanted).map_err(scoring::Error::from)?)
     }
 
     fn csv_rows(&self, body: &[u8]) -> Result<scoregate_model::features::FeatureRows, Error> {
@@ -116,7 +134,7 @@ impl Work {
 /// An answer whose memory counts until the client has taken it.
 struct Held {
     answer: Vec<u8>,
-    _permit: Permit,
+    _permits: [Permit; 2],
 }
 
 impl AsRef<[u8]> for Held {

@@ -18,7 +18,7 @@ pub(super) struct Received {
     bytes: Bytes,
     gzip: bool,
     /// Held until the row or rows are scored.
-    _permits: Vec<Permit>,
+    permits: Vec<Permit>,
 }
 
 /// Receives a body.
@@ -34,7 +34,7 @@ pub(super) async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Resul
     let mut permits = Vec::new();
     let receive = collect(app, body, limit, &mut permits);
     match tokio::time::timeout(app.settings.server.body_timeout, receive).await {
-        Ok(bytes) => Ok(Received { bytes: bytes?, gzip, _permits: permits }),
+        Ok(bytes) => Ok(Received { bytes: bytes?, gzip, permits }),
         Err(_) => Err(Error::BodyTimeout),
     }
 }
@@ -108,6 +108,11 @@ impl Received {
             }
         }
         Err(Error::Gzip)
+    }
+
+    /// The memory that is held for it.
+    pub(super) fn held(&self) -> usize {
+        self.permits.iter().map(Permit::held).sum()
     }
 
     /// The bytes as they came; compressed, they are still the best guess of how much work there is.

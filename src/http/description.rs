@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use scoregate_model::acceptance::Golden;
-use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{Manifest, Metrics, Source, Task};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::import::{bindings_in_words, output_in_words};
-use crate::registry::{Model, Published, State, Version};
+use crate::registry::{self, Model, Published, Refused, State, Version};
 
 /// `GET /v1/models`
 #[derive(Serialize)]
@@ -31,6 +30,9 @@ pub(super) struct ModelDescription<'s, V> {
     default: bool,
     /// The version that answers.
     live: Option<&'s str>,
+    /// Why the version that is to answer does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal<'s>>,
     versions: Vec<V>,
 }
 
@@ -45,6 +47,7 @@ impl<'s, V> ModelDescription<'s, V> {
             model: name,
             default: name == default,
             live: model.live.as_ref().map(|live| live.manifest.version.as_str()),
+            refusal: model.refusal.as_ref().map(Refusal::of),
             versions: model.versions.iter().map(|(version, found)| describe(name, version, found)).collect(),
         }
     }
@@ -69,14 +72,14 @@ pub(super) struct VersionSummary<'s> {
 
 impl<'s> VersionSummary<'s> {
     pub(super) fn new(_model: &'s str, version: &'s str, found: &'s Published) -> Self {
-        let manifest = found.manifest.as_deref();
+        let manifest = found.stated.as_ref().map(|stated| stated.manifest.as_ref());
         Self {
             model_version: version,
             state: found.state.as_str(),
-            refusal: Refusal::of(&found.state),
+            refusal: Refusal::of_state(&found.state),
             task: manifest.map(|manifest| task(manifest.output.task())),
-            digest: found.digest(),
-            created_at: manifest.map(|manifest| manifest.created_at.as_str()),
+            digest: found.digest.as_deref(),
+            created_at: found.created_at.as_deref(),
             source: manifest.map(|manifest| &manifest.source),
         }
     }
@@ -90,9 +93,15 @@ pub(super) struct VersionDescription<'s> {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<Refusal<'s>>,
-    /// Absent where the manifest cannot be read.
+    /// Absent where the manifest cannot be read, or the version is refused.
     #[serde(flatten)]
     stated: Option<Stated<'s>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'s Source>,
     /// There for the version that answers.
     #[serde(flatten)]
     loaded: Option<Loaded<'s>>,
@@ -109,9 +118,9 @@ struct Refusal<'s> {
 #[derive(Serialize)]
 struct Stated<'s> {
     task: &'static str,
-    features: Vec<String>,
+    features: &'s [String],
     #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
+    target: Option<&'s str>,
     labels: &'s [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<f64>,
@@ -125,10 +134,6 @@ struct Stated<'s> {
     tolerance: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     golden: Option<Golden>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<&'s str>,
-    created_at: &'s str,
-    source: &'s Source,
 }
 
 /// What is known of a version since it is loaded.
@@ -158,34 +163,39 @@ impl<'s> VersionDescription<'s> {
             model,
             model_version: version,
             state: found.state.as_str(),
-            refusal: Refusal::of(&found.state),
-            stated: found.manifest.as_deref().map(|manifest| Stated::new(manifest, found, live)),
+            refusal: Refusal::of_state(&found.state),
+            stated: found.stated.as_ref().map(|stated| Stated::new(stated, found, live)),
+            digest: found.digest.as_deref(),
+            created_at: found.created_at.as_deref(),
+            source: found.stated.as_ref().map(|stated| &stated.manifest.source),
             loaded: live.map(Loaded::new),
         }
     }
 }
 
 impl<'s> Refusal<'s> {
-    fn of(state: &'s State) -> Option<Self> {
+    fn of(refused: &'s Refused) -> Self {
+        Self { code: &refused.code, reason: &refused.reason }
+    }
+
+    fn of_state(state: &'s State) -> Option<Self> {
         match state {
-            State::Refused(refused) => Some(Self { code: &refused.code, reason: &refused.reason }),
+            State::Refused(refused) => Some(Self::of(refused)),
             State::Checking | State::Accepted | State::Live(_) => None,
         }
     }
 }
 
 impl<'s> Stated<'s> {
-    fn new(manifest: &'s Manifest, found: &'s Published, live: Option<&'s Version>) -> Self {
+    fn new(stated: &'s registry::Stated, found: &'s Published, live: Option<&'s Version>) -> Self {
+        let manifest = stated.manifest.as_ref();
         let labels = live.map_or(&manifest.labels, |live| &live.labels);
         let output = &manifest.output;
         let threshold = live.map_or(manifest.threshold, |live| live.threshold);
-        // One whose schema is refused has no features to speak of.
-        let schema = FeatureSchema::from_document(manifest.schema.clone()).ok();
-        let features = schema.iter().flat_map(FeatureSchema::features).map(|field| field.name.clone());
         Self {
             task: task(output.task()),
-            features: features.collect(),
-            target: schema.as_ref().and_then(|schema| schema.target.clone()),
+            features: &stated.features,
+            target: stated.target.as_deref(),
             labels,
             threshold: (output.task() == Task::Binary).then_some(threshold),
             training: training(manifest),
@@ -196,9 +206,6 @@ impl<'s> Stated<'s> {
             changes: &manifest.changes,
             tolerance: manifest.tolerance,
             golden: found.golden,
-            digest: found.digest(),
-            created_at: &manifest.created_at,
-            source: &manifest.source,
         }
     }
 }

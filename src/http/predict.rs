@@ -38,7 +38,9 @@ pub(super) async fn predict(
     } else {
         let work = {
             let version = Arc::clone(&version);
-            move || received.decode(limit).map(|body| scoring::score_alone(&version, &body))
+            move |_: &dyn Fn() -> bool| {
+                received.decode(limit).map(|body| scoring::score_alone(&version, &body))
+            }
         };
         app.engine.run(rows, false, work).await??
     };

@@ -74,6 +74,17 @@ pub enum Error {
         /// What is wrong with the first of them.
         faults: Vec<Fault>,
     },
+    /// The answer would take more memory than there is, whatever else happens.
+    #[error(
+        "the answer to {rows} rows does not fit the memory that this gateway gives to bodies; send at most {fit} rows at a \
+         time"
+    )]
+    AnswerTooLarge {
+        /// How many rows there are.
+        rows: usize,
+        /// How many would fit.
+        fit: usize,
+    },
     /// Scoring failed.
     #[error(transparent)]
     Scoring(#[from] scoring::Error),
@@ -151,7 +162,9 @@ impl Error {
             Self::Body(BodyError::Json(_) | BodyError::DuplicateField { .. } | BodyError::Root { .. }) => {
                 (400, "malformed_json", "Malformed JSON")
             }
-            Self::Body(BodyError::TooManyRows { .. }) => (413, "too_many_rows", "Too many rows"),
+            Self::Body(BodyError::TooManyRows { .. }) | Self::AnswerTooLarge { .. } => {
+                (413, "too_many_rows", "Too many rows")
+            }
             Self::Body(BodyError::Shape { .. } | BodyError::Header(_) | BodyError::Empty)
             | Self::Header(_)
             | Self::Rows { .. } => (422, "invalid_rows", "Invalid rows"),

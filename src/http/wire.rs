@@ -11,6 +11,7 @@ use scoregate_schemas::manifest::Task;
 use serde::Serialize;
 use ulid::{ULID_LEN, Ulid};
 
+use super::body::Format;
 use crate::registry::Version;
 
 /// New identifiers: sortable by time, 80 bits of chance, one random draw per answer and counted up from there.
@@ -93,11 +94,17 @@ fn written(version: &Version, number: f64) -> f64 {
     if version.float32 { f64::from(number as f32) } else { number }
 }
 
+/// Whether a number reaches the threshold as it is written: a float32 that is written 0.7 reaches a threshold of 0.7, which
+/// is a little more than that float32.
+fn reaches(float32: bool, number: f64, threshold: f64) -> bool {
+    if float32 { number as f32 >= threshold as f32 } else { number >= threshold }
+}
+
 /// Which label a row's numbers stand for: by the threshold, or the most likely one and of equals the first. Regression has
 /// none.
 fn decide(version: &Version, numbers: &[f64]) -> usize {
     match version.task {
-        Task::Binary => usize::from(written(version, numbers[0]) >= version.threshold),
+        Task::Binary => usize::from(reaches(version.float32, numbers[0], version.threshold)),
         Task::Multiclass { .. } => {
             let number = |at: usize| written(version, numbers[at]);
             (1..numbers.len()).fold(0, |best, at| if number(at) > number(best) { at } else { best })
@@ -139,10 +146,22 @@ impl<'v> Answers<'v> {
         }
     }
 
-    /// About how many bytes the answer to one row of a batch takes.
-    fn row_bytes(&self) -> usize {
-        let names: usize = self.names.iter().map(|name| name.len() + 20).sum();
-        64 + names + self.endings.iter().map(Vec::len).max().unwrap_or_default()
+    /// How many bytes a scored row of a batch takes at the most, without what CSV repeats of the body.
+    pub(super) fn row_bytes(&self, format: Format) -> usize {
+        // As ryu writes them, which serde_json does.
+        let digits = if self.version.float32 { 16 } else { 24 };
+        let numbers = self.names.len() * digits;
+        let version = self.version.manifest.version.len();
+        if format == Format::Csv {
+            let label = self.version.labels.iter().map(String::len).max().unwrap_or_default();
+            // Commas, and the quotes that a label may need.
+            return numbers + self.names.len() + 2 * label + ULID_LEN + version + 8;
+        }
+        let names: usize = self.names.iter().map(Vec::len).sum();
+        let ending = self.endings.iter().map(Vec::len).max().unwrap_or_default();
+        let version = if format == Format::Ndjson { version + 19 } else { 0 };
+        // `{"index":1234567,` and `"},` around them.
+        numbers + names + ending + version + ULID_LEN + 20
     }
 
     /// Numbers, label, explanations and identifier, without braces.
@@ -158,7 +177,7 @@ impl<'v> Answers<'v> {
 
     /// The answer to a batch as one JSON document, in the order of the rows sent.
     pub(super) fn json_batch(&mut self, rows: &FeatureRows, scores: &Scores, prefix: &str) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + rows.submitted * self.row_bytes());
+        let mut out = Vec::with_capacity(64 + rows.submitted * self.row_bytes(Format::Json));
         out.push(b'{');
         write_version(&mut out, self.version);
         out.extend_from_slice(b"\"predictions\":[");
@@ -179,7 +198,7 @@ impl<'v> Answers<'v> {
 
     /// The answer to a batch as one JSON object per line.
     pub(super) fn ndjson_batch(&mut self, rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
-        let mut out = Vec::with_capacity(rows.submitted * (32 + self.row_bytes()));
+        let mut out = Vec::with_capacity(rows.submitted * self.row_bytes(Format::Ndjson));
         self.each(
             rows,
             scores,
@@ -195,8 +214,9 @@ impl<'v> Answers<'v> {
     /// The records of a CSV body with the [`added_columns`].
     pub(super) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
-        let mut writer =
-            csv::WriterBuilder::new().flexible(true).from_writer(Vec::with_capacity(body.len() * 2));
+        let mut writer = csv::WriterBuilder::new()
+            .flexible(true)
+            .from_writer(Vec::with_capacity(body.len() + rows.submitted * self.row_bytes(Format::Csv)));
         let mut record = csv::ByteRecord::new();
         let mut next = |record: &mut csv::ByteRecord| reader.read_byte_record(record).unwrap_or(false);
         next(&mut record);
@@ -342,4 +362,22 @@ fn row_error(out: &mut Vec<u8>, fault: &RowFault, reader: &RowReader, prefix: &s
 
 fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("a vector takes every byte");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_agrees_with_the_number_that_is_written() {
+        for (number, threshold, expected) in [
+            (0.7_f32, 0.7, true),
+            (0.7_f32.next_down(), 0.7, false),
+            (0.3, 0.3, true),
+            (0.3_f32.next_down(), 0.3, false),
+        ] {
+            assert_eq!(reaches(true, number.into(), threshold), expected, "{number} and {threshold}");
+        }
+        assert!(reaches(false, 0.7, 0.7) && !reaches(false, f64::from(0.7_f32), 0.7), "of double it is less");
+    }
 }

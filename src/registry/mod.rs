@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use scoregate_model::acceptance::Golden;
 use scoregate_model::package;
+use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::Manifest;
 
 pub use self::version::{Cost, STACK_BYTES, Version};
@@ -57,17 +58,42 @@ pub struct Model {
     pub live: Option<Arc<Version>>,
     /// Every version that is published, by name, and the one that answers.
     pub versions: BTreeMap<String, Published>,
+    /// Why the version that is to answer does not.
+    pub refusal: Option<Refused>,
 }
 
 /// A version at one moment.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// Its manifest, where that can be read.
-    pub manifest: Option<Arc<Manifest>>,
+    /// What its manifest says, where that can be read and the version is not refused.
+    pub stated: Option<Arc<Stated>>,
+    /// When it was published, where its manifest says so.
+    pub created_at: Option<String>,
+    /// `sha256:…` of the graph, where its manifest says so.
+    pub digest: Option<String>,
     /// How its golden rows came out, once it was accepted.
     pub golden: Option<Golden>,
     /// What has become of it.
     pub state: State,
+}
+
+/// A manifest, and what its schema says, worked out once.
+#[derive(Debug)]
+pub struct Stated {
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+    /// The names of the fields that reach the graph, in order.
+    pub features: Vec<String>,
+    /// The column of the outcome.
+    pub target: Option<String>,
+}
+
+impl Stated {
+    /// What `manifest` says, whose schema is `schema`.
+    fn new(manifest: Arc<Manifest>, schema: &FeatureSchema) -> Self {
+        let features = schema.features().map(|field| field.name.clone()).collect();
+        Self { manifest, features, target: schema.target.clone() }
+    }
 }
 
 /// What has become of a version.
@@ -90,13 +116,6 @@ pub struct Refused {
     pub code: String,
     /// A sentence for clients: it holds no path and no text of ONNX Runtime. The log has all of it.
     pub reason: String,
-}
-
-impl Published {
-    /// `sha256:…` of the graph.
-    pub fn digest(&self) -> Option<&str> {
-        self.manifest.as_ref()?.files.get(package::MODEL).map(String::as_str)
-    }
 }
 
 impl State {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use scoregate_model::acceptance::accept::{Accepted, Trial};
 use scoregate_model::acceptance::{self, Golden, Refusal};
 use scoregate_model::features::{FeatureRows, RowReader};
+use scoregate_model::inspect::Served;
 use scoregate_model::package::{self, Package};
 use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
 use scoregate_schemas::FeatureSchema;
@@ -90,6 +91,19 @@ pub(super) enum LoadError {
         /// What was found and expected.
         problem: String,
     },
+    /// Its sessions would hold more memory than a model may.
+    #[error(
+        "its {sessions} sessions would hold {} MiB of memory, and a model may have {} MiB; raise SCOREGATE_MODEL_MEMORY, or \
+         lower SCOREGATE_WORKERS, of which each takes two sessions", .needed.div_ceil(1 << 20), .limit >> 20
+    )]
+    Memory {
+        /// How many sessions are opened.
+        sessions: usize,
+        /// What they would hold, as one was measured, in bytes.
+        needed: u64,
+        /// What they may.
+        limit: u64,
+    },
     /// The system has no more threads.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -114,6 +128,7 @@ impl LoadError {
             Self::Refused(refusal) => refusal.code(),
             Self::Changed => "package_changed",
             Self::Settings { .. } => "settings",
+            Self::Memory { .. } => "model_memory",
             Self::Thread(_) => "no_thread",
         }
     }
@@ -135,12 +150,16 @@ pub(super) struct Loading<'l> {
     pub(super) sessions: usize,
     /// Threads that may open sessions at once.
     pub(super) workers: usize,
+    /// What the sessions of one version may hold in memory, in bytes.
+    pub(super) memory: u64,
     /// Where ONNX Runtime may write its notes.
     pub(super) scratch: &'l Path,
 }
 
 impl Version {
-    /// Loads the package in `directory`, which was accepted, and warms it. Call this on a stack of [`STACK_BYTES`].
+    /// Loads the package in `directory`, which was accepted, and warms it: digests, sessions and a few rows. Only what
+    /// acceptance has not seen, which are execution providers, has to reproduce the golden rows once more. Call this on a
+    /// stack of [`STACK_BYTES`].
     pub(super) fn load(
         directory: &Path,
         accepted: &Accepted,
@@ -154,15 +173,24 @@ impl Version {
         serving
             .check(&package.manifest)
             .map_err(|problem| LoadError::Settings { model: package.manifest.name.clone(), problem })?;
+        let sessions = loading.sessions;
+        let memory_bytes = accepted.session_bytes.saturating_mul(sessions as u64);
+        if memory_bytes > loading.memory {
+            return Err(LoadError::Memory { sessions, needed: memory_bytes, limit: loading.memory });
+        }
         let reader = RowReader::new(&package.schema, &package.manifest.bindings);
-        let trial = Trial::new(&package, &reader);
+        // Golden rows and background need not say whom they are about.
+        let known = RowReader::new(&package.schema.with_optional_entity(), &package.manifest.bindings);
+        let trial = Trial::few(&package, &known);
+        let served = runtime::prepare(&package.graph, &package.manifest.output)?;
         let providers = &serving.execution_providers;
         let on_cpu: Vec<_> = providers.iter().copied().filter(|found| !found.is_accelerator()).collect();
         let options = |execution_providers: &[_]| SessionOptions {
             intra_op_threads: serving.intra_op_threads,
             execution_providers: execution_providers.to_vec(),
         };
-        let opener = Opener { package: &package, reader: &reader, trial: &trial, loading };
+        let opener =
+            Opener { package: &package, served: &served, reader: &known, trial: &trial, loading, accepted };
         let (mut pool, golden) = opener.open(&options(&on_cpu))?;
         let cost = measure(&mut pool[0], &trial)?;
         let (task, float32) = (pool[0].task(), pool[0].is_float32());
@@ -178,7 +206,6 @@ impl Version {
             opener.count_nodes(&options(providers))?
         };
         let digest = package.digest().to_string();
-        let sessions = pool.len();
         Ok(Self {
             task,
             float32,
@@ -190,7 +217,7 @@ impl Version {
             cost,
             execution_providers,
             sessions,
-            memory_bytes: accepted.session_bytes.saturating_mul(sessions as u64),
+            memory_bytes,
             pool: Pool::new(pool),
             accelerator,
             reader,
@@ -204,9 +231,23 @@ impl Version {
     /// # Errors
     /// [`runtime::Error`] if the run fails or answers no probabilities or values.
     pub fn run(&self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
+        Ok(self.run_unless(rows, &|| false)?.expect("nothing stops it"))
+    }
+
+    /// Scores as [`Version::run`] does, and asks `stop` between two parts of a large run; nothing if it was to stop.
+    ///
+    /// # Errors
+    /// As [`Version::run`].
+    pub fn run_unless(
+        &self,
+        rows: &FeatureRows,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Scores>, runtime::Error> {
         match &self.accelerator {
-            Some(accelerator) if rows.len() >= accelerator.min_rows => accelerator.pool.lend().run(rows),
-            _ => self.pool.lend().run(rows),
+            Some(accelerator) if rows.len() >= accelerator.min_rows => {
+                accelerator.pool.lend().run_unless(rows, stop)
+            }
+            _ => self.pool.lend().run_unless(rows, stop),
         }
     }
 }
@@ -214,25 +255,38 @@ impl Version {
 /// Opens the sessions of a version.
 struct Opener<'o> {
     package: &'o Package,
+    served: &'o Served,
     reader: &'o RowReader,
     trial: &'o Trial,
     loading: &'o Loading<'o>,
+    accepted: &'o Accepted,
 }
 
 impl Opener<'_> {
-    /// As many sessions as are wanted, all of them warm; the first has reproduced the golden rows.
+    /// As many sessions as are wanted, all of them warm, and how the golden rows came out.
     fn open(&self, options: &SessionOptions) -> Result<(Vec<Session>, Golden), LoadError> {
         let started = Instant::now();
         let mut first = self.one(options)?;
         let slow = started.elapsed() > QUICK;
         let manifest = &self.package.manifest;
-        let golden =
-            acceptance::check_golden(&self.package.golden, manifest.tolerance, self.reader, &mut first)?;
-        self.trial.warm(&mut first)?;
+        let golden = if options.execution_providers.is_empty() {
+            self.accepted.golden
+        } else {
+            acceptance::check_golden(&self.package.golden, manifest.tolerance, self.reader, &mut first)?
+        };
+        // What the graph answers is not looked at: made-up rows may have no usable answer.
+        let single = self.trial.singles(1);
+        let warm_up = |session: &mut Session| -> Result<(), LoadError> {
+            for row in single.iter().chain(&single) {
+                session.run_raw(row)?;
+            }
+            Ok(())
+        };
+        warm_up(&mut first)?;
         let (more, threads) = (self.loading.sessions - 1, if slow { self.loading.workers } else { 1 });
         let warm = || -> Result<Session, LoadError> {
             let mut session = self.one(options)?;
-            self.trial.warm(&mut session)?;
+            warm_up(&mut session)?;
             Ok(session)
         };
         let mut pool = vec![first];
@@ -263,16 +317,17 @@ impl Opener<'_> {
     }
 
     fn one(&self, options: &SessionOptions) -> Result<Session, runtime::Error> {
-        let Package { graph, manifest, .. } = self.package;
-        self.loading.runtime.session(graph, self.reader, &manifest.bindings, &manifest.output, options)
+        let manifest = &self.package.manifest;
+        let (bindings, output) = (&manifest.bindings, &manifest.output);
+        self.loading.runtime.session_of(self.served, self.reader, bindings, output, options)
     }
 
     fn count_nodes(&self, options: &SessionOptions) -> Result<BTreeMap<String, usize>, LoadError> {
         let Package { graph, manifest, .. } = self.package;
         let (runtime, scratch) = (self.loading.runtime, self.loading.scratch);
         let (bindings, output) = (&manifest.bindings, &manifest.output);
-        let rows = self.trial.rows();
-        Ok(runtime.nodes_by_provider(graph, self.reader, bindings, output, options, rows, scratch)?)
+        let rows = self.trial.rows(1_000);
+        Ok(runtime.nodes_by_provider(graph, self.reader, bindings, output, options, &rows, scratch)?)
     }
 }
 
@@ -299,8 +354,13 @@ struct Lease<'p> {
 }
 
 impl Lease<'_> {
-    fn run(&mut self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
-        self.session.as_mut().expect("a lease holds its session until it is dropped").run(rows)
+    fn run_unless(
+        &mut self,
+        rows: &FeatureRows,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Scores>, runtime::Error> {
+        let session = self.session.as_mut().expect("a lease holds its session until it is dropped");
+        session.run_unless(rows, stop)
     }
 }
 
@@ -310,20 +370,24 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// The cost of one row and of each row of many: the fastest of a few runs, which noise disturbs least.
+/// The cost of one row and of each row of many: the fastest of a few rounds, which noise disturbs least. Single rows differ
+/// from each other: of one row again and again the processor foresees the way through the trees.
 fn measure(session: &mut Session, trial: &Trial) -> Result<Cost, runtime::Error> {
-    let mut fastest = |rows: &FeatureRows, runs: u32| -> Result<Duration, runtime::Error> {
+    let mut fastest = |runs: &[FeatureRows], rounds: u32| -> Result<Duration, runtime::Error> {
         let mut best = Duration::MAX;
-        for _ in 0..runs {
+        for _ in 0..rounds {
             let started = Instant::now();
-            match session.run(rows) {
-                // Rows that were made up may have no usable answer: acceptance has judged that.
-                Ok(_) | Err(runtime::Error::Output(_)) => {}
-                Err(error) => return Err(error),
+            for rows in runs {
+                match session.run(rows) {
+                    // Rows that were made up may have no usable answer: acceptance has judged that.
+                    Ok(_) | Err(runtime::Error::Output(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
             best = best.min(started.elapsed());
         }
-        Ok(best / u32::try_from(rows.len().max(1)).unwrap_or(1))
+        let rows = runs.iter().map(FeatureRows::len).sum::<usize>().max(1);
+        Ok(best / u32::try_from(rows).unwrap_or(u32::MAX))
     };
-    Ok(Cost { run: fastest(&trial.single(), 20)?, row: fastest(trial.rows(), 3)? })
+    Ok(Cost { run: fastest(&trial.singles(32), 3)?, row: fastest(&[trial.rows(256)], 2)? })
 }

@@ -8,25 +8,32 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use scoregate_model::acceptance::accept::Accepted;
-use scoregate_model::package::{self, MANIFEST, ROLLOUT, Repository, digest_of};
+use scoregate_model::acceptance::child::Death;
+use scoregate_model::package::{self, MANIFEST, MODEL, ROLLOUT, Repository};
 use scoregate_model::runtime::Runtime;
-use scoregate_schemas::manifest::Manifest;
+use scoregate_schemas::FeatureSchema;
 
 use super::records::Records;
 use super::version::{Loading, STACK_BYTES, Version};
-use super::{Error, Model, Published, Refused, Registry, Snapshot, State};
+use super::{Error, Model, Published, Refused, Registry, Snapshot, State, Stated};
 use crate::config::Settings;
-use crate::rollout;
+use crate::rollout::{self, Candidate};
 use crate::sandbox::{AcceptJob, Job, Reasons, Sandbox, Verdict};
 
-/// The largest manifest that is read.
-const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+/// How long a start waits for models that are still being tried, once one of them answers.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a version rests that was not tried or loaded for want of something that the machine could not give.
+const REST: Duration = Duration::from_secs(5);
+/// What the directories for ONNX Runtime's notes are called, and when one that is left must be of a run that is dead.
+const SCRATCH: (&str, Duration) = (".scoregate-", Duration::from_secs(3_600));
+/// The longest time of publication and digest that are remembered of a version which is not served.
+const MAX_SHOWN_BYTES: usize = 128;
 
 /// Keeps a [`Registry`] in step with a repository.
 #[derive(Debug)]
@@ -44,6 +51,8 @@ pub struct Watcher {
     loading: usize,
     /// Counts what was seen, so that what is reported of something that has changed since is told apart.
     seen: u64,
+    /// Whether anything has changed since requests were shown how things are.
+    changed: bool,
     /// Versions that answer no more requests, but for those that they had begun: freed here, not by a request.
     retired: Vec<Arc<Version>>,
 }
@@ -68,16 +77,24 @@ struct Watched {
     wanted: Option<String>,
     /// Why there is none, if there is none.
     unclear: Option<Reasons>,
-    /// The version that answers, and the digest of its manifest.
-    live: Option<(Arc<Version>, String)>,
-    /// What was last logged about why the wanted version does not answer.
-    complaint: Option<String>,
+    /// The version that answers.
+    live: Option<Live>,
+    /// What was last logged about why the wanted version does not answer, and of which version.
+    complaint: Option<(Option<String>, String)>,
+}
+
+#[derive(Debug)]
+struct Live {
+    version: Arc<Version>,
+    manifest_digest: String,
+    stated: Arc<Stated>,
 }
 
 #[derive(Debug, Default, PartialEq)]
 struct Basis {
     rollout: Option<Stamp>,
-    versions: Vec<(String, String)>,
+    /// Every version and which sight of it this is.
+    versions: Vec<(String, u64)>,
 }
 
 /// A version, as it was seen.
@@ -87,9 +104,18 @@ struct Seen {
     id: u64,
     /// Its files, taken before any of them was read.
     files: BTreeMap<String, Stamp>,
-    manifest: Option<Arc<Manifest>>,
     manifest_digest: String,
+    /// The digest of the manifest when a version of this name was accepted: it may have no other from then on.
+    accepted_digest: Option<String>,
+    /// Of the manifest, where it can be read.
+    created_at: Option<String>,
+    /// Of the graph, as the manifest says.
+    digest: Option<String>,
+    /// All that the manifest says, unless the version is refused: who made that one up may have made it large.
+    stated: Option<Arc<Stated>>,
     stage: Stage,
+    /// What was logged about why it is refused.
+    said: Option<String>,
 }
 
 #[derive(Debug)]
@@ -102,14 +128,8 @@ enum Stage {
     Accepted(Arc<Accepted>),
     /// It is being loaded.
     Loading(Arc<Accepted>),
-    /// It may not be served, unless its files change.
-    Refused { reasons: Reasons, since: Instant, logged: bool },
-}
-
-impl Stage {
-    fn refused(reasons: Reasons) -> Self {
-        Self::Refused { reasons, since: Instant::now(), logged: false }
-    }
+    /// It may not be served, unless its files change; or it rests, where that is [the machine's](is_of_machine) fault.
+    Refused { reasons: Reasons, since: Instant },
 }
 
 /// What tells that a file has changed.
@@ -178,27 +198,39 @@ impl Watcher {
             trying: 0,
             loading: 0,
             seen: 0,
+            changed: true,
             retired: Vec::new(),
         }
     }
 
-    /// Tries and loads until every model's live version answers or is refused. Versions that are not live are tried on
-    /// after that: none of them may hold up a start.
+    /// Tries and loads until every model's live version answers or is refused; one that takes its time is not waited for
+    /// long if others answer. Versions that are not live are tried after that: none of them may hold up a start.
     ///
     /// # Errors
     /// [`Error`] if no model can be served.
     pub fn settle(&mut self) -> Result<Arc<Registry>, Error> {
-        if self.tools.repository.list()?.is_empty() {
-            let directory = self.tools.repository.root().display().to_string();
-            return Err(Error::NoModel { directory });
-        }
+        self.tools.sweep();
+        self.tools.repository.models()?;
+        let started = Instant::now();
         loop {
             self.look();
             self.go_on();
-            if self.models.values().all(Watched::is_settled) {
+            let served = self.models.values().any(|watched| watched.live.is_some());
+            let patient = !served || started.elapsed() < START_PATIENCE;
+            if !patient || self.models.values().all(Watched::is_settled) {
                 break;
             }
             self.wait();
+        }
+        if self.models.is_empty() {
+            let directory = self.tools.repository.root().display().to_string();
+            return Err(Error::NoModel { directory });
+        }
+        for model in self.tools.settings.model.keys().filter(|model| !self.models.contains_key(*model)) {
+            tracing::warn!(
+                model.name = model,
+                "the settings have a table for a model that is not in the repository"
+            );
         }
         for (model, watched) in &mut self.models {
             watched.complain(model, Duration::ZERO);
@@ -244,7 +276,7 @@ impl Watcher {
 
     /// Lists the repository and sees what has changed.
     fn look(&mut self) {
-        let listed = match self.tools.repository.list() {
+        let listed = match self.tools.repository.models() {
             Ok(listed) => listed,
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::from(error));
@@ -256,30 +288,47 @@ impl Watcher {
             }
         };
         self.unlisted = None;
-        let Self { tools, models, seen, .. } = self;
-        // Of a model that has gone its version answers on.
-        models.retain(|model, watched| listed.contains_key(model) || watched.live.is_some());
-        for (model, watched) in models.iter_mut().filter(|(model, _)| !listed.contains_key(*model)) {
-            watched.versions.clear();
-            watched.basis = Basis::default();
-            watched.wanted = None;
-            let detail = format!("model {model} is in the repository no more");
-            watched.unclear = Some(Reasons { code: "removed".into(), reason: detail.clone(), detail });
+        let Self { tools, models, seen, changed, .. } = self;
+        let mut there = BTreeMap::new();
+        for model in listed {
+            match tools.repository.versions(&model) {
+                Ok(versions) if versions.is_empty() => {}
+                Ok(versions) => drop(there.insert(model, Some(versions))),
+                Err(error) => {
+                    // Its versions stay as they were seen, and the other models are not concerned.
+                    *changed |= models.entry(model.clone()).or_default().lose(reasons_of(error));
+                    there.insert(model, None);
+                }
+            }
         }
+        // Of a model that has gone its version answers on.
+        let before = models.len();
+        models.retain(|model, watched| there.contains_key(model) || watched.live.is_some());
+        *changed |= models.len() != before;
+        for (model, watched) in models.iter_mut().filter(|(model, _)| !there.contains_key(*model)) {
+            let detail = format!("model {model} is in the repository no more");
+            *changed |= watched.lose(Reasons { code: "removed".into(), reason: detail.clone(), detail });
+            watched.versions.clear();
+            watched.wanted = None;
+        }
+        let listed = there.into_iter().filter_map(|(model, versions)| Some((model, versions?)));
         for (model, versions) in listed {
             let watched = models.entry(model.clone()).or_default();
+            let before = watched.versions.len();
             watched.versions.retain(|version, _| versions.contains(version));
-            for version in &versions {
-                let directory = tools.repository.directory(&model, version);
-                if watched.versions.get(version).is_some_and(|known| known.is_unchanged(&directory)) {
+            *changed |= watched.versions.len() != before;
+            for version in versions {
+                let directory = tools.repository.directory(&model, &version);
+                let known = watched.versions.get(&version);
+                if known.is_some_and(|known| known.is_unchanged(&directory)) {
                     continue;
                 }
                 *seen += 1;
-                let fresh =
-                    Seen::look(*seen, &directory, tools, tools.settings.serving(&model).intra_op_threads);
-                watched.versions.insert(version.clone(), fresh);
+                let fresh = Seen::look(*seen, &directory, tools, &model, known);
+                watched.versions.insert(version, fresh);
+                *changed = true;
             }
-            watched.choose(&tools.repository, &model, &versions);
+            *changed |= watched.choose(&tools.repository, &model);
         }
     }
 
@@ -288,6 +337,7 @@ impl Watcher {
         let Done { model, version: name, id, outcome } = done;
         let Some(watched) = self.models.get_mut(&model) else { return };
         let Some(seen) = watched.versions.get_mut(&name).filter(|seen| seen.id == id) else { return };
+        self.changed = true;
         match outcome {
             Outcome::Tried(Ok(accepted)) => {
                 tracing::info!(
@@ -300,9 +350,9 @@ impl Watcher {
                     session_bytes = accepted.session_bytes,
                     "version accepted"
                 );
-                seen.stage = Stage::Accepted(Arc::new(accepted));
+                seen.accept(accepted);
             }
-            Outcome::Tried(Err(reasons)) => seen.stage = Stage::refused(reasons),
+            Outcome::Tried(Err(reasons)) => seen.refuse(reasons),
             Outcome::Loaded(loaded, duration) => match *loaded {
                 Ok(version) => {
                     tracing::info!(
@@ -323,15 +373,19 @@ impl Watcher {
                     }
                     let fresh = Arc::new(version);
                     let retired = if watched.wanted.as_ref() == Some(&name) {
-                        let live = (Arc::clone(&fresh), seen.manifest_digest.clone());
-                        watched.live.replace(live).map(|(before, _)| before)
+                        let live = Live {
+                            stated: Arc::new(Stated::new(Arc::clone(&fresh.manifest), &fresh.schema)),
+                            manifest_digest: seen.manifest_digest.clone(),
+                            version: fresh,
+                        };
+                        watched.live.replace(live).map(|before| before.version)
                     } else {
                         // Another one was promoted in the meantime.
                         Some(fresh)
                     };
                     self.retired.extend(retired);
                 }
-                Err(reasons) => seen.stage = Stage::refused(reasons),
+                Err(reasons) => seen.refuse(reasons),
             },
         }
     }
@@ -339,30 +393,34 @@ impl Watcher {
     /// Starts what can be started, shows requests how things are now, and says what has to be said about it.
     fn go_on(&mut self) {
         while self.start_next() {}
-        self.show();
+        if std::mem::take(&mut self.changed) {
+            self.show();
+        }
         for (model, watched) in &mut self.models {
             watched.complain(model, self.tools.settings.models.poll_interval);
         }
     }
 
     /// Starts what is most urgent: loading, then trying what is to answer, then trying the rest. As many at once as there are
-    /// workers, and one more for what is to answer: a package that takes its time must not hold it up.
+    /// workers, and one more for what is to answer, unless another version of that model is being tried: a package that
+    /// takes its time must not hold up the other models.
     fn start_next(&mut self) -> bool {
         let workers = self.tools.settings.scoring.workers;
         let (trying, may_load) = (self.trying, self.loading < workers);
-        let urgency = |model: &Watched, version: &str, seen: &Seen| {
-            let wanted = model.wanted.as_deref() == Some(version);
-            match &seen.stage {
-                Stage::Accepted(_) if wanted && may_load && !model.is_live(seen) => Some(0),
-                Stage::New if wanted && trying <= workers => Some(1),
-                Stage::New if trying < workers => Some(2),
-                _ => None,
-            }
-        };
         let waiting = self.models.iter().flat_map(|(name, model)| {
+            let idle = !model.versions.values().any(|seen| matches!(seen.stage, Stage::Trying));
+            let urgency = move |version: &String, seen: &Seen| {
+                let wanted = model.wanted.as_ref() == Some(version);
+                match &seen.stage {
+                    Stage::Accepted(_) if wanted && may_load && !model.is_live(seen) => Some(0),
+                    Stage::New if wanted && trying < workers + usize::from(idle) => Some(1),
+                    Stage::New if trying < workers => Some(2),
+                    _ => None,
+                }
+            };
             let of_model = model.versions.iter();
             of_model.filter_map(move |(version, seen)| {
-                Some((urgency(model, version, seen)?, name.as_str(), version.as_str()))
+                Some((urgency(version, seen)?, name.as_str(), version.as_str()))
             })
         });
         let next = waiting.min().map(|(_, model, version)| (model.to_owned(), version.to_owned()));
@@ -400,7 +458,8 @@ impl Watcher {
             let detail = format!("cannot start a thread: {error}");
             let reasons =
                 Reasons { code: "no_thread".into(), reason: "cannot start a thread".into(), detail };
-            seen.stage = Stage::refused(reasons);
+            seen.refuse(reasons);
+            self.changed = true;
         } else if matches!(seen.stage, Stage::Trying) {
             self.trying += 1;
         } else {
@@ -435,12 +494,15 @@ impl Tools {
             intra_op_threads: threads,
             scratch: scratch.path().into(),
         };
-        match self.sandbox.run(&Job::Accept(job))? {
-            Verdict::Accepted(accepted) => {
+        match self.sandbox.run(&Job::Accept(job)) {
+            Ok(Verdict::Accepted(accepted)) => {
                 self.records.keep(&accepted, threads);
                 Ok(accepted)
             }
-            Verdict::Refused(reasons) => Err(reasons),
+            Ok(Verdict::Refused(reasons)) => Err(reasons),
+            // It has not met the model.
+            Err(death @ Death::Start(_)) => Err(Reasons { code: "no_process".into(), ..death.into() }),
+            Err(death) => Err(death.into()),
         }
     }
 
@@ -452,6 +514,7 @@ impl Tools {
             // The threads of connections and the blocking ones may all score at once.
             sessions: 2 * workers,
             workers,
+            memory: self.settings.models.memory as u64,
             scratch: scratch.path(),
         };
         Version::load(directory, accepted, &self.settings.serving(model), &loading).map_err(|error| {
@@ -464,7 +527,7 @@ impl Tools {
     fn scratch(&self) -> Result<tempfile::TempDir, Reasons> {
         let builder = || {
             let mut builder = tempfile::Builder::new();
-            builder.prefix(".scoregate-");
+            builder.prefix(SCRATCH.0);
             builder
         };
         builder().tempdir_in(&self.settings.state.dir).or_else(|_| builder().tempdir()).map_err(|error| {
@@ -474,47 +537,105 @@ impl Tools {
     }
 }
 
-impl Seen {
-    fn look(id: u64, directory: &Path, tools: &Tools, intra_op_threads: usize) -> Self {
-        let files = Stamp::of_all(directory);
-        let mut seen = Self { id, files, manifest: None, manifest_digest: String::new(), stage: Stage::New };
-        let refuse = |error: package::Error| {
-            let (code, reason) = (error.code().into(), error.reason());
-            let reasons = Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) };
-            Stage::refused(reasons)
-        };
-        match read_manifest(&directory.join(MANIFEST)) {
-            Ok((manifest, digest)) => {
-                // A name that is no plain one is not looked for.
-                let absent = |name: &&String| {
-                    !seen.files.contains_key(*name) && package::check_name("file", name).is_ok()
-                };
-                let absent = manifest.files.keys().find(absent);
-                seen.stage = match absent {
-                    Some(name) => refuse(package::Error::Io {
-                        action: "read",
-                        path: directory.join(name),
-                        source: std::io::ErrorKind::NotFound.into(),
-                    }),
-                    None => tools
-                        .records
-                        .find(&digest, intra_op_threads)
-                        .map_or(Stage::New, |accepted| Stage::Accepted(Arc::new(accepted))),
-                };
-                seen.manifest = Some(Arc::new(manifest));
-                seen.manifest_digest = digest;
+impl Tools {
+    /// Removes what runs that were killed have left in the state directory.
+    fn sweep(&self) {
+        let (prefix, dead) = SCRATCH;
+        let dead = dead.max(2 * self.settings.models.timeout);
+        for entry in std::fs::read_dir(&self.settings.state.dir).into_iter().flatten().flatten() {
+            let age =
+                entry.metadata().and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let is_ours = entry.file_name().to_string_lossy().starts_with(prefix);
+            if is_ours
+                && is_directory
+                && age.is_some_and(|age| age > dead)
+                && let Err(error) = std::fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(directory = %entry.path().display(), error = %error, "what an earlier run has left cannot be removed");
             }
-            Err(error) => seen.stage = refuse(error),
+        }
+    }
+}
+
+fn reasons_of(error: package::Error) -> Reasons {
+    let (code, reason) = (error.code().into(), error.reason());
+    Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) }
+}
+
+impl Seen {
+    /// Looks at a version that is new, has changed, or has rested, after it was `known`.
+    fn look(id: u64, directory: &Path, tools: &Tools, model: &str, known: Option<&Self>) -> Self {
+        let rested =
+            known.filter(|known| known.reasons().is_some_and(|reasons| is_of_machine(&reasons.code)));
+        let mut seen = Self {
+            id,
+            files: Stamp::of_all(directory),
+            manifest_digest: String::new(),
+            accepted_digest: known.and_then(|known| known.accepted_digest.clone()),
+            created_at: None,
+            digest: None,
+            stated: None,
+            stage: Stage::New,
+            said: rested.and_then(|known| known.said.clone()),
+        };
+        if let Err(reasons) = seen.read(directory, tools, model) {
+            seen.refuse(reasons);
         }
         seen
     }
 
-    /// Whether its files are as they were. Of a version that was accepted only the manifest is looked at: the digests in it
-    /// hold the rest, and are checked when it is loaded.
+    fn read(&mut self, directory: &Path, tools: &Tools, model: &str) -> Result<(), Reasons> {
+        let (manifest, manifest_digest) = package::read_manifest(directory).map_err(reasons_of)?;
+        let short = |text: &&String| text.len() <= MAX_SHOWN_BYTES;
+        self.created_at = Some(&manifest.created_at).filter(short).cloned();
+        self.digest = manifest.files.get(MODEL).filter(short).cloned();
+        self.manifest_digest = manifest_digest;
+        if self.accepted_digest.as_ref().is_some_and(|accepted| *accepted != self.manifest_digest) {
+            let reason = "the version is another than the one that was accepted under this name, and versions never \
+                          change; publish it under a new name";
+            let code = "version_changed".into();
+            return Err(Reasons { code, reason: reason.into(), detail: reason.into() });
+        }
+        // A name that is no plain one is not looked for.
+        let absent =
+            |name: &&String| !self.files.contains_key(*name) && package::check_name("file", name).is_ok();
+        if let Some(name) = manifest.files.keys().find(absent) {
+            let (path, source) = (directory.join(name), std::io::ErrorKind::NotFound.into());
+            return Err(reasons_of(package::Error::Io { action: "read", path, source }));
+        }
+        let schema = FeatureSchema::from_document(manifest.schema.clone());
+        let schema = schema.map_err(|error| reasons_of(error.into()))?;
+        self.stated = Some(Arc::new(Stated::new(Arc::new(manifest), &schema)));
+        let threads = tools.settings.serving(model).intra_op_threads;
+        if let Some(accepted) = tools.records.find(&self.manifest_digest, threads) {
+            self.accept(accepted);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, accepted: Accepted) {
+        self.accepted_digest = Some(accepted.manifest_digest.clone());
+        self.stage = Stage::Accepted(Arc::new(accepted));
+    }
+
+    fn refuse(&mut self, reasons: Reasons) {
+        if !is_of_machine(&reasons.code) {
+            self.stated = None;
+        }
+        self.stage = Stage::Refused { reasons, since: Instant::now() };
+    }
+
+    /// Whether there is nothing new to see: its files are as they were, and it has not rested long enough to be tried again.
+    /// Of a version that was accepted only the manifest is looked at: the digests in it hold the rest, and are checked when
+    /// it is loaded.
     fn is_unchanged(&self, directory: &Path) -> bool {
         match &self.stage {
             Stage::Accepted(_) | Stage::Loading(_) => {
                 self.files.get(MANIFEST).copied() == Stamp::of(&directory.join(MANIFEST))
+            }
+            Stage::Refused { reasons, since } if is_of_machine(&reasons.code) && since.elapsed() >= REST => {
+                false
             }
             _ => self.files == Stamp::of_all(directory),
         }
@@ -528,39 +649,52 @@ impl Seen {
     }
 }
 
-fn read_manifest(path: &Path) -> Result<(Manifest, String), package::Error> {
-    use std::io::Read;
-    let io = |source| package::Error::Io { action: "read", path: PathBuf::from(path), source };
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(io)?;
-    file.take(MAX_MANIFEST_BYTES).read_to_end(&mut text).map_err(io)?;
-    let manifest = serde_json::from_slice(&text)
-        .map_err(|source| package::Error::Manifest { path: path.into(), source })?;
-    Ok((manifest, digest_of(&text)))
-}
-
 impl Watched {
-    /// Chooses the version that is to answer, if what the choice hangs on has changed.
-    fn choose(&mut self, repository: &Repository, model: &str, versions: &[String]) {
-        let digests = self.versions.iter().map(|(name, seen)| (name.clone(), seen.manifest_digest.clone()));
+    /// Notes why nothing can be said of its versions any more. True if that is news.
+    fn lose(&mut self, reasons: Reasons) -> bool {
+        self.basis = Basis::default();
+        let news = self.unclear.as_ref() != Some(&reasons);
+        self.unclear = Some(reasons);
+        news
+    }
+
+    /// Chooses the version that is to answer, if what the choice hangs on has changed. True if it comes out differently.
+    fn choose(&mut self, repository: &Repository, model: &str) -> bool {
         let basis = Basis {
             rollout: Stamp::of(&repository.root().join(model).join(ROLLOUT)),
-            versions: digests.collect(),
+            versions: self.versions.iter().map(|(name, seen)| (name.clone(), seen.id)).collect(),
         };
         // What could not be read may be readable by now.
         let unread = self.unclear.as_ref().is_some_and(|reasons| reasons.code == "package_unreadable");
         if basis == self.basis && !unread {
-            return;
+            return false;
         }
         self.basis = basis;
-        match rollout::live(repository, model, versions) {
-            Ok(version) => (self.wanted, self.unclear) = (Some(version), None),
+        let candidates: Vec<_> = self
+            .versions
+            .iter()
+            .map(|(version, seen)| Candidate { version, created_at: seen.created_at.as_deref() })
+            .collect();
+        let serving = self.live.as_ref().map(|live| live.version.manifest.version.as_str());
+        let (wanted, unclear) = match rollout::choose(repository, model, &candidates, serving) {
+            Ok(version) => (Some(version), None),
             Err(error) => {
-                let (code, reason) = (error.code().into(), error.reason());
-                let detail = format!("{:#}", anyhow::Error::from(error));
-                (self.wanted, self.unclear) = (None, Some(Reasons { code, reason, detail }));
+                // Why a manifest does not say when it was published says more than that it does not.
+                let unread = match &error {
+                    rollout::Error::Unknown { version, .. } => self.versions.get(version),
+                    _ => None,
+                };
+                let reasons = unread.and_then(Seen::reasons).cloned().unwrap_or_else(|| Reasons {
+                    code: error.code().into(),
+                    reason: error.reason(),
+                    detail: format!("{:#}", anyhow::Error::from(error)),
+                });
+                (None, Some(reasons))
             }
-        }
+        };
+        let news = self.wanted != wanted || self.unclear != unclear;
+        (self.wanted, self.unclear) = (wanted, unclear);
+        news
     }
 
     fn wanted(&self) -> Option<&Seen> {
@@ -569,7 +703,7 @@ impl Watched {
 
     /// Whether `seen` is the version that answers, as it answers.
     fn is_live(&self, seen: &Seen) -> bool {
-        self.live.as_ref().is_some_and(|(_, digest)| *digest == seen.manifest_digest)
+        self.live.as_ref().is_some_and(|live| live.manifest_digest == seen.manifest_digest)
     }
 
     /// Why the version that is to answer does not.
@@ -587,11 +721,11 @@ impl Watched {
     fn complain(&mut self, model: &str, grace: Duration) {
         let mut copying = false;
         for (name, seen) in &mut self.versions {
-            let Stage::Refused { reasons, since, logged } = &mut seen.stage else { continue };
+            let Stage::Refused { reasons, since } = &seen.stage else { continue };
             let wanted = self.wanted.as_ref() == Some(name);
             if is_of_files(&reasons.code) && since.elapsed() < grace {
                 copying |= wanted || self.unclear.is_some();
-            } else if !*logged && !wanted {
+            } else if !wanted && seen.said.as_ref() != Some(&reasons.detail) {
                 let Reasons { code, detail, .. } = reasons;
                 tracing::warn!(
                     model.name = model,
@@ -600,14 +734,18 @@ impl Watched {
                     error = detail,
                     "version refused"
                 );
-                *logged = true;
+                seen.said = Some(detail.clone());
             }
         }
         let Some(Reasons { code, detail, .. }) = self.obstacle() else {
-            self.complaint = None;
+            // What is tried again may fail again, which is no news.
+            if self.wanted().is_some_and(|wanted| self.is_live(wanted)) {
+                self.complaint = None;
+            }
             return;
         };
-        if copying || self.complaint.as_ref() == Some(detail) {
+        let complaint = Some((self.wanted.clone(), detail.clone()));
+        if copying || self.complaint == complaint {
             return;
         }
         let version = self.wanted.as_deref().unwrap_or_default();
@@ -619,35 +757,38 @@ impl Watched {
                 error = detail,
                 "model not served"
             ),
-            Some((live, _)) => tracing::error!(
+            Some(live) => tracing::error!(
                 model.name = model,
                 model.version = version,
-                serving = live.manifest.version,
+                serving = live.version.manifest.version,
                 code,
                 error = detail,
                 "what is to answer cannot be served; the version before serves on"
             ),
         }
-        self.complaint = Some(detail.clone());
+        let said = Some(detail.clone());
+        self.complaint = complaint;
         let wanted = self.wanted.as_ref().and_then(|wanted| self.versions.get_mut(wanted));
-        if let Some(Stage::Refused { logged, .. }) = wanted.map(|seen| &mut seen.stage) {
-            *logged = true;
+        if let Some(wanted) = wanted.filter(|wanted| matches!(wanted.stage, Stage::Refused { .. })) {
+            wanted.said = said;
         }
     }
 
     fn show(&self) -> Model {
-        let live = self.live.as_ref().map(|(version, _)| Arc::clone(version));
         let mut versions: BTreeMap<String, Published> =
             self.versions.iter().map(|(name, seen)| (name.clone(), seen.show())).collect();
-        if let Some(version) = &live {
+        if let Some(Live { version, stated, .. }) = &self.live {
             let published = Published {
-                manifest: Some(Arc::clone(&version.manifest)),
+                stated: Some(Arc::clone(stated)),
+                created_at: Some(version.manifest.created_at.clone()),
+                digest: Some(version.digest.clone()),
                 golden: Some(version.golden),
                 state: State::Live(Arc::clone(version)),
             };
             versions.insert(version.manifest.version.clone(), published);
         }
-        Model { live, versions }
+        let live = self.live.as_ref().map(|live| Arc::clone(&live.version));
+        Model { live, versions, refusal: self.obstacle().map(Refused::of) }
     }
 }
 
@@ -656,16 +797,26 @@ fn is_of_files(code: &str) -> bool {
     matches!(code, "package_incomplete" | "package_altered" | "package_unreadable" | "invalid_manifest")
 }
 
+/// Whether the machine could not do its part, which says nothing of the model and may be over soon.
+fn is_of_machine(code: &str) -> bool {
+    matches!(code, "no_process" | "no_thread" | "no_scratch" | "package_unreadable")
+}
+
+impl Refused {
+    fn of(reasons: &Reasons) -> Self {
+        Self { code: reasons.code.clone(), reason: reasons.reason.clone() }
+    }
+}
+
 impl Seen {
     fn show(&self) -> Published {
         let (golden, state) = match &self.stage {
             Stage::New | Stage::Trying => (None, State::Checking),
             Stage::Accepted(accepted) | Stage::Loading(accepted) => (Some(accepted.golden), State::Accepted),
-            Stage::Refused { reasons, .. } => {
-                let (code, reason) = (reasons.code.clone(), reasons.reason.clone());
-                (None, State::Refused(Refused { code, reason }))
-            }
+            Stage::Refused { reasons, .. } if is_of_machine(&reasons.code) => (None, State::Checking),
+            Stage::Refused { reasons, .. } => (None, State::Refused(Refused::of(reasons))),
         };
-        Published { manifest: self.manifest.clone(), golden, state }
+        let (created_at, digest) = (self.created_at.clone(), self.digest.clone());
+        Published { stated: self.stated.clone(), created_at, digest, golden, state }
     }
 }

@@ -50,6 +50,18 @@ impl Permit {
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| Overloaded)?;
         Ok(Self { held: wanted, counter: Arc::clone(counter) })
     }
+
+    /// How many rows or bytes it is for.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Gives back what is more than `wanted`.
+    pub fn shrink(&mut self, wanted: usize) {
+        let spare = self.held.saturating_sub(wanted);
+        self.counter.fetch_sub(spare, Ordering::Relaxed);
+        self.held -= spare;
+    }
 }
 
 impl Drop for Permit {
@@ -71,7 +83,12 @@ impl Engine {
         Self { rows, max_rows, bytes, max_bytes, inline_budget, answer_timeout, blocking }
     }
 
-    /// The right to hold a body of `bytes` in memory.
+    /// How many bytes may be held in memory by all requests together.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// The right to hold `bytes` in memory for a body or an answer.
     ///
     /// # Errors
     /// [`Overloaded`] if bodies in memory would exceed their bound.
@@ -94,7 +111,8 @@ impl Engine {
 
     /// Does `work` on at most `rows` rows, here or on a blocking thread.
     ///
-    /// Work whose caller has left before it began is not done.
+    /// Work whose caller has left before it began is not done; `work` is given a way to ask whether that has happened since,
+    /// so that it can end early.
     ///
     /// # Errors
     /// [`Error::Overloaded`] if the rows waiting for a blocking thread would exceed their bound, [`Error::Deadline`] past the
@@ -103,18 +121,18 @@ impl Engine {
         &self,
         rows: usize,
         here: bool,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> Result<T, Error> {
         if here {
             // Nothing queues here, so that nothing needs a place in the queue.
-            return Ok(work());
+            return Ok(work(&|| false));
         }
         let permit = self.hold_rows(rows)?;
         let (answer, answered) = tokio::sync::oneshot::channel();
         let task = move || {
             // A caller that has left drops the receiver.
             if !answer.is_closed() {
-                let done = work();
+                let done = work(&|| answer.is_closed());
                 // Before the caller hears of it, and may send the next.
                 drop(permit);
                 let _ = answer.send(done);
@@ -157,7 +175,7 @@ mod tests {
         let slow = Cost { run: Duration::from_millis(1), row: Duration::from_millis(1) };
         for (rows, cost, stays) in [(1, CHEAP, true), (10_000, CHEAP, false), (1, slow, false)] {
             let fits = engine.fits_inline(rows, cost);
-            let thread = engine.run(rows, fits, || std::thread::current().id()).await.unwrap();
+            let thread = engine.run(rows, fits, |_| std::thread::current().id()).await.unwrap();
             assert_eq!((fits, thread == here), (stays, stays), "{rows} rows at {cost:?}");
         }
     }
@@ -168,38 +186,60 @@ mod tests {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let busy = tokio::spawn({
             let engine = Arc::clone(&engine);
-            async move { engine.run(9_999, false, move || released.recv()).await }
+            async move { engine.run(9_999, false, move |_| released.recv()).await }
         });
         while engine.rows.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(engine.run(1, false, || ()).await.is_ok());
-        assert!(matches!(engine.run(2, false, || ()).await, Err(Error::Overloaded(Overloaded))));
-        assert!(engine.run(2, true, || ()).await.is_ok(), "what runs here does not queue");
+        assert!(engine.run(1, false, |_| ()).await.is_ok());
+        assert!(matches!(engine.run(2, false, |_| ()).await, Err(Error::Overloaded(Overloaded))));
+        assert!(engine.run(2, true, |_| ()).await.is_ok(), "what runs here does not queue");
         release.send(()).unwrap();
         busy.await.unwrap().unwrap().unwrap();
         assert_eq!(engine.rows.load(Ordering::Relaxed), 0);
         // More rows than the bound itself are taken alone, rather than never.
-        assert!(engine.run(1_000_000, false, || ()).await.is_ok());
+        assert!(engine.run(1_000_000, false, |_| ()).await.is_ok());
     }
 
     #[tokio::test]
     async fn an_answer_that_takes_too_long_is_given_up() {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let late = with_timeout(1_000_000, Duration::from_millis(50))
-            .run(10_000, false, move || released.recv())
+            .run(10_000, false, move |_| released.recv())
             .await;
         assert!(matches!(late, Err(Error::Deadline)));
         release.send(()).unwrap_or_default();
-        let panicked = engine(1_000_000).run(10_000, false, || panic!("on purpose")).await;
+        let panicked = engine(1_000_000).run(10_000, false, |_| panic!("on purpose")).await;
         assert!(matches!(panicked, Err::<(), _>(Error::Panicked)));
+    }
+
+    #[tokio::test]
+    async fn work_can_tell_that_its_caller_has_left() {
+        let (report, reported) = std::sync::mpsc::channel();
+        let work = move |has_left: &dyn Fn() -> bool| {
+            let before = has_left();
+            let until = std::time::Instant::now() + Duration::from_secs(10);
+            while !has_left() && std::time::Instant::now() < until {
+                std::thread::yield_now();
+            }
+            report.send((before, has_left())).unwrap();
+        };
+        let late = with_timeout(1_000_000, Duration::from_millis(50)).run(10_000, false, work).await;
+        assert!(matches!(late, Err(Error::Deadline)));
+        assert_eq!(reported.recv().unwrap(), (false, true));
+        assert!(!engine(1).run(1, true, |has_left| has_left()).await.unwrap(), "who waits here has not left");
     }
 
     #[tokio::test]
     async fn bytes_in_memory_are_bounded() {
         let engine = engine(1);
-        let first = engine.hold_bytes(60).unwrap();
+        let mut first = engine.hold_bytes(60).unwrap();
         assert!(engine.hold_bytes(41).is_err());
+        first.shrink(70);
+        assert!(engine.hold_bytes(41).is_err(), "nothing is given back that was not taken");
+        first.shrink(59);
+        assert_eq!(first.held(), 59);
+        assert!(engine.hold_bytes(41).is_ok());
         drop(first);
         assert!(engine.hold_bytes(41).is_ok());
     }

@@ -346,11 +346,11 @@ pub(crate) fn table() -> Vec<BadFile> {
             nodes.push(node("", "ReduceMax", &["m5000"], &["noise"], vec![int("keepdims", 0)]));
             noise(model, nodes);
         }),
-        edited("without_bounds", "child_memory", "a value doubled 40 times", |model| {
+        edited("without_bounds", "child_memory", "rows doubled 40 times", |model| {
             let mut nodes = vec![core("Identity", &["x"], "d0")];
             let double = |at| {
                 let half = format!("d{at}");
-                node("", "Concat", &[&half, &half], &[&format!("d{}", at + 1)], vec![int("axis", 1)])
+                node("", "Concat", &[&half, &half], &[&format!("d{}", at + 1)], vec![int("axis", 0)])
             };
             nodes.extend((0..40).map(double));
             nodes.push(node("", "ReduceMin", &["d40"], &["noise"], vec![int("keepdims", 0)]));
@@ -370,7 +370,7 @@ pub(crate) fn table() -> Vec<BadFile> {
             import: Some("dynamic_columns"),
             ..edited(
                 "open_columns",
-                "tree_feature_range",
+                "run_failed",
                 "an input of any number of columns, a split on column 9",
                 |model| {
                     set_columns(model, TensorShapeDimensionValue::DimParam("columns".into()));

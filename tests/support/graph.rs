@@ -24,8 +24,6 @@ const STRING: i32 = 8;
 pub(crate) const BOOL: i32 = 9;
 /// `TensorProto.DataType.DOUBLE`
 pub(crate) const DOUBLE: i32 = 11;
-/// `AttributeProto.AttributeType.FLOAT`
-const FLOAT_ATTRIBUTE: i32 = 1;
 /// `AttributeProto.AttributeType.INT`
 const INT: i32 = 2;
 /// `AttributeProto.AttributeType.INTS`
@@ -216,11 +214,6 @@ fn texts(texts: &[&str]) -> Vec<String> {
 
 fn attribute(name: &str, kind: i32) -> AttributeProto {
     AttributeProto { name: Some(name.into()), r#type: Some(kind), ..AttributeProto::default() }
-}
-
-/// An attribute that is a number.
-pub(crate) fn float(name: &str, f: f32) -> AttributeProto {
-    AttributeProto { f: Some(f), ..attribute(name, FLOAT_ATTRIBUTE) }
 }
 
 /// An attribute that is an integer.

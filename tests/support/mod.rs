@@ -7,6 +7,7 @@ pub(crate) mod graph;
 mod http;
 mod table;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,16 @@ pub(crate) fn customer_without(name: &str) -> String {
     let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(REFERENCE).unwrap();
     row.shift_remove(name).unwrap();
     serde_json::Value::Object(row).to_string()
+}
+
+/// Sets its flag when it is dropped, so that threads which go on until then end when an assertion fails, too.
+#[derive(Debug)]
+pub(crate) struct Stop<'f>(pub(crate) &'f AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Gzip of `bytes`.

@@ -274,7 +274,7 @@ impl Builder {
             self.node("probability/negative", "Sub", &[one, positive.clone()], "probability/negative");
         self.node("probabilities", "Concat", &[negative, positive.clone()], PROBABILITIES);
         self.int_attribute("axis", 1);
-        let threshold = self.float("label/threshold", round_up(threshold));
+        let threshold = self.float("label/threshold", nearest(threshold));
         let shape = self.integers("label/shape", &[-1]);
         let reached = self.node("label/reached", "GreaterOrEqual", &[positive, threshold], "label/reached");
         let class = self.cast("label/class", reached, INT64, "label/class");
@@ -310,11 +310,10 @@ impl Builder {
     }
 }
 
-/// The least float32 that is not below `threshold`: a float32 probability reaches the one exactly if it reaches the other.
-#[expect(clippy::cast_possible_truncation, reason = "the rounding is put right")]
-fn round_up(threshold: f64) -> f32 {
-    let rounded = threshold as f32;
-    if f64::from(rounded) < threshold { rounded.next_up() } else { rounded }
+/// The float32 nearest to `threshold`: a probability that is written 0.7 reaches a threshold of 0.7, as in the gateway.
+#[expect(clippy::cast_possible_truncation, reason = "probabilities are written as float32")]
+pub(crate) fn nearest(threshold: f64) -> f32 {
+    threshold as f32
 }
 
 /// A value of shape `[N]`, or `[N, columns]`.
@@ -410,12 +409,9 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_between_two_float32_is_rounded_up() {
-        assert_eq!(round_up(0.5), 0.5);
-        // 0.7 lies above its nearest float32, 0.3 below.
-        assert!(f64::from(round_up(0.7)) >= 0.7 && f64::from(round_up(0.3)) >= 0.3);
-        assert_eq!(round_up(0.7), 0.7_f32.next_up());
-        assert_eq!(round_up(0.3), 0.3_f32);
-        assert_eq!((round_up(0.0), round_up(1.0)), (0.0, 1.0));
+    fn a_threshold_between_two_float32_is_the_one_that_is_written_like_it() {
+        for threshold in [0.0, 0.3, 0.5, 0.7, 1.0] {
+            assert_eq!(nearest(threshold).to_string(), threshold.to_string());
+        }
     }
 }

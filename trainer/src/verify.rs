@@ -9,7 +9,7 @@ use scoregate_schemas::manifest::{Bindings, Output};
 use serde_json::Value;
 
 use crate::data::Table;
-use crate::export::LABEL;
+use crate::export::{LABEL, nearest};
 use crate::train::Trained;
 
 /// How far a graph's probability may be from the trainer's own, absolute.
@@ -178,12 +178,13 @@ pub fn verify(runtime: &Runtime, trained: &Trained, table: &Table) -> Result<Ver
     Ok(Verified { served, worst })
 }
 
-/// Holds every label to its probability: 1 from `threshold` on, else 0.
+/// Holds every label to its probability: 1 from `threshold` on, else 0, both as float32.
 ///
 /// # Errors
 /// [`Error::Label`] naming the wrong one that is farthest from the threshold.
 fn check_labels(rows: &[usize], labels: &[i64], probabilities: &[f64], threshold: f64) -> Result<(), Error> {
-    let wrong = |at: &usize| labels[*at] != i64::from(probabilities[*at] >= threshold);
+    let reached = |at: usize| nearest(probabilities[at]) >= nearest(threshold);
+    let wrong = |at: &usize| labels[*at] != i64::from(reached(*at));
     let distance = |at: &usize| (probabilities[*at] - threshold).abs();
     let all = || (0..rows.len()).filter(wrong);
     let Some(at) = all().max_by(|a, b| distance(a).total_cmp(&distance(b))) else { return Ok(()) };

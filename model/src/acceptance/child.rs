@@ -25,9 +25,11 @@ pub const CRASHED: &str = "child_crashed";
 pub const MEMORY: &str = "child_memory";
 /// The code of a child that took too long.
 pub const TIMEOUT: &str = "child_timeout";
+/// The code of a child whose report is longer than one may be.
+pub const REPORT: &str = "child_report";
 
 /// The largest report.
-const MAX_REPORT_BYTES: u64 = 16 << 20;
+const MAX_REPORT_BYTES: u64 = 64 << 20;
 /// What is kept of the child's standard error.
 const MAX_WORDS_BYTES: u64 = 16 << 10;
 /// Open files: the library, the package, a profile.
@@ -78,6 +80,14 @@ pub enum Death {
         /// How long it may take.
         limit: Duration,
     },
+    /// It said more than is listened to.
+    #[error(
+        "the process that tried the model gave a report of more than {} MiB; give fewer or shorter rows", .limit >> 20
+    )]
+    Long {
+        /// How many bytes a report may have.
+        limit: u64,
+    },
     /// It ended without a report.
     #[error("the process that tried the model ended without a report ({status}){words}")]
     Silent {
@@ -108,6 +118,7 @@ impl Death {
             Self::Start(_) | Self::Crashed { .. } | Self::Silent { .. } => CRASHED,
             Self::Memory { .. } => MEMORY,
             Self::Timeout { .. } => TIMEOUT,
+            Self::Long { .. } => REPORT,
         }
     }
 
@@ -165,6 +176,7 @@ pub fn run<J: Serialize, R: DeserializeOwned>(
     let words = Words(String::from_utf8_lossy(&words).into_owned());
     match ended {
         None => Err(Death::Timeout { limit: limits.time }),
+        Some(_) if report.len() as u64 > MAX_REPORT_BYTES => Err(Death::Long { limit: MAX_REPORT_BYTES }),
         Some(status) => match serde_json::from_slice(&report) {
             Ok(report) if status.success() => Ok(report),
             _ => Err(Death::of(status, words, limits)),
@@ -183,7 +195,7 @@ fn converse(
     std::thread::scope(|scope| {
         // A child that ends before it has read everything is judged by its end.
         scope.spawn(move || input.map(|mut input| input.write_all(order)));
-        let report = scope.spawn(move || drain(output, MAX_REPORT_BYTES));
+        let report = scope.spawn(move || drain(output, MAX_REPORT_BYTES + 1));
         let words = scope.spawn(move || drain(errors, MAX_WORDS_BYTES));
         let (ended, end) = mpsc::channel();
         scope.spawn(move || {
@@ -231,9 +243,10 @@ pub fn job<J: DeserializeOwned>() -> io::Result<J> {
 fn confine(limits: &Limits) -> io::Result<()> {
     // A second more than the clock gives, so that a whole number of seconds never ends it early.
     let seconds = limits.time.as_secs().saturating_add(1).saturating_mul(limits.processors.max(1).into());
+    // The system says SIGXCPU at the first limit, which is no other end's signal, and SIGKILL at the second.
+    setrlimit(Resource::RLIMIT_CPU, seconds, seconds.saturating_add(5))?;
     for (resource, most) in [
         (Resource::RLIMIT_AS, limits.memory_bytes),
-        (Resource::RLIMIT_CPU, seconds),
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, MAX_FILES),
         (Resource::RLIMIT_FSIZE, MAX_FILE_BYTES),
@@ -308,6 +321,46 @@ mod tests {
         let started = Instant::now();
         assert!(shell("sleep 600 & exit 0", &Limits::default()).is_err());
         assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_report_that_is_too_long_is_called_so() {
+        let long = format!("head -c {} /dev/zero", MAX_REPORT_BYTES + 1);
+        let death = shell(&long, &Limits::default()).unwrap_err();
+        assert_eq!((death.code(), death.reason().contains("64 MiB")), (REPORT, true), "{death}");
+        // One that is as long as it may be is read: this one is no JSON.
+        let longest = format!("head -c {MAX_REPORT_BYTES} /dev/zero");
+        assert_eq!(shell(&longest, &Limits::default()).unwrap_err().code(), CRASHED);
+    }
+
+    /// Set for the test that is a child itself.
+    const IS_CHILD: &str = "SCOREGATE_TEST_IS_CHILD";
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "nothing else tells the child from the test")]
+    fn a_child_that_used_up_its_processors_has_taken_too_long() {
+        if std::env::var_os(IS_CHILD).is_some() {
+            let _: String = job().unwrap();
+            // Where there are several processors, their time is over before that of the clock.
+            std::thread::scope(|scope| {
+                (0..4).for_each(|_| {
+                    drop(scope.spawn(|| {
+                        loop {
+                            std::hint::black_box(0);
+                        }
+                    }))
+                })
+            });
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            "acceptance::child::tests::a_child_that_used_up_its_processors_has_taken_too_long",
+        ]);
+        command.env_clear().env(IS_CHILD, "1");
+        let limits = Limits { time: Duration::from_secs(3), ..Limits::default() };
+        let death = run::<_, ()>(command, &"job", &limits).unwrap_err();
+        assert_eq!(death.code(), TIMEOUT, "{death}");
     }
 
     #[test]

@@ -21,8 +21,6 @@ mod tensors;
 mod trees;
 mod widths;
 
-pub use widths::{TreeInput, tree_inputs};
-
 /// How large the parts of a model may be. What a real model of tabular data has is far below each default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -42,8 +40,12 @@ pub struct Limits {
     pub classes: usize,
     /// Elements of a tensor, held in the file or made from constants in it. Default 2^26 (256 MiB of float32).
     pub elements: u64,
+    /// Columns of a value, where they are known. Default 65,536: 4,096 rows of them take 1 GiB.
+    pub columns: usize,
     /// Bytes of a name. Default 1,000.
     pub name_bytes: usize,
+    /// Bytes of a text among the constants. Default 1,000: a look-up may answer each row with the longest.
+    pub text_bytes: usize,
 }
 
 impl Default for Limits {
@@ -57,7 +59,9 @@ impl Default for Limits {
             tree_depth: 1_000,
             classes: 10_000,
             elements: 1 << 26,
+            columns: 1 << 16,
             name_bytes: 1_000,
+            text_bytes: 1_000,
         }
     }
 }
@@ -483,7 +487,7 @@ fn check(model: &ModelProto, limits: &Limits) -> Result<(), Fault> {
     }
     let constants = tensors::Constants::of(graph);
     operators::check(graph, &constants, limits)?;
-    let widths = widths::of(graph, &constants);
+    let widths = widths::of(graph, &constants, limits)?;
     for node in &graph.node {
         operators::check_lengths(node, &widths, limits)?;
         trees::check(node, &widths, limits)?;
@@ -571,6 +575,10 @@ fn check_node(node: &NodeProto, limits: &Limits) -> Result<(), Fault> {
             return Err(Fault::ControlFlow { node: called(node) });
         }
         check_payload(attribute).map_err(wrong)?;
+        if attribute.s.iter().chain(&attribute.strings).any(|text| text.len() > limits.text_bytes) {
+            let (name, limit) = (quoted(attribute.name()), limits.text_bytes);
+            return Err(wrong(format!("attribute {name} holds a text of more than {limit} bytes")));
+        }
         for tensor in attribute.t.iter().chain(&attribute.tensors) {
             tensors::check(tensor, limits)?;
         }

@@ -5,15 +5,15 @@ pub mod accept;
 pub mod child;
 pub mod lint;
 
-use scoregate_schemas::manifest::{Bindings, Task};
-use scoregate_schemas::onnx::ModelProto;
+use std::time::Duration;
+
+use scoregate_schemas::manifest::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::features::{FeatureRows, RowReader};
-use crate::inspect;
 use crate::package::{self, GoldenRow};
-use crate::runtime::{self, ObservedValue, Runtime, Session};
+use crate::runtime::{self, Session};
 
 /// Why a version is not served.
 #[derive(Debug, thiserror::Error)]
@@ -27,19 +27,6 @@ pub enum Refusal {
     /// The graph cannot be loaded or run, or answers no probabilities.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
-    /// A tree looks at columns that its input does not have.
-    #[error(
-        "a tree ensemble looks at column {column} of \"{value}\", which has {width} columns; export the model again with the \
-         features that it was trained on"
-    )]
-    TreeInput {
-        /// The value that the trees read.
-        value: String,
-        /// The last column that they look at, from 0.
-        column: usize,
-        /// How many columns there are.
-        width: usize,
-    },
     /// A golden row does not pass the version's own schema.
     #[error("golden row {row} does not pass the feature schema: {message}")]
     GoldenRow {
@@ -105,6 +92,14 @@ pub enum Refusal {
         /// The number that it gets among others.
         together: f64,
     },
+    /// A single row takes too long.
+    #[error("a single row took {took:.1?}, at most {limit:?} is taken; export a smaller model")]
+    TooSlow {
+        /// How long it took, the better of two.
+        took: Duration,
+        /// How long it may take.
+        limit: Duration,
+    },
 }
 
 impl Refusal {
@@ -116,8 +111,8 @@ impl Refusal {
             Self::Runtime(error) => Self::code_of(error),
             Self::NoRow => "no_row",
             Self::Together { .. } => "row_dependent",
+            Self::TooSlow { .. } => "too_slow",
             Self::Lint(fault) => fault.code(),
-            Self::TreeInput { .. } => "tree_feature_range",
             Self::GoldenRow { .. } | Self::GoldenWidth { .. } => "invalid_golden",
             Self::Golden { .. } => "golden_mismatch",
         }
@@ -153,40 +148,15 @@ impl Refusal {
     }
 }
 
-/// Checks that no tree looks beyond its input, where the file alone does not tell how wide that is: ONNX Runtime reads
-/// whatever lies there. The graph is run up to the trees and not through them.
-///
-/// # Errors
-/// [`Refusal::TreeInput`] if one does, [`Refusal::Runtime`] if the part before the trees cannot be run.
-pub fn check_tree_inputs(
-    runtime: &Runtime,
-    model: &ModelProto,
-    reader: &RowReader,
-    bindings: &Bindings,
-    rows: &FeatureRows,
-) -> Result<(), Refusal> {
-    for input in lint::tree_inputs(model) {
-        let before = inspect::up_to(model, &input.value);
-        for observed in runtime.observe(&before, reader, bindings, rows)? {
-            let width = match observed.value {
-                ObservedValue::Numbers { columns, .. } | ObservedValue::Labels { columns } => columns,
-                ObservedValue::Maps { .. } | ObservedValue::Other(_) => 0,
-            };
-            if width < input.least_width {
-                let column = input.least_width - 1;
-                return Err(Refusal::TreeInput { value: input.value, column, width });
-            }
-        }
-    }
-    Ok(())
-}
+/// Values below this share of the largest expected one are compared on that scale.
+const NEAR_ZERO: f64 = 1e-3;
 
 /// How far an answer may be from a golden row's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tolerance {
     /// Of probabilities.
     Absolute(f64),
-    /// Of values, relative to the expected one where that is greater than 1.
+    /// Of values, relative to the expected one, or to a thousandth of the largest expected one.
     Relative(f64),
 }
 
@@ -213,15 +183,16 @@ impl Tolerance {
 
     /// Whether two numbers are further apart than is allowed.
     fn is_exceeded(self, served: f64, expected: f64) -> bool {
-        self.distance(served, expected) > self.limit()
+        self.distance(served, expected, 1.0) > self.limit()
     }
 
-    /// How far apart two numbers are, on the scale of the tolerance; NaN is as far as can be.
-    fn distance(self, served: f64, expected: f64) -> f64 {
+    /// How far apart two numbers are, on the scale of the tolerance; NaN is as far as can be. Relative to a number smaller than
+    /// `scale`, the difference is taken relative to that.
+    fn distance(self, served: f64, expected: f64, scale: f64) -> f64 {
         let difference = (served - expected).abs();
         let distance = match self {
             Self::Absolute(_) => difference,
-            Self::Relative(_) => difference / expected.abs().max(1.0),
+            Self::Relative(_) => difference / expected.abs().max(scale),
         };
         if distance.is_nan() { f64::INFINITY } else { distance }
     }
@@ -288,6 +259,10 @@ pub fn compare_golden<'s>(
     served: impl Iterator<Item = &'s [f64]>,
     tolerance: Tolerance,
 ) -> Result<Golden, Refusal> {
+    let greatest =
+        golden.iter().flat_map(|row| row.expected.values()).fold(0.0, |most: f64, x| most.max(x.abs()));
+    // Values near zero among large ones need not be right to their own last digit.
+    let scale = if greatest > 0.0 { greatest * NEAR_ZERO } else { 1.0 };
     let (mut worst, mut beyond) = ((0, 0.0, 0.0, 0.0), 0);
     for (at, (row, served)) in golden.iter().zip(served).enumerate() {
         let expected = row.expected.values();
@@ -297,7 +272,7 @@ pub fn compare_golden<'s>(
         }
         let mut furthest: f64 = 0.0;
         for (served, expected) in served.iter().zip(expected) {
-            let distance = tolerance.distance(*served, *expected);
+            let distance = tolerance.distance(*served, *expected, scale);
             furthest = furthest.max(distance);
             if distance > worst.3 {
                 worst = (at, *served, *expected, distance);

@@ -241,13 +241,11 @@ impl RowReader {
                 _ => "expected one of the listed categories".into(),
             },
             (FaultCode::Category, None) => "expected one of the listed categories".into(),
-            (FaultCode::Precision, Some(reader)) => {
-                format!(
-                    "expected an integer that {} holds exactly; this one would be changed silently",
-                    reader.element_name()
-                )
-                .into()
-            }
+            (FaultCode::Precision, Some(reader)) => format!(
+                "expected an integer that {} holds exactly; this one would be changed silently",
+                reader.element_name()
+            )
+            .into(),
             (FaultCode::Precision, None) => "expected an integer that the model's input holds exactly".into(),
             (FaultCode::Overflow, _) => "expected a number within the range of the model's input".into(),
             (FaultCode::Character, _) => "expected text without control characters".into(),

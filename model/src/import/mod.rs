@@ -274,6 +274,7 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
         None => output::infer(&evidence, &mut reasons)?,
     };
     let output::Found { output, labels, classes } = found;
+    package::check_labels(&labels).map_err(Fault::Labels)?;
     let golden_column = if output.columns() == 1 { 1 } else { output.positive() };
     let golden_list = output::one_number(golden, output.task(), golden_column);
     let mut session = runtime.session(&graph, &reader, &bindings, &output, &SessionOptions::default())?;

@@ -564,7 +564,10 @@ fn labels(
                 )));
             }
             let pairs = ordered.iter().zip(own).map(|(class, label)| format!("{class} is \"{label}\""));
-            reasons.push(format!("of the graph's classes {}", pairs.collect::<Vec<_>>().join(", ")));
+            reasons.push(format!(
+                "the schema's labels stand for the graph's classes: {}",
+                pairs.collect::<Vec<_>>().join(", ")
+            ));
             Ok(own.clone())
         }
         (Some(own), _, _) => {

@@ -112,7 +112,8 @@ fn what_is_unclear_is_refused_with_what_settles_it() {
     use Element::{Float32, String};
     let x = |width| input("X", Float32, width);
     let other = GraphInput { name: "image".into(), element: None, width: Some(1), rows: None };
-    let cases: [(&FeatureSchema, Vec<GraphInput>, &[(&str, &str)], &str, &str); 13] = [
+    type Case<'c> = (&'c FeatureSchema, Vec<GraphInput>, &'c [(&'c str, &'c str)], &'c str, &'c str);
+    let cases: [Case<'_>; 13] = [
         (&numbers(), vec![], &[], "bindings_unclear", "no inputs"),
         (&numbers(), vec![other], &[], "bindings_unclear", "\"image\" is no tensor of"),
         (&numbers(), vec![x(0)], &[], "dynamic_columns", "--input X=age,visits"),
@@ -295,7 +296,8 @@ fn an_answer_that_is_unclear_or_unusable_is_refused() {
     let positive = Overrides { positive: Some("plum".into()), ..Overrides::default() };
     let binary = Overrides { task: Some(TaskName::Binary), ..Overrides::default() };
     let default = Overrides::default;
-    let cases: [(&GraphProto, Vec<Observed>, Value, Overrides, &str, &str); 10] = [
+    type Case<'c> = (&'c GraphProto, Vec<Observed>, Value, Overrides, &'c str, &'c str);
+    let cases: [Case<'_>; 10] = [
         (&none, vec![label()], json!({}), default(), "output_unclear", "a label alone is no score"),
         (&none, vec![other], json!({}), default(), "output_unclear", "a tensor of shape [2, 2, 2]"),
         (

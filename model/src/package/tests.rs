@@ -104,6 +104,66 @@ fn every_alteration_is_noticed() {
     }
 }
 
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+    type Replace = fn(&Path);
+    let pipe: Replace = |path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    };
+    let directory: Replace = |path| fs::create_dir(path).unwrap();
+    for name in [MANIFEST, MODEL, GOLDEN] {
+        for replace in [pipe, directory] {
+            let (_directory, repository, path) = published();
+            fs::remove_file(path.join(name)).unwrap();
+            replace(&path.join(name));
+            let error = Package::read(&path).unwrap_err();
+            assert_eq!(error.code(), "package_altered", "{name}: {error}");
+            assert_eq!(repository.versions("churn").unwrap(), ["v1"], "it is there, and refused");
+        }
+    }
+    let (_directory, repository, path) = published();
+    let rollout = path.with_file_name(ROLLOUT);
+    fs::remove_file(&rollout).unwrap();
+    pipe(&rollout);
+    assert_eq!(repository.read_rollout("churn").unwrap_err().code(), "package_altered");
+}
+
+#[test]
+fn no_more_is_read_than_a_file_of_its_kind_may_have() {
+    for (name, limit) in [
+        (MANIFEST, MAX_MANIFEST_BYTES),
+        (MODEL, lint::Limits::default().file_bytes),
+        (GOLDEN, MAX_ROWS_BYTES),
+    ] {
+        let (_directory, _repository, path) = published();
+        // A file with a hole takes no room on the disk.
+        File::options().write(true).open(path.join(name)).unwrap().set_len(limit as u64 + 1).unwrap();
+        let error = Package::read(&path).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { limit: found, .. } if found == limit), "{name}: {error}");
+    }
+    let (_directory, repository, path) = published();
+    fs::write(path.with_file_name(ROLLOUT), vec![b' '; MAX_ROLLOUT_BYTES + 1]).unwrap();
+    assert!(matches!(repository.read_rollout("churn"), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn labels_are_short_plain_and_different() {
+    let labels =
+        |labels: &[&str]| check_labels(&labels.iter().map(|&label| label.into()).collect::<Vec<_>>());
+    let (long, too_long) = ("x".repeat(MAX_LABEL_BYTES), "x".repeat(MAX_LABEL_BYTES + 1));
+    assert_eq!(labels(&[&long, "größer als 5", "\"quoted\""]), Ok(()));
+    for (wrong, expected) in [
+        ([too_long.as_str(), "b"], "257 bytes"),
+        (["a\nb", "b"], "control character"),
+        (["a\u{7f}", "b"], "control character"),
+        (["b", "b"], "twice"),
+    ] {
+        let problem = labels(&wrong).unwrap_err();
+        assert!(problem.contains(expected), "{problem}");
+    }
+}
+
 fn edit(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path.join(MANIFEST)).unwrap();
     assert!(text.contains(from), "{from} in {text}");

@@ -490,10 +490,24 @@ impl Session {
     /// [`Error::Run`] if ONNX Runtime fails, [`Error::Output`] if the answer is not one finite number, in [0, 1] for
     /// probabilities, per row and class.
     pub fn run(&mut self, rows: &FeatureRows) -> Result<Scores, Error> {
+        Ok(self.run_unless(rows, &|| false)?.expect("nothing stops it"))
+    }
+
+    /// As [`Session::run`], but asks before each further part of [`MAX_ROWS_PER_RUN`] rows whether to stop; None if it did.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_unless(
+        &mut self,
+        rows: &FeatureRows,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Scores>, Error> {
         let width = self.reading.task().width();
         let mut values = Vec::with_capacity(rows.len() * width);
-        self.parts(rows, |reading, outputs, from, count| reading.read(outputs, from, count, &mut values))?;
-        Ok(Scores { width, values })
+        let whole = self.parts(rows, stop, |reading, outputs, from, count| {
+            reading.read(outputs, from, count, &mut values)
+        })?;
+        Ok(whole.then_some(Scores { width, values }))
     }
 
     /// Runs every checked row and returns the graph's own numbers, before a link and unchecked but for their shape: one line
@@ -503,19 +517,24 @@ impl Session {
     /// [`Error::Run`] if ONNX Runtime fails, [`Error::Output`] if the answer is of another shape.
     pub fn run_raw(&mut self, rows: &FeatureRows) -> Result<Vec<f64>, Error> {
         let mut values = Vec::new();
-        self.parts(rows, |reading, outputs, from, count| {
+        self.parts(rows, &|| false, |reading, outputs, from, count| {
             reading.read_raw(outputs, from, count, &mut values)
         })?;
         Ok(values)
     }
 
+    /// False if it was stopped before the last part.
     fn parts(
         &mut self,
         rows: &FeatureRows,
+        stop: &dyn Fn() -> bool,
         mut read: impl FnMut(&Reading, &ort::session::SessionOutputs<'_>, usize, usize) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let Self { inner, inputs, single, reading, .. } = self;
         for from in (0..rows.len()).step_by(MAX_ROWS_PER_RUN) {
+            if from > 0 && stop() {
+                return Ok(false);
+            }
             let to = rows.len().min(from + MAX_ROWS_PER_RUN);
             let outputs = if to - from == 1 {
                 for (input, tensor) in inputs.iter().zip(&mut single.inputs) {
@@ -536,7 +555,7 @@ impl Session {
             };
             read(reading, &outputs.map_err(Error::Run)?, from, to - from)?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

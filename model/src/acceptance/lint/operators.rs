@@ -8,14 +8,16 @@ use super::tensors::Constants;
 use super::widths::Widths;
 use super::{Fault, Limits, called, domain};
 
-/// What a value depends on.
+/// What the content of a value depends on. Its shape never depends on what is in the inputs: an operator that would make it
+/// so is refused. That leaves the number of rows, and whoever tries a graph with one row and with as many as a run may have
+/// has seen it at its largest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// On the file alone.
     File,
-    /// On the sizes of the inputs.
+    /// On the sizes of the inputs, which it carries as they are.
     Sizes,
-    /// On what is in the inputs.
+    /// On anything else.
     Values,
 }
 
@@ -25,34 +27,51 @@ pub(super) fn check(graph: &GraphProto, constants: &Constants<'_>, limits: &Limi
         graph.input.iter().map(|input| (input.name(), Source::Values)).collect();
     // A weight that is listed among the inputs is a weight.
     sources.extend(graph.initializer.iter().map(|tensor| (tensor.name(), Source::File)));
+    let mut made_in_all = 0.0;
     for node in &graph.node {
         let core = domain(node.domain()).is_empty();
         if core && is_random(node, constants) {
             return Err(Fault::Random { node: called(node) });
         }
         let source_of = |name: &String| sources.get(name.as_str()).copied().unwrap_or(Source::File);
+        let most = node.input.iter().map(source_of).max().unwrap_or(Source::File);
+        let mut source = most;
         if core {
-            let sizing = sizes(node.op_type()).iter().filter_map(|at| node.input.get(*at));
-            if sizing.map(source_of).max() == Some(Source::Values) {
+            let is_beyond = |at: &[usize], allowed: Source| {
+                at.iter().filter_map(|at| node.input.get(*at)).any(|name| source_of(name) > allowed)
+            };
+            if is_beyond(sizes(node.op_type()), Source::Sizes)
+                || is_beyond(fixed(node.op_type()), Source::File)
+            {
                 return Err(Fault::SizeFromValues { node: called(node) });
             }
-            let made = made_of_constants(node, constants);
+            made_in_all += made_of_constants(node, constants);
             // A range whose step is no number or zero has no end.
-            if made.is_nan() || made > limits.elements as f64 {
-                return Err(giant(node, made, limits));
+            if made_in_all.is_nan() || made_in_all > limits.elements as f64 {
+                return Err(giant(node, made_in_all, limits));
             }
+            source = match node.op_type() {
+                "Shape" | "Size" => most.min(Source::Sizes),
+                _ if most == Source::Sizes && !carries_sizes(node) => Source::Values,
+                _ => most,
+            };
         }
-        let source = match node.op_type() {
-            "Shape" | "Size" if core => {
-                node.input.iter().map(source_of).max().unwrap_or(Source::File).min(Source::Sizes)
-            }
-            _ => node.input.iter().map(source_of).max().unwrap_or(Source::File),
-        };
         for output in &node.output {
             sources.insert(output, source);
         }
     }
     Ok(())
+}
+
+/// Whether a core operator only picks and joins sizes, so that what it makes never falls while they grow. With arithmetic, a
+/// model could be small for every number of rows but one.
+fn carries_sizes(node: &NodeProto) -> bool {
+    match node.op_type() {
+        "Concat" | "Gather" | "Identity" | "Reshape" | "Slice" | "Squeeze" | "Unsqueeze" => true,
+        // To a type that every size fits into: others begin again from zero.
+        "Cast" => attribute(node, "to").is_some_and(|to| matches!(to.i(), 1 | 6 | 7 | 11)),
+        _ => false,
+    }
 }
 
 #[expect(
@@ -86,16 +105,33 @@ fn is_random(node: &NodeProto, constants: &Constants<'_>) -> bool {
     }
 }
 
-/// The inputs of a core operator that say how large what it makes is, where that may be more than it takes.
+/// The inputs of a core operator by whose content the shape of what it makes is chosen.
 fn sizes(operator: &str) -> &'static [usize] {
     match operator {
         "ConstantOfShape" | "HannWindow" | "HammingWindow" | "BlackmanWindow" => &[0],
-        "Expand" | "OneHot" | "Pad" | "Upsample" | "CenterCropPad" | "AffineGrid" | "DFT" | "Col2Im" => &[1],
-        "Tile" | "STFT" => &[1, 2],
-        "MaxUnpool" => &[2],
-        "Range" => &[0, 1, 2],
+        "Expand" | "OneHot" | "Upsample" | "CenterCropPad" | "AffineGrid" | "Reshape" | "TopK" | "Split"
+        | "SplitToSequence" | "SequenceAt" | "SequenceErase" => &[1],
+        "Tile" | "DFT" | "Col2Im" => &[1, 2],
+        "Pad" | "STFT" => &[1, 3],
+        "MaxUnpool" | "SequenceInsert" | "Slice" => &[2],
         "Resize" => &[1, 2, 3],
         "MelWeightMatrix" => &[0, 1],
+        _ => &[],
+    }
+}
+
+/// The inputs of a core operator whose content must not even depend on sizes, because what it makes could grow while they fall,
+/// or is as large as what it finds in them.
+fn fixed(operator: &str) -> &'static [usize] {
+    match operator {
+        "Slice" => &[1, 3, 4],
+        "Range" => &[0, 1, 2],
+        "Compress" | "Squeeze" | "Unsqueeze" => &[1],
+        // The length of a text counts as its size.
+        "NonZero" | "Unique" | "StringSplit" | "StringNormalizer" | "ImageDecoder" => &[0],
+        "StringConcat" => &[0, 1],
+        "NonMaxSuppression" => &[0, 1, 2, 3, 4],
+        _ if operator.starts_with("Reduce") => &[1],
         _ => &[],
     }
 }

@@ -70,6 +70,9 @@ pub(super) fn check(tensor: &TensorProto, limits: &Limits) -> Result<(), Fault> 
     if tensor.segment.is_some() {
         return Err(wrong("is a part of a larger one, expected it whole".into()));
     }
+    if tensor.string_data.iter().any(|text| text.len() > limits.text_bytes) {
+        return Err(wrong(format!("holds a text of more than {} bytes", limits.text_bytes)));
+    }
     let held = match &tensor.raw_data {
         Some(_) if bytes == 0 => {
             return Err(wrong("holds strings as raw bytes, expected a list of strings".into()));

@@ -12,18 +12,9 @@ use super::widths::Widths;
 use super::{Fault, Limits, TreeFault, called, quoted};
 
 /// Whether a node is an ensemble of trees.
-pub(super) fn is_ensemble(node: &NodeProto) -> bool {
+fn is_ensemble(node: &NodeProto) -> bool {
     node.domain() == "ai.onnx.ml"
         && matches!(node.op_type(), "TreeEnsembleClassifier" | "TreeEnsembleRegressor" | "TreeEnsemble")
-}
-
-/// One more than the highest feature that an ensemble splits on.
-pub(super) fn least_width(node: &NodeProto) -> usize {
-    let attributes = Attributes(node);
-    let modes = attributes.strings("nodes_modes");
-    let features = attributes.ints("nodes_featureids").iter().enumerate();
-    let split = features.filter(|(at, _)| modes.get(*at).is_none_or(|mode| mode != b"LEAF"));
-    split.map(|(_, feature)| usize::try_from(*feature).unwrap_or(0).saturating_add(1)).max().unwrap_or(0)
 }
 
 /// Checks a node that is an ensemble of trees; any other passes.

@@ -2,46 +2,23 @@
 
 use std::collections::HashMap;
 
-use scoregate_schemas::onnx::{
-    GraphProto, ModelProto, NodeProto, TensorShapeDimensionValue, TypeValue, ValueInfoProto,
-};
+use scoregate_schemas::onnx::{GraphProto, NodeProto, TensorShapeDimensionValue, TypeValue, ValueInfoProto};
 
 use super::tensors::Constants;
-use super::{domain, trees};
+use super::{Fault, Limits, domain};
 
 /// The values of the form rows × columns whose columns are known, by name.
 pub(super) type Widths<'g> = HashMap<&'g str, usize>;
 
-/// A value that trees read, and how wide it must be so that they read nothing beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeInput {
-    /// The name of the value.
-    pub value: String,
-    /// The least number of columns: one more than the highest feature of a split.
-    pub least_width: usize,
-}
-
-/// The inputs of tree ensembles whose width does not follow from the file: run these values, and look how wide they are.
-/// A feature beyond the width would have ONNX Runtime read beside the row.
-pub fn tree_inputs(model: &ModelProto) -> Vec<TreeInput> {
-    let Some(graph) = &model.graph else { return Vec::new() };
-    let widths = of(graph, &Constants::of(graph));
-    let mut inputs: Vec<TreeInput> = Vec::new();
-    for node in graph.node.iter().filter(|node| trees::is_ensemble(node)) {
-        let (Some(value), least_width) = (node.input.first(), trees::least_width(node)) else { continue };
-        if widths.contains_key(value.as_str()) {
-            continue;
-        }
-        match inputs.iter_mut().find(|known| known.value == *value) {
-            Some(known) => known.least_width = known.least_width.max(least_width),
-            None => inputs.push(TreeInput { value: value.clone(), least_width }),
-        }
-    }
-    inputs
-}
-
 /// Follows the columns from the declared inputs through the nodes that converters put before trees and linear models.
-pub(super) fn of<'g>(graph: &'g GraphProto, constants: &Constants<'g>) -> Widths<'g> {
+///
+/// # Errors
+/// [`Fault::TooMany`] if a value has more than it may: a few nodes that put a value beside itself make any number of them.
+pub(super) fn of<'g>(
+    graph: &'g GraphProto,
+    constants: &Constants<'g>,
+    limits: &Limits,
+) -> Result<Widths<'g>, Fault> {
     let mut widths: Widths<'g> = graph
         .input
         .iter()
@@ -49,13 +26,20 @@ pub(super) fn of<'g>(graph: &'g GraphProto, constants: &Constants<'g>) -> Widths
         .filter(|value| constants.shape(value.name()).is_none())
         .filter_map(|value| Some((value.name(), declared(value)?)))
         .collect();
+    let within = |found: usize| match limits.columns {
+        limit if found > limit => Err(Fault::TooMany { what: "columns of one value", found, limit }),
+        _ => Ok(found),
+    };
+    for width in widths.values() {
+        within(*width)?;
+    }
     for node in &graph.node {
         let width = made(node, &widths, constants);
         if let (Some(width), Some(output)) = (width, node.output.first()) {
-            widths.insert(output, width);
+            widths.insert(output, within(width)?);
         }
     }
-    widths
+    Ok(widths)
 }
 
 /// The columns that an input declares: the second of two dimensions, where it is a number.
