@@ -5,7 +5,7 @@ mod table;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -94,7 +94,16 @@ pub(super) fn many(workspace: &Workspace, site: &Site, plan: &Plan, outside: &mu
     eprintln!("starting with {MODELS} models, once unknown and {} times known", plan.later_starts);
     for known in 0..=plan.later_starts {
         let mut gateway = start()?;
-        let ready_ms = gateway.wait_ready(READY, FIRST_START_LIMIT)?.as_secs_f64() * 1e3;
+        // A gateway is ready before the last of many unknown models was tried: counted is until every one answers.
+        let ready = gateway.wait_ready(READY, FIRST_START_LIMIT)?;
+        let since = Instant::now();
+        while !all_answer(&gateway, &site.key, names.len())? {
+            if since.elapsed() > FIRST_START_LIMIT {
+                bail!("not every one of {} models answers after {FIRST_START_LIMIT:?}", names.len());
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let ready_ms = (ready + since.elapsed()).as_secs_f64() * 1e3;
         if known == 0 {
             outside.first_start_ms = ready_ms;
         } else {
@@ -105,6 +114,15 @@ pub(super) fn many(workspace: &Workspace, site: &Site, plan: &Plan, outside: &mu
         gateway.stop(DRAIN_LIMIT)?;
     }
     Ok(())
+}
+
+/// Whether each of `count` models has a version that answers.
+fn all_answer(gateway: &Server, key: &str, count: usize) -> Result<bool> {
+    let answer = gateway.ask(&http1::get(gateway.address, "/v1/models", Some(key)))?;
+    let document: Value =
+        serde_json::from_str(&answer).context("/v1/models answered something other than JSON")?;
+    let models = document["models"].as_array().map_or(&[][..], Vec::as_slice);
+    Ok(models.iter().filter(|model| model["live"].is_string()).count() == count)
 }
 
 /// Copies a package into the repository `models` under another name.
