@@ -143,11 +143,13 @@ fn cut_zipmap(graph: &mut GraphProto, output: &str, keys: &ClassKeys) -> bool {
 
 /// The classes of a ZipMap node, in the order of its input's columns.
 pub fn zipmap_keys(node: &NodeProto) -> Option<ClassKeys> {
-    if node.op_type() != "ZipMap" || node.domain() != "ai.onnx.ml" {
-        return None;
-    }
+    (node.op_type() == "ZipMap" && node.domain() == "ai.onnx.ml").then(|| class_labels(node))?
+}
+
+/// The classes that a node's attributes name, in the order of its columns.
+pub fn class_labels(node: &NodeProto) -> Option<ClassKeys> {
     node.attribute.iter().find_map(|attribute| match attribute.name() {
-        "classlabels_int64s" if !attribute.ints.is_empty() => {
+        "classlabels_int64s" | "classlabels_ints" if !attribute.ints.is_empty() => {
             Some(ClassKeys::Integers(attribute.ints.clone()))
         }
         "classlabels_strings" if !attribute.strings.is_empty() => {

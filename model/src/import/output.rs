@@ -8,15 +8,12 @@ use serde_json::Value;
 
 use super::{Fault, Overrides, TaskName};
 use crate::acceptance::{Refusal, Tolerance, compare_golden};
-use crate::inspect::zipmap_keys;
-use crate::package::{Expected, GoldenRow};
+use crate::inspect::{class_labels, zipmap_keys};
+use crate::package::{Expected, GoldenRow, check_labels};
 use crate::runtime::{Observed, ObservedValue, ROUNDING, apply_link};
 
 /// How far the probabilities of a row's classes may be from 1 together.
 const SUM_TOLERANCE: f64 = 1e-3;
-
-/// The longest name of a class.
-const MAX_LABEL_BYTES: usize = 128;
 
 /// What was found out about a graph's answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -341,13 +338,7 @@ fn node_classes(node: &NodeProto) -> Option<ClassKeys> {
     if node.op_type() == "LabelEncoder" {
         return None;
     }
-    node.attribute.iter().find_map(|attribute| match attribute.name() {
-        "classlabels_int64s" | "classlabels_ints" if !attribute.ints.is_empty() => {
-            Some(ClassKeys::Integers(attribute.ints.clone()))
-        }
-        "classlabels_strings" if !attribute.strings.is_empty() => texts(&attribute.strings),
-        _ => None,
-    })
+    class_labels(node)
 }
 
 fn texts(bytes: &[Vec<u8>]) -> Option<ClassKeys> {
@@ -391,13 +382,9 @@ fn label_classes(graph: &GraphProto, label: &str, depth: usize) -> Option<ClassK
 
 /// Class names become labels of answers and words of reports.
 fn check_names(classes: &ClassKeys) -> Result<(), Fault> {
-    let ClassKeys::Strings(names) = classes else { return Ok(()) };
-    match names.iter().position(|name| name.len() > MAX_LABEL_BYTES || name.chars().any(char::is_control)) {
-        None => Ok(()),
-        Some(at) => Err(Fault::Labels(format!(
-            "class {at} of the graph has a name with control characters or of more than {MAX_LABEL_BYTES} bytes; expected a \
-             short text"
-        ))),
+    match classes {
+        ClassKeys::Strings(names) => check_labels(names).map_err(Fault::Labels),
+        ClassKeys::Integers(_) => Ok(()),
     }
 }
 
