@@ -2,9 +2,11 @@
 //! plain words, or the one thing that is in the way.
 //!
 //! Runs in a child process with limits, since nothing vouches for the file. [`bindings`] says which features reach which
-//! input, [`output`] where the answer is and what it means, [`rows`] reads the reference.
+//! input, [`output`] where the answer is and what it means, [`classes`] what
+//! its columns are called, [`rows`] reads the reference.
 
 mod bindings;
+mod classes;
 mod output;
 mod rows;
 #[cfg(test)]
@@ -414,21 +416,21 @@ impl Named<'_> {
     /// Whether a cell of the target column says the positive class of two, where it says either.
     fn is_positive(&self, cell: &str, schema: &FeatureSchema, output: &Output) -> Option<bool> {
         if let Some(stated) = schema.stated_positive() {
-            return Some(output::is_value(cell, stated));
+            return Some(classes::is_value(cell, stated));
         }
         let positive = if output.columns() == 1 { 1 } else { output.positive() };
         let is = |place: usize, usual: bool| {
             let class =
                 self.classes.and_then(|classes| classes.get(if usual { positive } else { 1 - positive }));
             self.labels.get(place).is_some_and(|label| label == cell)
-                || class.is_some_and(|class| output::is_value(cell, &class.as_str().into()))
+                || class.is_some_and(|class| classes::is_value(cell, &class.as_str().into()))
         };
         match (is(1, true), is(0, false)) {
             (true, false) => Some(true),
             (false, true) => Some(false),
             // Neither name is there: no and yes as everyone writes them.
-            _ if output::is_value(cell, &true.into()) => Some(true),
-            _ if output::is_value(cell, &false.into()) => Some(false),
+            _ if classes::is_value(cell, &true.into()) => Some(true),
+            _ if classes::is_value(cell, &false.into()) => Some(false),
             _ => None,
         }
     }
@@ -436,7 +438,7 @@ impl Named<'_> {
     /// The column of the class that a cell of the target column says.
     fn column(&self, cell: &str) -> Option<usize> {
         let of_graph =
-            || self.classes?.iter().position(|class| output::is_value(cell, &class.as_str().into()));
+            || self.classes?.iter().position(|class| classes::is_value(cell, &class.as_str().into()));
         let of_labels = || self.labels.iter().position(|label| label == cell);
         of_graph().or_else(of_labels)
     }
