@@ -6,8 +6,10 @@
 
 pub mod cli;
 pub mod config;
+pub mod follow;
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod http;
 pub mod import;

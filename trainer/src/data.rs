@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use scoregate_model::features::{Cell, FaultCode, FieldFault, Place, RowReader};
+use scoregate_model::package::digest_of;
 use scoregate_schemas::feature_schema::{FeatureSchema, Field, Kind, Missing};
 use scoregate_schemas::manifest::Bindings;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// Mistakes that a message describes; further ones are counted.
 const SHOWN: usize = 20;
@@ -199,7 +199,7 @@ impl Table {
         Ok(Self {
             features: columns.into_iter().map(|column| column.feature).collect(),
             positives,
-            digest: format!("sha256:{:x}", Sha256::digest(bytes)),
+            digest: digest_of(bytes),
             ignored: header.ignored(schema, target),
         })
     }

@@ -2,6 +2,10 @@
 //!
 //! Every mistake is reported at once, and keys that nobody knows are mistakes.
 
+mod auth;
+mod reader;
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -9,9 +13,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scoregate_model::package::check_labels;
 use scoregate_model::runtime::ExecutionProvider;
 use scoregate_schemas::manifest::{Manifest, Task};
+
+pub use self::auth::{
+    AuthSettings, CertificateSettings, IntrospectionSettings, IssuerSettings, KeyLocation, OauthSettings,
+    TlsSettings, is_safe,
+};
+use self::reader::{Reader, TableReader};
+pub use self::values::duration;
+use self::values::{
+    COUNT, address, base_url, count, interval, labels, log_filter, log_format, optional_path, origins, path,
+    providers, text, whole,
+};
 
 /// Everything that `serve` can be told.
 #[derive(Debug, Clone)]
@@ -26,6 +40,10 @@ pub struct Settings {
     pub state: StateSettings,
     /// Who may score.
     pub auth: AuthSettings,
+    /// The issuer that is built in, where it is switched on.
+    pub oauth: Option<OauthSettings>,
+    /// TLS, where it is switched on.
+    pub tls: Option<TlsSettings>,
     /// ONNX Runtime.
     pub runtime: RuntimeSettings,
     /// Work in flight.
@@ -41,6 +59,11 @@ pub struct ServerSettings {
     pub addr: SocketAddr,
     /// `SCOREGATE_ADMIN_ADDR` (`127.0.0.1:9090`): the admin listener.
     pub admin_addr: SocketAddr,
+    /// `SCOREGATE_PUBLIC_URL`: what clients put before the paths, see [`Settings::public_url`].
+    pub public_url: Option<String>,
+    /// `SCOREGATE_CORS_ORIGINS` (none): the origins, such as `https://app.example.com`, whose pages may call with `fetch`; `*`
+    /// is any.
+    pub cors_origins: Vec<String>,
     /// `SCOREGATE_MAX_BODY_BYTES` (16 MiB): the largest body, decoded.
     pub max_body_bytes: usize,
     /// `SCOREGATE_MAX_BATCH_ROWS` (100,000): the most rows of one batch.
@@ -79,7 +102,8 @@ pub struct ModelSettings {
 /// What the gateway remembers.
 #[derive(Debug, Clone)]
 pub struct StateSettings {
-    /// `SCOREGATE_STATE_DIR` (`state`): which packages were accepted, so that a start need not try them again.
+    /// `SCOREGATE_STATE_DIR` (`state`): which packages were accepted, so that a start need not try them again; the audit log;
+    /// the built-in issuer's keys.
     pub dir: PathBuf,
 }
 
@@ -135,13 +159,6 @@ impl Serving {
         }
         Ok(())
     }
-}
-
-/// Who may score.
-#[derive(Debug, Clone)]
-pub struct AuthSettings {
-    /// `SCOREGATE_API_KEYS_FILE` (`api_keys.json`).
-    pub api_keys_file: PathBuf,
 }
 
 /// ONNX Runtime.
@@ -232,17 +249,6 @@ impl Sources {
     }
 }
 
-/// The settings that `serve` knows: variable, place in the file, default.
-struct Reader {
-    flags: BTreeMap<String, String>,
-    environment: BTreeMap<String, String>,
-    file: BTreeMap<String, String>,
-    /// `[model.NAME]` of the file.
-    model: toml::Table,
-    known: Vec<(&'static str, &'static str)>,
-    mistakes: Vec<String>,
-}
-
 impl Settings {
     /// Reads every setting.
     ///
@@ -250,6 +256,9 @@ impl Settings {
     /// [`Mistakes`] with every value that cannot be used and every key that is not known.
     pub fn load(sources: Sources) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(sources);
+        let clients_file =
+            reader.take("SCOREGATE_OAUTH_CLIENTS_FILE", "oauth.clients_file", "oauth_clients.json", path);
+        let (oauth, tls) = (reader.oauth(clients_file.clone()), reader.tls());
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let settings = Self {
             server: ServerSettings {
@@ -260,6 +269,11 @@ impl Settings {
                     "127.0.0.1:9090",
                     address,
                 ),
+                public_url: reader.take("SCOREGATE_PUBLIC_URL", "server.public_url", "", |text| match text {
+                    "" => Ok(None),
+                    text => base_url(text).map(Some),
+                }),
+                cors_origins: reader.take("SCOREGATE_CORS_ORIGINS", "server.cors_origins", "", origins),
                 max_body_bytes: reader.take(
                     "SCOREGATE_MAX_BODY_BYTES",
                     "server.max_body_bytes",
@@ -315,11 +329,15 @@ impl Settings {
                     "api_keys.json",
                     path,
                 ),
+                clients_file,
+                deny_list: reader.take("SCOREGATE_JWT_DENY_LIST", "auth.deny_list", "", optional_path),
+                issuers: reader.issuers(),
+                certificates: reader.certificates(),
             },
+            oauth,
+            tls,
             runtime: RuntimeSettings {
-                library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", |text| {
-                    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
-                }),
+                library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", optional_path),
                 execution_providers: reader.take(
                     "SCOREGATE_EXECUTION_PROVIDERS",
                     "runtime.execution_providers",
@@ -361,7 +379,26 @@ impl Settings {
             },
         };
         reader.finish()?;
-        Ok(settings)
+        Ok(settings.completed())
+    }
+
+    /// With the defaults that depend on other settings.
+    fn completed(mut self) -> Self {
+        if let Some(oauth) = &mut self.oauth
+            && oauth.keys_file == Path::new("")
+        {
+            oauth.keys_file = self.state.dir.join("issuer_keys.json");
+        }
+        self
+    }
+
+    /// What clients put before the paths, without a slash at its end: as set, else the built-in issuer's URL, else the public
+    /// listener's address.
+    pub fn public_url(&self) -> String {
+        let issuer = self.oauth.as_ref().map(|oauth| &oauth.issuer);
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let named = self.server.public_url.as_ref().or(issuer).cloned();
+        named.unwrap_or_else(|| format!("{scheme}://{}", self.server.addr))
     }
 
     /// How `model` is served.
@@ -393,49 +430,6 @@ pub fn library_path() -> Option<OsString> {
 }
 
 impl Reader {
-    fn new(sources: Sources) -> Self {
-        let mut mistakes = Vec::new();
-        let (mut file, mut model) = (BTreeMap::new(), toml::Table::new());
-        match sources.file.as_deref().map(str::parse::<toml::Table>) {
-            None => {}
-            Some(Ok(mut table)) => {
-                match table.remove("model") {
-                    None => {}
-                    Some(toml::Value::Table(tables)) => model = tables,
-                    Some(_) => {
-                        mistakes.push("model of the settings file: expected tables [model.NAME]".into())
-                    }
-                }
-                flatten("", &table, &mut file, &mut mistakes);
-            }
-            Some(Err(error)) => mistakes.push(format!("scoregate.toml is not TOML: {error}")),
-        }
-        let mut environment = sources.environment;
-        environment.remove("SCOREGATE_CONFIG");
-        Self { flags: sources.flags, environment, file, model, known: Vec::new(), mistakes }
-    }
-
-    /// The setting called `variable` in the environment and `key` in the file. On a mistake the default stands in, so that
-    /// the others are read as well.
-    fn take<T>(
-        &mut self,
-        variable: &'static str,
-        key: &'static str,
-        default: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> T {
-        self.known.push((variable, key));
-        let flag = self.flags.remove(variable).map(|value| (format!("flag for {variable}"), value));
-        let environment = self.environment.remove(variable).map(|value| (variable.to_string(), value));
-        let file = self.file.remove(key).map(|value| (format!("{key} of the settings file"), value));
-        let fallback = || parse(default).expect("the default of every setting parses");
-        let Some((name, value)) = flag.or(environment).or(file) else { return fallback() };
-        parse(&value).unwrap_or_else(|expected| {
-            self.mistakes.push(format!("{name}: found \"{value}\", expected {expected}"));
-            fallback()
-        })
-    }
-
     /// The tables `[model.NAME]`.
     fn own(&mut self) -> BTreeMap<String, OwnSettings> {
         let mut own = BTreeMap::new();
@@ -444,7 +438,12 @@ impl Reader {
                 self.mistakes.push(format!("model.{name} of the settings file: expected a table"));
                 continue;
             };
-            let mut reader = OwnReader { name: &name, table: &mut table, mistakes: &mut self.mistakes };
+            let mut reader = TableReader {
+                name: format!("model.{name}"),
+                table: &mut table,
+                known: Vec::new(),
+                mistakes: &mut self.mistakes,
+            };
             let settings = OwnSettings {
                 threshold: reader.take("threshold", "a number from 0 to 1", |value| {
                     let number = match value {
@@ -465,165 +464,10 @@ impl Reader {
                 gpu_min_rows: reader.take("gpu_min_rows", COUNT, whole),
                 intra_op_threads: reader.take("intra_op_threads", COUNT, whole),
             };
-            for key in table.keys() {
-                let hint = closest(key, OwnSettings::KEYS.iter().copied());
-                self.mistakes.push(format!("model.{name}.{key} of the settings file is no setting{hint}"));
-            }
+            reader.finish();
             own.insert(name, settings);
         }
         own
-    }
-
-    fn finish(mut self) -> Result<(), Mistakes> {
-        for name in self.environment.keys() {
-            let hint = closest(name, self.known.iter().map(|(variable, _)| *variable));
-            self.mistakes.push(format!("{name} is no setting{hint}"));
-        }
-        for key in self.file.keys() {
-            let hint = closest(key, self.known.iter().map(|(_, key)| *key));
-            self.mistakes.push(format!("{key} of the settings file is no setting{hint}"));
-        }
-        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
-    }
-}
-
-/// Takes what it knows out of one model's table.
-struct OwnReader<'o> {
-    name: &'o str,
-    table: &'o mut toml::Table,
-    mistakes: &'o mut Vec<String>,
-}
-
-impl OwnSettings {
-    const KEYS: [&str; 6] =
-        ["threshold", "labels", "max_batch_rows", "execution_providers", "gpu_min_rows", "intra_op_threads"];
-}
-
-impl OwnReader<'_> {
-    fn take<T>(&mut self, key: &str, expected: &str, parse: impl Fn(&toml::Value) -> Option<T>) -> Option<T> {
-        let value = self.table.remove(key)?;
-        let parsed = parse(&value);
-        if parsed.is_none() {
-            let name = self.name;
-            self.mistakes
-                .push(format!("model.{name}.{key} of the settings file: found {value}, expected {expected}"));
-        }
-        parsed
-    }
-}
-
-/// What whole numbers have to be.
-const COUNT: &str = "a whole number of at least 1";
-
-fn whole(value: &toml::Value) -> Option<usize> {
-    usize::try_from(value.as_integer()?).ok().filter(|number| *number > 0)
-}
-
-fn labels(value: &toml::Value) -> Option<Vec<String>> {
-    let labels: Vec<String> =
-        value.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect::<Option<_>>()?;
-    (!labels.is_empty() && check_labels(&labels).is_ok()).then_some(labels)
-}
-
-/// A hint at the closest of the `known` names.
-fn closest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
-    known
-        .min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate))
-        .map_or_else(String::new, |candidate| format!("; did you mean {candidate}?"))
-}
-
-fn flatten(
-    prefix: &str,
-    table: &toml::Table,
-    into: &mut BTreeMap<String, String>,
-    mistakes: &mut Vec<String>,
-) {
-    for (key, value) in table {
-        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        match value {
-            toml::Value::Table(inner) => flatten(&name, inner, into, mistakes),
-            toml::Value::String(text) => drop(into.insert(name, text.clone())),
-            toml::Value::Integer(number) => drop(into.insert(name, number.to_string())),
-            other => mistakes
-                .push(format!("{name} of the settings file: found {other}, expected text or a number")),
-        }
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an address and port such as 127.0.0.1:8080".into())
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() { Err("a path".into()) } else { Ok(text.into()) }
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "every setting is read through one signature")]
-fn text(text: &str) -> Result<String, String> {
-    Ok(text.into())
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| COUNT.into())
-}
-
-/// Reads a list such as `cuda,cpu`. The processor is always there, and always the last.
-fn providers(text: &str) -> Result<Vec<ExecutionProvider>, String> {
-    let names: Vec<&str> = text.split(',').map(str::trim).collect();
-    let others = names.strip_suffix(&["cpu"]).unwrap_or(&names);
-    let mut providers = Vec::new();
-    for name in others {
-        let provider = match *name {
-            "cpu" => return Err("cpu as the last one: it runs whatever is left".into()),
-            name => name.parse::<ExecutionProvider>(),
-        };
-        let provider = provider.map_err(|expected| format!("a list of {expected}"))?;
-        if providers.contains(&provider) {
-            return Err(format!("{} once", provider.as_str()));
-        }
-        providers.push(provider);
-    }
-    Ok(providers)
-}
-
-fn log_filter(text: &str) -> Result<String, String> {
-    let expected =
-        |error| format!("a level such as info, or a filter such as info,scoregate=debug ({error})");
-    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.into()).map_err(expected)
-}
-
-fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "auto" => Ok(LogFormat::Auto),
-        "json" => Ok(LogFormat::Json),
-        "text" => Ok(LogFormat::Text),
-        _ => Err("auto, json or text".into()),
-    }
-}
-
-/// A duration in which something can happen.
-fn interval(text: &str) -> Result<Duration, String> {
-    let found = duration(text)?;
-    if found < Duration::from_millis(10) { Err("a duration of at least 10ms".into()) } else { Ok(found) }
-}
-
-/// Reads `250ms`, `15s`, `2m`, `1h`, `90d`; a unit is needed.
-///
-/// # Errors
-/// What was expected.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || "a duration such as 250ms, 15s, 2m, 1h or 90d".to_string();
-    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(expected)?;
-    let number: u64 = text[..digits].parse().map_err(|_| expected())?;
-    let seconds = |unit: u64| number.checked_mul(unit).map(Duration::from_secs).ok_or_else(expected);
-    match &text[digits..] {
-        "us" => Ok(Duration::from_micros(number)),
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3_600),
-        "d" => seconds(86_400),
-        _ => Err(expected()),
     }
 }
 
@@ -631,7 +475,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    fn load(environment: &[(&str, &str)], file: Option<&str>) -> Result<Settings, Vec<String>> {
+    pub(super) fn load(environment: &[(&str, &str)], file: Option<&str>) -> Result<Settings, Vec<String>> {
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let sources = Sources { flags: BTreeMap::new(), environment, file: file.map(Into::into) };
         Settings::load(sources).map_err(|mistakes| mistakes.0)
