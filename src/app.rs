@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use scoregate_model::runtime::{self, Runtime};
 
-use crate::auth::keys::{FileError, LiveKeys};
+use crate::audit;
+use crate::auth::Auth;
+use crate::auth::issuer::{self, Issuer};
 use crate::config::{RuntimeSettings, Settings};
+use crate::follow;
 use crate::registry::watch::Watcher;
 use crate::registry::{self, Registry};
 use crate::scoring::Engine;
+use crate::telemetry::metrics::Metrics;
 
 /// The components of a gateway.
 #[derive(Debug)]
@@ -18,7 +23,15 @@ pub struct App {
     /// What the operator set.
     pub settings: Settings,
     /// Who may score.
-    pub keys: LiveKeys,
+    pub auth: Auth,
+    /// The issuer that is built in, where it is switched on.
+    pub issuer: Option<Issuer>,
+    /// Where refused clients learn where tokens come from.
+    pub resource_metadata: Arc<str>,
+    /// Who did what.
+    pub audit: audit::Log,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Where work runs.
     pub engine: Engine,
     registry: OnceLock<Arc<Registry>>,
@@ -28,13 +41,17 @@ pub struct App {
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The keys file cannot be used.
+    /// A file of credentials cannot be used.
     #[error(transparent)]
-    Keys(#[from] FileError),
+    Credentials(#[from] follow::Error),
+    /// The built-in issuer cannot work.
+    #[error(transparent)]
+    Issuer(#[from] issuer::Error),
     /// Nobody could call it.
     #[error(
-        "no API key is configured in {file}, so that nobody could call the gateway; make one with `scoregate keys create \
-         --name web --scopes score:predict,models:read`"
+        "no API key is configured in {file}, and no issuer of access tokens either, so that nobody could call the gateway; \
+         make a key with `scoregate keys create --name web --scopes score:predict,models:read`, or set SCOREGATE_JWT_ISSUER \
+         or SCOREGATE_OAUTH_ISSUER"
     )]
     NoKeys {
         /// The keys file.
@@ -56,10 +73,15 @@ impl App {
     /// blocking threads of the runtime that this is called from.
     ///
     /// # Errors
-    /// [`Error::NoKeys`] if nobody could call it, [`Error::Keys`] if the keys file cannot be used.
+    /// [`Error::NoKeys`] if nobody could call it, [`Error::Credentials`] if a file of credentials cannot be used.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let keys = LiveKeys::open(&settings.auth.api_keys_file)?;
-        if keys.ring().is_empty() {
+        let audit = audit::Log::new(&settings.state.dir);
+        let open = |oauth| Issuer::open(oauth, audit.clone(), SystemTime::now());
+        let issuer = settings.oauth.as_ref().map(open).transpose()?;
+        let auth = Auth::open(&settings, issuer.as_ref())?;
+        let has_issuer = settings.oauth.is_some() || !settings.auth.issuers.is_empty();
+        let has_certificate = settings.tls.is_some() && !settings.auth.certificates.is_empty();
+        if auth.keys.get().is_empty() && !has_issuer && !has_certificate {
             return Err(Error::NoKeys { file: settings.auth.api_keys_file.display().to_string() });
         }
         let scoring = &settings.scoring;
@@ -70,7 +92,20 @@ impl App {
             settings.server.answer_timeout,
             tokio::runtime::Handle::current(),
         );
-        Ok(Self { keys, engine, registry: OnceLock::new(), draining: AtomicBool::new(false), settings })
+        let resource_metadata =
+            format!("{}/.well-known/oauth-protected-resource", settings.public_url()).into();
+        let metrics = Metrics::default();
+        Ok(Self {
+            auth,
+            issuer,
+            resource_metadata,
+            audit,
+            metrics,
+            engine,
+            registry: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            settings,
+        })
     }
 
     /// Loads and warms the models of the repository, after unknown ones were tried; the gateway is ready from then on, and

@@ -16,6 +16,8 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::audit::{Actor, Event};
+
 /// What to import, and what is said about it rather than inferred.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
@@ -262,6 +264,13 @@ impl ImportArgs {
 }
 
 impl Report {
+    /// What the audit log says of it.
+    pub fn event(&self, actor: Actor) -> Event {
+        Event::new(actor, "version.published", format!("{}@{}", self.model, self.version))
+            .with("digest", self.digest.as_str())
+            .with("live", self.live)
+    }
+
     /// The report in plain words.
     pub fn text(&self) -> String {
         let Self { examined, .. } = self;

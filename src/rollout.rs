@@ -44,6 +44,14 @@ impl Error {
         }
     }
 
+    /// Whether it is the request or the version that is at fault, and not the machine.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Package(error) => !matches!(error, PackageError::Io { .. }),
+            Self::NoVersion { .. } | Self::Unknown { .. } => true,
+        }
+    }
+
     /// A sentence for clients, without paths.
     pub fn reason(&self) -> String {
         match self {

@@ -10,6 +10,12 @@ fn post() -> Request {
     Request::post(PREDICT, REFERENCE)
 }
 
+/// The challenge with these parameters and the place where a client learns where tokens come from.
+fn bearer_challenge(gateway: &Gateway, parameters: &str) -> String {
+    let resource = format!("http://{}/.well-known/oauth-protected-resource", gateway.addr);
+    format!("Bearer {parameters}, resource_metadata=\"{resource}\"")
+}
+
 fn challenges(gateway: &Gateway, request: &Request) -> Vec<String> {
     let answer = gateway.ask(request);
     answer.all("www-authenticate").into_iter().map(ToOwned::to_owned).collect()
@@ -86,12 +92,13 @@ fn every_malformed_or_unknown_credential_is_refused() {
     check(&gateway, &cases);
     for case in &cases {
         let answer = gateway.ask(&case.request);
-        let expected: &[&str] = match case.code {
-            "missing_credentials" => &["Bearer realm=\"scoregate\"", "ApiKey realm=\"scoregate\""],
-            "invalid_key" => &["ApiKey realm=\"scoregate\""],
-            "invalid_request" => &["Bearer error=\"invalid_request\""],
-            "invalid_token" => &["Bearer error=\"invalid_token\""],
-            _ => &[],
+        let api_key = "ApiKey realm=\"scoregate\"".to_owned();
+        let expected = match case.code {
+            "missing_credentials" => vec![bearer_challenge(&gateway, "realm=\"scoregate\""), api_key],
+            "invalid_key" => vec![api_key],
+            "invalid_request" => vec![bearer_challenge(&gateway, "error=\"invalid_request\"")],
+            "invalid_token" => vec![bearer_challenge(&gateway, "error=\"invalid_token\"")],
+            _ => Vec::new(),
         };
         assert_eq!(answer.all("www-authenticate"), expected, "{}", case.name);
         assert!(!answer.text().contains(key), "{}: the key is in the answer", case.name);
@@ -157,11 +164,11 @@ fn a_key_does_what_its_scopes_and_models_allow() {
     assert_eq!(gateway.ask(&escaped.header("X-Api-Key", &scores)).status, 200);
     assert_eq!(
         challenges(&gateway, &predict(&reads)),
-        ["Bearer error=\"insufficient_scope\", scope=\"score:predict\""]
+        [bearer_challenge(&gateway, "error=\"insufficient_scope\", scope=\"score:predict\"")]
     );
     assert_eq!(
         challenges(&gateway, &metadata(&scores)),
-        ["Bearer error=\"insufficient_scope\", scope=\"models:read\""]
+        [bearer_challenge(&gateway, "error=\"insufficient_scope\", scope=\"models:read\"")]
     );
     assert_eq!(gateway.ask(&predict(&scores)).status, 200);
     assert_eq!(gateway.ask(&metadata(&reads)).status, 200);

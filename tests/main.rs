@@ -4,16 +4,22 @@
 
 mod support;
 
+mod admin;
 mod amplification;
 mod answers;
+mod authorization_servers;
 mod bad_input;
 mod batch;
 mod bring_a_model;
 mod contract;
+mod cors;
 mod credentials;
+mod forgery;
 mod framing;
 mod gather;
+mod get_a_token;
 mod hostile;
+mod key_sets;
 mod lifecycle;
 mod limits;
 mod million;
@@ -25,4 +31,6 @@ mod providers;
 mod publishing;
 mod sklearn_parity;
 mod telemetry;
+mod tls;
+mod tokens;
 mod zoo;

@@ -1,5 +1,6 @@
 //! Headers → [`Admitted`]: a verified caller that may do what the route asks for. Runs before the body is read.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::header::AUTHORIZATION;
@@ -7,8 +8,9 @@ use hyper::http::request::Parts;
 
 use super::problem::Error;
 use crate::app::App;
+use crate::auth::certificates::ClientCertificate;
 use crate::auth::keys::PREFIX;
-use crate::auth::{self, Caller, Scope};
+use crate::auth::{self, Caller, Credential, Scope};
 
 /// The largest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
@@ -20,12 +22,9 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// Checks that the caller may use `model`.
-    ///
-    /// # Errors
-    /// [`auth::Error::ModelNotAllowed`] if not.
-    pub fn may_use(&self, model: &str) -> Result<(), Error> {
-        if self.caller.may_use(model) { Ok(()) } else { Err(auth::Error::ModelNotAllowed.into()) }
+    /// Who it is.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 }
 
@@ -33,25 +32,38 @@ impl Admitted {
 ///
 /// # Errors
 /// [`Error::Auth`] saying what to fix, to an honest client.
-pub fn admit(app: &App, parts: &Parts, scope: Scope) -> Result<Admitted, Error> {
-    let caller = match credential(parts)? {
-        Credential::Key(key) => app.keys.ring().verify(key, SystemTime::now())?,
-        Credential::Token => return Err(auth::Error::InvalidToken.into()),
+pub async fn admit(app: &App, parts: &Parts, scope: Scope) -> Result<Admitted, Error> {
+    let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
+    let credential = match credential(parts) {
+        Ok(credential) => credential,
+        Err(Malformed::TooLarge) => return Err(Error::CredentialTooLarge),
+        Err(Malformed::Refused(error)) => {
+            app.metrics.count_credential(None, Some(error));
+            return Err(refused(app, error));
+        }
     };
-    if !caller.may(scope) {
-        return Err(auth::Error::InsufficientScope(scope).into());
-    }
-    Ok(Admitted { caller })
+    let verified = app.auth.verify(credential, certificate, SystemTime::now()).await;
+    let permitted = verified.and_then(|caller| match caller.may(scope) {
+        true => Ok(caller),
+        false => Err(auth::Error::InsufficientScope(scope)),
+    });
+    app.metrics.count_credential(Some(credential), permitted.as_ref().err().copied());
+    permitted.map(|caller| Admitted { caller }).map_err(|error| refused(app, error))
 }
 
-enum Credential<'r> {
-    Key(&'r str),
-    /// A bearer token that is no key of ours.
-    Token,
+/// The refusal of a request because of its credential.
+pub(super) fn refused(app: &App, error: auth::Error) -> Error {
+    Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) }
 }
 
-fn credential(parts: &Parts) -> Result<Credential<'_>, Error> {
-    let invalid = |message| Err(Error::Auth(auth::Error::InvalidRequest(message)));
+/// Why a request's credential is none.
+enum Malformed {
+    Refused(auth::Error),
+    TooLarge,
+}
+
+fn credential(parts: &Parts) -> Result<Credential<'_>, Malformed> {
+    let invalid = |message| Err(Malformed::Refused(auth::Error::InvalidRequest(message)));
     let mut keys = parts.headers.get_all("x-api-key").iter();
     let mut authorizations = parts.headers.get_all(AUTHORIZATION).iter();
     let (key, authorization) = (keys.next(), authorizations.next());
@@ -64,20 +76,21 @@ fn credential(parts: &Parts) -> Result<Credential<'_>, Error> {
     }
     for value in key.iter().chain(&authorization) {
         if value.len() > MAX_CREDENTIAL_BYTES {
-            return Err(Error::CredentialTooLarge);
+            return Err(Malformed::TooLarge);
         }
     }
     if let Some(key) = key {
         // A key that is no ASCII is no key of ours.
         return Ok(Credential::Key(key.to_str().unwrap_or_default()));
     }
-    let Some(authorization) = authorization else { return Err(auth::Error::Missing.into()) };
+    let Some(authorization) = authorization else { return Ok(Credential::None) };
     let Ok(authorization) = authorization.to_str() else {
         return invalid("expected ASCII characters in the Authorization header");
     };
     let (scheme, token) = authorization.split_once(' ').unwrap_or((authorization, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(auth::Error::Missing.into());
+        // A certificate does not stand in for a credential that is there and not understood.
+        return Err(Malformed::Refused(auth::Error::Missing));
     }
     let token = token.trim_matches(' ');
     if token.is_empty() {
@@ -86,5 +99,5 @@ fn credential(parts: &Parts) -> Result<Credential<'_>, Error> {
     if token.contains([' ', ',']) {
         return invalid("expected one token after \"Bearer\"");
     }
-    Ok(if token.starts_with(PREFIX) { Credential::Key(token) } else { Credential::Token })
+    Ok(if token.starts_with(PREFIX) { Credential::Key(token) } else { Credential::UnverifiedToken(token) })
 }

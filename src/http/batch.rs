@@ -25,7 +25,7 @@ pub(super) async fn predict_batch(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ScorePredict)?;
+    let admitted = admit(&app, &parts, Scope::ScorePredict).await?;
     let version = version_for(&app, &path, &admitted)?;
     no_parameters(&parts)?;
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;

@@ -26,7 +26,19 @@ pub(super) struct Received {
 /// # Errors
 /// [`Error`] if it is encoded unusually, too large, too slow, broken, or more than there is memory for.
 pub(super) async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Received, Error> {
-    let limit = app.settings.server.max_body_bytes;
+    receive_at_most(app, headers, body, app.settings.server.max_body_bytes).await
+}
+
+/// Receives a body of at most `limit` bytes.
+///
+/// # Errors
+/// See [`receive`].
+pub(super) async fn receive_at_most(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<Received, Error> {
     let gzip = is_gzip(headers)?;
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
         return Err(Error::BodyTooLarge { limit });

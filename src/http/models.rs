@@ -20,9 +20,9 @@ use crate::scoring;
 
 /// Every model that the caller may use, each version in few words.
 pub(super) async fn models(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request)?;
+    let (admitted, snapshot) = read(&app, request).await?;
     let default = &app.settings.models.default;
-    let allowed = snapshot.models.iter().filter(|(name, _)| admitted.may_use(name).is_ok());
+    let allowed = snapshot.models.iter().filter(|(name, _)| admitted.caller().may_use(name));
     let models =
         allowed.map(|(name, model)| ModelDescription::new(name, model, default, VersionSummary::new));
     Ok(json(&Models { models: models.collect() }))
@@ -34,7 +34,7 @@ pub(super) async fn model(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request)?;
+    let (admitted, snapshot) = read(&app, request).await?;
     let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
     let default = &app.settings.models.default;
     Ok(json(&ModelDescription::new(name, model, default, VersionDescription::new)))
@@ -46,7 +46,7 @@ pub(super) async fn versions(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request)?;
+    let (admitted, snapshot) = read(&app, request).await?;
     let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
     let described =
         model.versions.iter().map(|(version, found)| VersionDescription::new(name, version, found));
@@ -59,7 +59,7 @@ pub(super) async fn version(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request)?;
+    let (admitted, snapshot) = read(&app, request).await?;
     let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
     let wanted = parameter(&path, "version")?;
     let found = wanted.and_then(|version| model.versions.get_key_value(version));
@@ -73,7 +73,7 @@ pub(super) async fn metadata(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request)?;
+    let (admitted, snapshot) = read(&app, request).await?;
     let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
     let live = model.live.as_ref().and_then(|live| model.versions.get_key_value(&live.manifest.version));
     let (version, found) = live.ok_or(scoring::Error::UnknownModel)?;
@@ -81,9 +81,9 @@ pub(super) async fn metadata(
 }
 
 /// What each of these routes begins with: who asks, and the models as they are at this moment.
-fn read(app: &App, request: Request) -> Result<(Admitted, Arc<Snapshot>), Error> {
+async fn read(app: &App, request: Request) -> Result<(Admitted, Arc<Snapshot>), Error> {
     let (parts, _) = request.into_parts();
-    let admitted = admit(app, &parts, Scope::ModelsRead)?;
+    let admitted = admit(app, &parts, Scope::ModelsRead).await?;
     no_parameters(&parts)?;
     accepted_format(&parts.headers, &[Format::Json])?;
     let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();

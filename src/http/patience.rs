@@ -64,16 +64,12 @@ impl<S> Patience<S> {
         }
     }
 
-    /// Fails a write that has been pending for too long: hyper waits for it without end otherwise, closing or not.
-    fn limit_write(
-        &mut self,
-        written: Poll<io::Result<usize>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.moved = true;
+    /// Fails a write, flush or shutdown that has been pending for too long: hyper waits for it without end otherwise, closing
+    /// or not. TLS writes into a buffer and waits when that is flushed, or when the connection's end is announced.
+    fn limit<T>(&mut self, taken: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if taken.is_ready() {
             self.stalled = None;
-            return written;
+            return taken;
         }
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.idle)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -137,7 +133,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.limit_write(written, cx)
+        this.moved |= written.is_ready();
+        this.limit(written, cx)
     }
 
     fn poll_write_vectored(
@@ -147,19 +144,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patience<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.limit_write(written, cx)
+        this.moved |= written.is_ready();
+        this.limit(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.limit(flushed, cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.limit(shut, cx)
     }
 }
 
@@ -233,5 +235,23 @@ mod tests {
         });
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 60 + 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_of_what_is_buffered_is_left() {
+        // Below lies a buffer, as it does with TLS: what is written is taken at once, and waits to be flushed.
+        let buffered = || {
+            let (peer, io) = tokio::io::duplex(10);
+            let io = tokio::io::BufWriter::with_capacity(100, io);
+            (peer, Patience::new(StrictFraming::new(io), HEAD, IDLE, Arc::default()))
+        };
+        for shut in [false, true] {
+            let (_peer, mut patience) = buffered();
+            let start = Instant::now();
+            patience.write_all(&[b'x'; 50]).await.unwrap();
+            let ended = if shut { patience.shutdown().await } else { patience.flush().await };
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(start.elapsed(), IDLE);
+        }
     }
 }

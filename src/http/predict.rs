@@ -9,12 +9,12 @@ use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use scoregate_model::features::BodyError;
 
-use super::admission::{Admitted, admit};
+use super::admission::{Admitted, admit, refused};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{self, Scope};
 use crate::registry::Version;
 use crate::scoring::{self, RowError};
 
@@ -24,7 +24,7 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ScorePredict)?;
+    let admitted = admit(&app, &parts, Scope::ScorePredict).await?;
     let version = version_for(&app, &path, &admitted)?;
     no_parameters(&parts)?;
     content_format(&parts.headers, &[Format::Json])?;
@@ -77,8 +77,10 @@ pub(super) fn model_for<'p>(
     admitted: &Admitted,
 ) -> Result<&'p str, Error> {
     let model = parameter(path, "model")?.unwrap_or(&app.settings.models.default);
-    admitted.may_use(model)?;
-    Ok(model)
+    match admitted.caller().may_use(model) {
+        true => Ok(model),
+        false => Err(refused(app, auth::Error::ModelNotAllowed)),
+    }
 }
 
 /// The version that answers for the model of the path, or for the default model.

@@ -1,5 +1,7 @@
 //! Every refusal → `application/problem+json` (RFC 9457), in one exhaustive match.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -7,7 +9,8 @@ use hyper::{HeaderMap, StatusCode};
 use scoregate_model::features::{BodyError, FaultCode, FeatureRows, FieldFault, RowReader};
 use serde::Serialize;
 
-use crate::{auth, scoring};
+use super::oauth::Refusal;
+use crate::{audit, auth, rollout, scoring};
 
 /// The most faults that one problem document describes.
 const MAX_LISTED: usize = 100;
@@ -16,8 +19,23 @@ const MAX_LISTED: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The caller is unknown or may not do this.
-    #[error(transparent)]
-    Auth(#[from] auth::Error),
+    #[error("{error}")]
+    Auth {
+        /// Why.
+        #[source]
+        error: auth::Error,
+        /// The URL of the document that says where tokens come from (RFC 9728).
+        resource_metadata: Arc<str>,
+    },
+    /// No token is given.
+    #[error("{refusal}")]
+    Token {
+        /// Why.
+        #[source]
+        refusal: Refusal,
+        /// Whether the client asked for plain JSON.
+        as_json: bool,
+    },
     /// A credential larger than any of ours.
     #[error("the credential is larger than 8 KiB")]
     CredentialTooLarge,
@@ -36,6 +54,15 @@ pub enum Error {
     /// None of the answers that the client accepts can be given.
     #[error("expected an Accept header that allows {0}")]
     NotAcceptable(&'static str),
+    /// The body is no rollout.
+    #[error("expected {{\"live\":\"VERSION\"}} with the name of a published version, and nothing else")]
+    Rollout,
+    /// The rollout cannot be changed to what was asked for.
+    #[error(transparent)]
+    Promotion(#[from] rollout::Error),
+    /// What was done cannot be recorded.
+    #[error("the audit log cannot be written")]
+    Audit(#[from] audit::Error),
     /// The body is of another type.
     #[error("expected the content type {0}")]
     MediaType(&'static str),
@@ -139,20 +166,40 @@ struct Problem {
 impl Error {
     fn problem(&self) -> Problem {
         let (status, code, title) = match self {
-            Self::Auth(auth::Error::Missing) => (401, "missing_credentials", "Credentials needed"),
-            Self::Auth(auth::Error::InvalidRequest(_)) => (400, "invalid_request", "Malformed credentials"),
-            Self::Auth(auth::Error::InvalidKey) => (401, "invalid_key", "Invalid API key"),
-            Self::Auth(auth::Error::InvalidToken) => (401, "invalid_token", "Invalid access token"),
-            Self::Auth(auth::Error::InsufficientScope(_)) => {
-                (403, "insufficient_scope", "Insufficient scope")
-            }
-            Self::Auth(auth::Error::ModelNotAllowed) => (403, "model_not_allowed", "Model not allowed"),
+            Self::Auth { error, .. } => match error {
+                auth::Error::Missing => (401, "missing_credentials", "Credentials needed"),
+                auth::Error::InvalidRequest(_) => (400, "invalid_request", "Malformed credentials"),
+                auth::Error::InvalidKey => (401, "invalid_key", "Invalid API key"),
+                auth::Error::InvalidToken(_) | auth::Error::ExpiredToken => {
+                    (401, "invalid_token", "Invalid access token")
+                }
+                auth::Error::Unavailable { .. } => {
+                    (503, "credentials_unavailable", "Access tokens cannot be checked")
+                }
+                auth::Error::InsufficientScope(_) => (403, "insufficient_scope", "Insufficient scope"),
+                auth::Error::ModelNotAllowed => (403, "model_not_allowed", "Model not allowed"),
+            },
+            // The codes are those of RFC 6749, section 5.2.
+            Self::Token { refusal, .. } => match refusal {
+                Refusal::Request(_) => (400, "invalid_request", "Malformed token request"),
+                Refusal::GrantType => (400, "unsupported_grant_type", "Unsupported grant type"),
+                Refusal::Client => (401, "invalid_client", "Invalid client"),
+                Refusal::Scope => (400, "invalid_scope", "Invalid scope"),
+                Refusal::Busy => (503, "temporarily_unavailable", "Temporarily unavailable"),
+                Refusal::Failed(_) => (500, "server_error", "Internal error"),
+                Refusal::Other(error) => return error.problem(),
+            },
             Self::CredentialTooLarge => (431, "credential_too_large", "Credential too large"),
             Self::NoRoute => (404, "not_found", "Not found"),
             Self::UnknownVersion => (404, "unknown_version", "Unknown version"),
             Self::Method => (405, "method_not_allowed", "Method not allowed"),
             Self::Parameter => (400, "invalid_parameter", "Invalid query parameter"),
             Self::NotAcceptable(_) => (406, "not_acceptable", "Not acceptable"),
+            Self::Rollout => (422, "invalid_rollout", "Invalid rollout"),
+            Self::Promotion(rollout::Error::NoVersion { .. }) => (404, "unknown_version", "Unknown version"),
+            Self::Promotion(error) if error.is_refusal() => (409, "version_unusable", "Unusable version"),
+            Self::Promotion(_) => (500, "repository_unavailable", "Repository unavailable"),
+            Self::Audit(_) => (500, "audit_unavailable", "Audit log unavailable"),
             Self::MediaType(_) => (415, "unsupported_media_type", "Unsupported media type"),
             Self::Encoding => (415, "unsupported_encoding", "Unsupported content encoding"),
             Self::Gzip => (400, "malformed_gzip", "Malformed gzip"),
@@ -184,22 +231,16 @@ impl Error {
 
     /// The challenge or hint that goes with the status.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        const REALMS: [&str; 2] = ["Bearer realm=\"scoregate\"", "ApiKey realm=\"scoregate\""];
-        let challenge =
-            |value: &'static str| vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static(value))];
         match self {
-            Self::Auth(auth::Error::Missing) => REALMS.into_iter().flat_map(challenge).collect(),
-            Self::Auth(auth::Error::InvalidRequest(_)) => challenge("Bearer error=\"invalid_request\""),
-            Self::Auth(auth::Error::InvalidKey) => challenge(REALMS[1]),
-            Self::Auth(auth::Error::InvalidToken) => challenge("Bearer error=\"invalid_token\""),
-            Self::Auth(auth::Error::ModelNotAllowed) => challenge("Bearer error=\"insufficient_scope\""),
-            Self::Auth(auth::Error::InsufficientScope(scope)) => {
-                let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
-                HeaderValue::try_from(value)
-                    .map(|value| vec![(header::WWW_AUTHENTICATE, value)])
-                    .unwrap_or_default()
-            }
+            Self::Auth { error, resource_metadata } => challenges(*error, resource_metadata),
             Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
+                vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
+            }
+            Self::Token { refusal: Refusal::Other(error), .. } => error.headers(),
+            Self::Token { refusal: Refusal::Client, .. } => {
+                vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"scoregate\""))]
+            }
+            Self::Token { refusal: Refusal::Busy, .. } => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Encoding => vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"))],
@@ -208,6 +249,27 @@ impl Error {
                 vec![(header::CONNECTION, HeaderValue::from_static("close"))]
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Why the caller is unknown or may not do this, if that is it.
+    fn refusal(&self) -> Option<auth::Error> {
+        match self {
+            Self::Auth { error, .. } => Some(*error),
+            _ => None,
+        }
+    }
+
+    /// What OAuth clients know the refusal of a token by: its own code, else the closest that there is.
+    fn oauth_error(&self, status: StatusCode) -> Option<&'static str> {
+        match self {
+            Self::Token { refusal: Refusal::Other(_), .. } => Some(match status {
+                StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
+                _ if status.is_server_error() => "server_error",
+                _ => "invalid_request",
+            }),
+            Self::Token { .. } => Some(self.problem().code),
+            _ => None,
         }
     }
 
@@ -232,6 +294,10 @@ impl Error {
                 "the request was well-formed; the operator finds the cause in the log under this request id"
                     .into()
             }
+            Self::Promotion(error) if error.is_refusal() => error.reason(),
+            Self::Promotion(_) | Self::Audit(_) => {
+                "the operator finds the cause in the log under this request id".into()
+            }
             other => other.to_string(),
         }
     }
@@ -240,6 +306,11 @@ impl Error {
     pub fn into_answer(mut self, path: &str, request_id: &str) -> Response {
         let Problem { status, code, title } = self.problem();
         match status {
+            // What the answer does not tell, the operator finds here.
+            _ if self.refusal().is_some() => {
+                let reason = self.refusal().map_or("", auth::Error::reason);
+                tracing::info!(request.id = request_id, code, reason, "credential refused");
+            }
             // Shedding load and not being ready are states of the gateway, not failures of it.
             StatusCode::SERVICE_UNAVAILABLE => {
                 tracing::debug!(request.id = request_id, code, "request turned away")
@@ -260,17 +331,51 @@ impl Error {
             instance: path,
             request_id,
             errors: self.faults(),
+            error: self.oauth_error(status),
+            error_description: self.oauth_error(status).map(|_| self.detail()),
+        };
+        let media_type = match self {
+            Self::Token { as_json: true, .. } => "application/json",
+            _ => "application/problem+json",
         };
         let body = serde_json::to_vec(&document).expect("a problem document serialises");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let all: &mut HeaderMap = response.headers_mut();
-        all.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        all.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         all.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         for (name, value) in headers {
             all.append(name, value);
         }
         response
+    }
+}
+
+/// What RFC 6750 section 3 and RFC 9728 section 5.1 have a refused client told, and nothing that would help another.
+fn challenges(error: auth::Error, resource_metadata: &str) -> Vec<(HeaderName, HeaderValue)> {
+    const API_KEY: HeaderValue = HeaderValue::from_static("ApiKey realm=\"scoregate\"");
+    let bearer = |parameters: &str| {
+        let value = format!("Bearer {parameters}, resource_metadata=\"{resource_metadata}\"");
+        let value = HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        (header::WWW_AUTHENTICATE, value)
+    };
+    match error {
+        auth::Error::Missing => {
+            vec![bearer("realm=\"scoregate\""), (header::WWW_AUTHENTICATE, API_KEY)]
+        }
+        auth::Error::InvalidRequest(_) => vec![bearer("error=\"invalid_request\"")],
+        auth::Error::InvalidKey => vec![(header::WWW_AUTHENTICATE, API_KEY)],
+        auth::Error::InvalidToken(_) => vec![bearer("error=\"invalid_token\"")],
+        auth::Error::ExpiredToken => {
+            vec![bearer("error=\"invalid_token\", error_description=\"the access token has expired\"")]
+        }
+        auth::Error::InsufficientScope(scope) => {
+            vec![bearer(&format!("error=\"insufficient_scope\", scope=\"{scope}\""))]
+        }
+        auth::Error::ModelNotAllowed => vec![bearer("error=\"insufficient_scope\"")],
+        auth::Error::Unavailable { retry_after } => {
+            vec![(header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)))]
+        }
     }
 }
 
@@ -301,6 +406,10 @@ struct Document<'d> {
     request_id: &'d str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_description: Option<String>,
 }
 
 /// A refusal on its way to [`super::serve`], which knows path and request id and writes it.

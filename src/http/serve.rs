@@ -1,4 +1,4 @@
-//! Listeners, connections, and what wraps every request: framing, request id, panics, problem documents, drain.
+//! Listeners, connections, and what wraps every request: TLS, framing, request id, panics, problem documents, CORS, drain.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,17 +20,23 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tower::ServiceExt;
+use tokio_rustls::TlsAcceptor;
+use tower::{Layer, ServiceExt, service_fn as tower_service};
+use tower_http::cors::CorsLayer;
 use ulid::ULID_LEN;
 
+use super::cors;
 use super::framing::StrictFraming;
 use super::patience::Patience;
 use super::problem::{Error, Pending};
+use super::tls::{self, Tls};
 use super::wire::Ids;
 use super::workers::Workers;
 use crate::app::App;
+use crate::auth::certificates::ClientCertificate;
 use crate::config::ServerSettings;
 
 /// The longest request id of a client that is kept.
@@ -60,17 +66,30 @@ impl Stop {
     }
 }
 
-/// Serves `router` on `listener` until `stop`, then waits for open requests up to the drain timeout.
-async fn serve(
+/// One of the two listeners, and what its connections are served with.
+struct Listener {
     listener: TcpListener,
+    tls: Option<(Arc<Tls>, tls::Listener)>,
+    service: Service,
+}
+
+/// What a connection is served with.
+#[derive(Clone)]
+struct Service {
     router: Router,
-    settings: ServerSettings,
-    stop: Stop,
-    workers: Arc<Workers>,
-) {
+    cors: Option<Arc<CorsLayer>>,
+    /// How long a head may take, and the time between two requests.
+    timeouts: (Duration, Duration),
+}
+
+/// What can go wrong on a connection.
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Serves `listener` until `stop`, then waits for open requests up to the drain timeout.
+async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers: Arc<Workers>) {
+    let Listener { listener, tls, service } = listener;
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(settings.max_connections));
-    let timeouts = (settings.body_timeout, settings.idle_timeout);
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
@@ -80,14 +99,22 @@ async fn serve(
             accepted = accept(&listener) => accepted,
             () = stop.asked() => break,
         };
-        let (router, watcher) = (router.clone(), graceful.watcher());
-        workers.spawn(async move {
-            if let Err(error) = connection(stream, router, timeouts, watcher).await {
-                // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
-                tracing::debug!(error = %error, "connection ended");
+        let (service, watcher) = (service.clone(), graceful.watcher());
+        // Two tasks of different types: what TLS needs makes plain connections no larger.
+        match &tls {
+            None => workers.spawn(async move {
+                let ended = async { connection(TcpStream::from_std(stream)?, None, service, watcher).await };
+                report(ended.await);
+                drop(place);
+            }),
+            Some((tls, listener)) => {
+                let (acceptor, stop) = (tls.acceptor(*listener), stop.clone());
+                workers.spawn(async move {
+                    report(encrypted(stream, acceptor, service, watcher, stop).await);
+                    drop(place);
+                });
             }
-            drop(place);
-        });
+        }
     }
     drop(listener);
     if tokio::time::timeout(settings.drain_timeout, graceful.shutdown()).await.is_err() {
@@ -95,22 +122,49 @@ async fn serve(
     }
 }
 
+fn report(ended: Ended) {
+    if let Err(error) = ended {
+        // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
+        tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+/// Makes TLS of a connection and serves it, on the thread that this runs on.
+async fn encrypted(
+    stream: std::net::TcpStream,
+    acceptor: TlsAcceptor,
+    service: Service,
+    watcher: Watcher,
+    stop: Stop,
+) -> Ended {
+    let (limit, _) = service.timeouts;
+    let stream = tokio::select! {
+        made = tls::handshake(acceptor, TcpStream::from_std(stream)?, limit) => made?,
+        // A connection without a request is closed at once, as one without TLS is.
+        () = stop.asked() => return Ok(()),
+    };
+    let certificate = tls::client_certificate(&stream);
+    connection(stream, certificate, service, watcher).await
+}
+
 /// Serves one connection, on the thread that this runs on.
 async fn connection(
-    stream: std::net::TcpStream,
-    router: Router,
-    (head, idle): (Duration, Duration),
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    certificate: Option<Arc<ClientCertificate>>,
+    Service { router, cors, timeouts: (head, idle) }: Service,
     watcher: Watcher,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::from_std(stream)?;
+) -> Ended {
     let busy = Arc::new(AtomicBool::new(false));
     let stream = Patience::new(StrictFraming::new(stream), head, idle, Arc::clone(&busy));
-    let service = service_fn(move |request| {
-        let (router, busy) = (router.clone(), Arc::clone(&busy));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (router, cors, busy) = (router.clone(), cors.clone(), Arc::clone(&busy));
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(Arc::clone(certificate));
+        }
         async move {
             // Hyper begins a pipelined request once the answer before it is written.
             busy.store(true, Ordering::Relaxed);
-            let response = answer(router, request).await;
+            let response = answer(router, cors, request).await;
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
@@ -139,22 +193,37 @@ async fn accept(listener: &TcpListener) -> std::net::TcpStream {
     }
 }
 
-/// One request: id, handler, panic → 500, refusal → problem document.
-async fn answer(router: Router, request: Request<Incoming>) -> Response {
+/// One request: id, handler, panic → 500, refusal → problem document, and what CORS adds to any of them.
+async fn answer(router: Router, cors: Option<Arc<CorsLayer>>, request: Request<Incoming>) -> Response {
     let id = request_id(request.headers());
+    let mut response = match cors.filter(|_| cors::concerns(request.method(), request.headers())) {
+        None => handled(router, request, &id).await,
+        Some(cors) => {
+            let handler = async |request| Ok::<_, Infallible>(handled(router.clone(), request, &id).await);
+            // Boxed, so that requests without it carry none of its state.
+            let Ok(response) = Box::pin(cors.layer(tower_service(handler)).oneshot(request)).await;
+            response
+        }
+    };
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// What a handler answers, or why it does not.
+async fn handled(router: Router, request: Request<Incoming>, id: &HeaderValue) -> Response {
+    let id = id.to_str().unwrap_or_default();
     let path = request.uri().clone();
     let mut response = match caught(router.oneshot(request.map(Body::new))).await {
         Some(Ok(response)) => response,
-        None => Error::Panicked.into_answer(path.path(), id.to_str().unwrap_or_default()),
+        None => Error::Panicked.into_answer(path.path(), id),
     };
     if let Some(error) = response.extensions_mut().remove::<Pending>().and_then(Pending::take) {
         let allow = response.headers_mut().remove(hyper::header::ALLOW);
-        response = error.into_answer(path.path(), id.to_str().unwrap_or_default());
+        response = error.into_answer(path.path(), id);
         if let Some(allow) = allow {
             response.headers_mut().insert(hyper::header::ALLOW, allow);
         }
     }
-    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
@@ -192,10 +261,11 @@ pub async fn bind(addr: SocketAddr, variable: &str) -> Result<TcpListener, Strin
     })
 }
 
-/// Serves both listeners until the process is told to stop, then drains.
+/// Serves both listeners, with TLS if there is any, until the process is told to stop, then drains.
 pub async fn run(
     app: Arc<App>,
     workers: Workers,
+    tls: Option<Tls>,
     public: TcpListener,
     admin: TcpListener,
     signal: impl Future<Output = bool>,
@@ -203,9 +273,16 @@ pub async fn run(
     let settings = app.settings.server.clone();
     let stop = Stop::default();
     let workers = Arc::new(workers);
-    let listeners = [public, admin].map(|listener| {
-        let router = super::router::router(Arc::clone(&app));
-        tokio::spawn(serve(listener, router, settings.clone(), stop.clone(), Arc::clone(&workers)))
+    let tls = tls.map(Arc::new);
+    let following = tls.clone().map(|tls| tokio::spawn(async move { tls.follow().await }));
+    let public = (public, super::router::public(Arc::clone(&app)), tls::Listener::Public);
+    let admin = (admin, super::router::admin(Arc::clone(&app)), tls::Listener::Admin);
+    let listeners = [public, admin].map(|(listener, router, which)| {
+        let tls = tls.clone().map(|tls| (tls, which));
+        let cors = cors::layer(&settings.cors_origins).map(Arc::new);
+        let service = Service { router, cors, timeouts: (settings.body_timeout, settings.idle_timeout) };
+        let listener = Listener { listener, tls, service };
+        tokio::spawn(serve(listener, settings.clone(), stop.clone(), Arc::clone(&workers)))
     });
     let patient = signal.await;
     app.start_draining();
@@ -219,6 +296,9 @@ pub async fn run(
     stop.now();
     for listener in listeners {
         let _ = listener.await;
+    }
+    if let Some(following) = following {
+        following.abort();
     }
     if let Ok(workers) = Arc::try_unwrap(workers) {
         workers.stop();

@@ -33,6 +33,16 @@ pub(crate) fn python() -> PathBuf {
     provided("venv/bin/python")
 }
 
+/// Node.
+pub(crate) fn node_program() -> PathBuf {
+    provided("node/node")
+}
+
+/// The directory with the pinned packages for Node.
+pub(crate) fn node_packages() -> PathBuf {
+    provided("node/node_modules").parent().unwrap().into()
+}
+
 fn provided(name: &str) -> PathBuf {
     let path = target().join(name);
     assert!(

@@ -133,25 +133,37 @@ impl Answer {
     }
 }
 
+/// What goes over a socket: bytes as they are, or TLS.
+pub(crate) trait Stream: Read + Write + Send + std::fmt::Debug {}
+
+impl<S: Read + Write + Send + std::fmt::Debug> Stream for S {}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Client {
-    stream: TcpStream,
+    socket: TcpStream,
+    stream: Box<dyn Stream>,
     unread: Vec<u8>,
 }
 
 impl Client {
     pub(crate) fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { stream, unread: Vec::new() }
+        Self::over(addr, |socket| socket)
+    }
+
+    /// A connection on whose socket lies what `wrap` makes of it.
+    pub(crate) fn over<S: Stream + 'static>(addr: SocketAddr, wrap: impl FnOnce(TcpStream) -> S) -> Self {
+        let socket = TcpStream::connect(addr).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        let stream = Box::new(wrap(socket.try_clone().unwrap()));
+        Self { socket, stream, unread: Vec::new() }
     }
 
     /// Sends bytes; a peer that has hung up already is no failure here, its answer says why.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        match self.stream.write_all(bytes.as_ref()) {
+        match self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()) {
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                 panic!("{error}")
             }
@@ -161,14 +173,14 @@ impl Client {
 
     /// Tells the peer that nothing more will come.
     pub(crate) fn finish_sending(&self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
     /// Whether the peer has answered something, or closed the connection; reads nothing.
     pub(crate) fn has_answer(&self) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let seen = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false).unwrap();
+        self.socket.set_nonblocking(true).unwrap();
+        let seen = self.socket.peek(&mut [0]);
+        self.socket.set_nonblocking(false).unwrap();
         !matches!(seen, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 

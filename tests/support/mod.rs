@@ -1,17 +1,22 @@
 //! What every test needs: a running gateway, a raw HTTP client, a repository of freshly fitted models.
 
+pub(crate) mod authority;
 pub(crate) mod badfile;
 mod files;
+pub(crate) mod forged;
 mod gateway;
 pub(crate) mod graph;
 mod http;
 mod table;
+pub(crate) mod tls;
+pub(crate) mod tokens;
+pub(crate) mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::files::{python, repository, scratch, trainer_binary};
+pub(crate) use self::files::{node_packages, node_program, python, repository, scratch, trainer_binary};
 pub(crate) use self::gateway::{Gateway, Settings, shared};
 pub(crate) use self::graph::publish_ratio_model;
 pub(crate) use self::http::{Answer, Client, Request};
@@ -19,6 +24,9 @@ pub(crate) use self::table::{CANARY, Case, case, check, complaints, problem_faul
 
 /// The reference customer, as the README's client sends it.
 pub(crate) const REFERENCE: &str = r#"{"tenure_days":214,"monthly_spend":49.0,"support_tickets_30d":1,"plan_tier":"pro","country":"US","last_login_hours":5}"#;
+
+/// Where one row is scored.
+pub(crate) const PREDICT: &str = "/v1/predict";
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

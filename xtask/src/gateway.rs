@@ -1,12 +1,14 @@
-//! A gateway with a freshly trained model and a key of its own, as `demo` and `bench` need it.
+//! A gateway with a freshly trained model and a key of its own, as `demo` and `bench` need it; `demo` adds a client.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::server::{Server, free_address};
 use crate::workspace::{Workspace, capture, run};
@@ -24,6 +26,12 @@ pub(crate) struct Site {
     keys_file: PathBuf,
     library: PathBuf,
     program: PathBuf,
+}
+
+/// A client of the built-in issuer.
+pub(crate) struct Client {
+    pub(crate) id: String,
+    pub(crate) secret: String,
 }
 
 impl Site {
@@ -88,6 +96,26 @@ impl Site {
         Ok(site)
     }
 
+    /// Makes a client of the built-in issuer.
+    pub(crate) fn make_client(&self, workspace: &Workspace) -> Result<Client> {
+        let printed = capture(
+            workspace
+                .clean_command(&self.program)
+                .current_dir(&self.directory)
+                .args(["clients", "create", "--name", "shop", "--scopes", "score:predict,models:read"])
+                .env("SCOREGATE_OAUTH_CLIENTS_FILE", self.clients_file()),
+        )?;
+        let client: Option<Client> = serde_json::from_str(&printed).ok().and_then(|client: Value| {
+            let member = |name: &str| Some(client.get(name)?.as_str()?.to_owned());
+            Some(Client { id: member("client_id")?, secret: member("client_secret")? })
+        });
+        client.context("`scoregate clients create` is to print a client's id and secret as JSON and nothing else, and did not")
+    }
+
+    fn clients_file(&self) -> PathBuf {
+        self.directory.join("oauth_clients.json")
+    }
+
     /// Publishes a model from outside: `arguments` are those of `scoregate import`, but for the repository.
     pub(crate) fn import<I>(&self, workspace: &Workspace, arguments: I) -> Result<()>
     where
@@ -108,6 +136,20 @@ impl Site {
         self.serve_from(&self.models, workspace, address, name)
     }
 
+    /// Starts the gateway with the issuer that is built in, for the clients of [`Site::make_client`].
+    pub(crate) fn serve_and_issue(
+        &self,
+        workspace: &Workspace,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<Server> {
+        let mut command = self.command(&self.models, workspace, address, name)?;
+        command
+            .env("SCOREGATE_OAUTH_ISSUER", format!("http://{address}"))
+            .env("SCOREGATE_OAUTH_CLIENTS_FILE", self.clients_file());
+        self.start(&mut command, address, name)
+    }
+
     /// Starts the gateway over another repository.
     pub(crate) fn serve_from(
         &self,
@@ -116,6 +158,20 @@ impl Site {
         address: SocketAddr,
         name: &str,
     ) -> Result<Server> {
+        self.start(&mut self.command(models, workspace, address, name)?, address, name)
+    }
+
+    fn start(&self, command: &mut Command, address: SocketAddr, name: &str) -> Result<Server> {
+        Server::start("the gateway", command, address, &self.directory.join(format!("{name}.log")))
+    }
+
+    fn command(
+        &self,
+        models: &Path,
+        workspace: &Workspace,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<Command> {
         // A free port is only free as long as nobody takes it, so the admin one is looked for as late as possible.
         let admin = free_address(9090)?;
         let mut command = workspace.clean_command(&self.program);
@@ -130,7 +186,7 @@ impl Site {
             .env("SCOREGATE_API_KEYS_FILE", &self.keys_file)
             // No load balancer has to notice first that this one is about to go.
             .env("SCOREGATE_DRAIN_DELAY", "0s");
-        Server::start("the gateway", &mut command, address, &self.directory.join(format!("{name}.log")))
+        Ok(command)
     }
 
     /// The one version of `model` that was published.

@@ -71,7 +71,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// A POST of JSON with everything around it, ready to be written to a connection.
+/// A POST of JSON with everything around it, ready to be written to a connection. `key` is an API key or an access token.
 pub(crate) fn post(address: SocketAddr, path: &str, key: Option<&str>, body: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nhost: {address}\r\n{}content-type: application/json\r\n\
@@ -82,13 +82,27 @@ pub(crate) fn post(address: SocketAddr, path: &str, key: Option<&str>, body: &st
     .into_bytes()
 }
 
+/// A POST of a form with everything around it, ready to be written to a connection.
+pub(crate) fn post_form(address: SocketAddr, path: &str, form: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+         content-length: {}\r\n\r\n{form}",
+        form.len()
+    )
+    .into_bytes()
+}
+
 /// A GET, ready to be written to a connection.
 pub(crate) fn get(address: SocketAddr, path: &str, key: Option<&str>) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{}\r\n", authorization(key)).into_bytes()
 }
 
 fn authorization(key: Option<&str>) -> String {
-    key.map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default()
+    let header = |key: &str| match key.starts_with("sg_") {
+        true => format!("x-api-key: {key}\r\n"),
+        false => format!("authorization: Bearer {key}\r\n"),
+    };
+    key.map(header).unwrap_or_default()
 }
 
 /// Sends one request on a connection of its own and waits for the answer.

@@ -7,6 +7,7 @@ mod deny;
 mod gateway;
 mod http1;
 mod load;
+mod node;
 mod onnxruntime;
 mod python;
 mod requests;

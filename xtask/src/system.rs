@@ -21,6 +21,10 @@ pub(crate) const STRACE: Package =
 pub(crate) const CURL: Package =
     Package { name: "curl", present: || succeeds(Command::new("curl").arg("--version")) };
 
+/// `chromium`, which shows that pages may call the gateway where they should, and only there.
+pub(crate) const CHROMIUM: Package =
+    Package { name: "chromium", present: || succeeds(Command::new("chromium").arg("--version")) };
+
 /// Python itself.
 pub(crate) const PYTHON: Package =
     Package { name: "python3", present: || succeeds(Command::new("python3").arg("--version")) };

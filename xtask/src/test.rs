@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::system::{self, CURL, STRACE};
+use crate::system::{self, CHROMIUM, CURL, STRACE};
 use crate::workspace::{self, Workspace};
-use crate::{onnxruntime, python};
+use crate::{node, onnxruntime, python};
 
 /// Which tests, and how thoroughly.
 #[derive(Args)]
@@ -20,11 +20,13 @@ pub(crate) struct Options {
 
 /// Runs everything: unit, integration and documentation tests of every member.
 ///
-/// The integration tests find ONNX Runtime, Python and the trainer by themselves, beside cargo's own output.
+/// The integration tests find ONNX Runtime, Python, Node and the trainer by themselves, beside cargo's own output.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    system::require(&[&STRACE, &CURL])?;
+    system::require(&[&STRACE, &CURL, &CHROMIUM])?;
     onnxruntime::provide(workspace).context("could not provide ONNX Runtime")?;
-    python::environment(&workspace.target.join("venv"), &workspace.root.join("tests/requirements.txt"))?;
+    let requirements = workspace.root.join("tests/requirements.txt");
+    let python = python::environment(&workspace.target.join("venv"), &requirements)?;
+    node::packages(workspace, &python)?;
 
     let profile: &[&str] = if options.full { &["--release"] } else { &[] };
     // Cargo builds the binaries of the package under test only, and the tests start the trainer's as well. Built

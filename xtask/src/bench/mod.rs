@@ -3,6 +3,7 @@
 //! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
 //! while in turn, several times over, and the medians are compared.
 
+mod admission;
 mod outside;
 mod peers;
 mod raw;
@@ -70,13 +71,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let plan = Plan::new(options.quick);
     let library = onnxruntime::fetch(workspace)?;
     let site = Site::prepare(workspace, &library, &workspace.target.join("bench"))?;
-    eprintln!("building the bare handler and the bare session");
+    eprintln!("building the bare handler, the bare session and the admission by itself");
     workspace::run(workspace.cargo().args([
         "build",
         "--locked",
         "--release",
         "--example=bare_axum",
         "--example=raw_session",
+        "--example=admission",
     ]))?;
 
     let mut figures = Figures { rounds: plan.rounds, turn: plan.turn, ..Figures::default() };
@@ -87,7 +89,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     side_by_side(workspace, &site, &library, &plan, &mut figures)?;
     outside::many(workspace, &site, &plan, &mut figures.outside)?;
 
-    let report = format!("{}\n{}", figures.table(), figures.outside_table());
+    let report = format!("{}\n{}\n{}", figures.table(), figures.outside_table(), figures.admission.table());
     let path = site.directory.join("report.md");
     fs::write(&path, &report).with_context(|| format!("could not write {}", path.display()))?;
     println!("{report}");
@@ -158,6 +160,7 @@ fn side_by_side(
         for contender in &mut contenders {
             contender.take_turn(plan.turn)?;
         }
+        figures.admission.measure(workspace)?;
         raw.measure(&churn, Graph::Published, &mut figures.run)?;
         raw.measure(&trees, Graph::Published, &mut figures.outside.published)?;
         raw.measure(&trees, Graph::Served, &mut figures.outside.served)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::outside::Outside;
 use super::raw::Runs;
 use super::sample::{Sample, median};
@@ -25,6 +26,7 @@ pub(super) struct Figures {
     pub(super) resident_mib: f64,
     pub(super) growth_mib: f64,
     pub(super) outside: Outside,
+    pub(super) admission: Admission,
 }
 
 /// The least share of the bare handler's requests per second.

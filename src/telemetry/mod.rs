@@ -1,4 +1,6 @@
-//! Logs: one line per event on standard error, JSON unless a person is watching.
+//! Logs: one line per event on standard error, JSON unless a person is watching; and [`metrics`].
+
+pub mod metrics;
 
 use std::io::IsTerminal;
 

@@ -1,0 +1,107 @@
+//! Where secrets are compared with their hashes: on threads of their own, a few at a time, so that a flood of wrong ones
+//! takes neither the memory nor the threads that scoring needs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// How many secrets are compared at a time at most; each takes some 19 MiB meanwhile.
+const MAX_THREADS: usize = 2;
+/// How many more may wait.
+const QUEUE: usize = 32;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// There are as many waiting as may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Busy;
+
+/// The threads.
+#[derive(Debug)]
+pub(super) struct Comparer {
+    jobs: SyncSender<Job>,
+}
+
+impl Comparer {
+    /// Starts the threads; they end with the comparer. Half the processors at most: the others score.
+    ///
+    /// # Errors
+    /// The system's, if it has no more threads.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads((processors / 2).clamp(1, MAX_THREADS))
+    }
+
+    fn with_threads(threads: usize) -> std::io::Result<Self> {
+        let (jobs, waiting) = sync_channel::<Job>(QUEUE);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..threads {
+            let waiting = Arc::clone(&waiting);
+            std::thread::Builder::new().name("scoregate-secrets".into()).spawn(move || {
+                while let Some(job) = next(&waiting) {
+                    // One that panics costs the request that it was for.
+                    let _ = catch_unwind(AssertUnwindSafe(job));
+                }
+            })?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Does `work` on one of the threads, unless whoever asked has left by then.
+    ///
+    /// # Errors
+    /// [`Busy`] if too many are waiting.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Busy> {
+        let (answer, answered) = oneshot::channel();
+        let job = move || {
+            if !answer.is_closed() {
+                let _ = answer.send(work());
+            }
+        };
+        self.jobs.try_send(Box::new(job)).map_err(|_| Busy)?;
+        answered.await.map_err(|_| Busy)
+    }
+}
+
+fn next(waiting: &Mutex<Receiver<Job>>) -> Option<Job> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn few_wait_and_the_others_are_turned_away_at_once() {
+        let comparer = Arc::new(Comparer::with_threads(1).unwrap());
+        let (release, released) = channel::<()>();
+        let (begun, has_begun) = channel::<()>();
+        let job = Box::new(move || {
+            begun.send(()).unwrap();
+            released.recv().unwrap();
+        });
+        comparer.jobs.try_send(job).unwrap();
+        has_begun.recv().unwrap();
+        let waiting: Vec<_> = (0..QUEUE)
+            .map(|at| {
+                let comparer = Arc::clone(&comparer);
+                tokio::spawn(async move { comparer.run(move || at).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(comparer.run(|| ()).await, Err(Busy));
+        release.send(()).unwrap();
+        for (at, waited) in waiting.into_iter().enumerate() {
+            assert_eq!(waited.await.unwrap(), Ok(at));
+        }
+        assert_eq!(comparer.run(|| panic!("on purpose")).await, Err::<(), _>(Busy));
+        assert_eq!(comparer.run(|| 7).await, Ok(7));
+    }
+}

@@ -1,0 +1,125 @@
+//! What is counted, by the names that dashboards use.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use crate::auth::{self, Credential};
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    credentials: Family<CredentialLabels, Counter>,
+    /// Of the kinds of credentials, those that were accepted: looked up once.
+    accepted: [Counter; 3],
+    key_sets: Family<KeySetLabels, Counter>,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CredentialLabels {
+    kind: &'static str,
+    /// `accepted`, or why not.
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KeySetLabels {
+    issuer: String,
+    outcome: &'static str,
+}
+
+const KINDS: [&str; 3] = ["key", "token", "none"];
+
+fn kind(credential: Option<Credential<'_>>) -> usize {
+    match credential {
+        Some(Credential::Key(_)) => 0,
+        Some(Credential::UnverifiedToken(_)) => 1,
+        Some(Credential::None) | None => 2,
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let credentials = Family::<CredentialLabels, Counter>::default();
+        registry.register(
+            "scoregate_credentials",
+            "Requests by the kind of their credential and whether it was accepted, else why not",
+            credentials.clone(),
+        );
+        let key_sets = Family::<KeySetLabels, Counter>::default();
+        registry.register(
+            "scoregate_key_set_fetches",
+            "Fetches of issuers' key sets",
+            key_sets.clone(),
+        );
+        let accepted = |kind| {
+            credentials.get_or_create(&CredentialLabels { kind, outcome: "accepted" }).clone()
+        };
+        let accepted = KINDS.map(accepted);
+        Self { registry, credentials, accepted, key_sets }
+    }
+}
+
+impl Metrics {
+    /// Counts one request by its credential (none if it was malformed) and whether that was accepted.
+    pub fn count_credential(&self, credential: Option<Credential<'_>>, refused: Option<auth::Error>) {
+        let kind = kind(credential);
+        match refused {
+            None => drop(self.accepted[kind].inc()),
+            Some(error) => {
+                let labels = CredentialLabels { kind: KINDS[kind], outcome: error.reason() };
+                self.credentials.get_or_create(&labels).inc();
+            }
+        }
+    }
+
+    /// All counts in the text format of OpenMetrics, which Prometheus reads as its own; `key_sets` are issuers with the
+    /// fetches of their keys that went well and those that did not.
+    pub fn encode<'i>(&self, key_sets: impl Iterator<Item = (&'i str, u64, u64)>) -> String {
+        for (issuer, well, badly) in key_sets {
+            for (outcome, count) in [("ok", well), ("failed", badly)] {
+                let labels = KeySetLabels { issuer: issuer.into(), outcome };
+                self.key_sets.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
+            }
+        }
+        let mut document = String::new();
+        text::encode(&mut document, &self.registry).expect("a text can always be appended to");
+        document
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_and_fetches_are_counted_by_outcome() {
+        let metrics = Metrics::default();
+        metrics.count_credential(Some(Credential::Key("k")), None);
+        metrics.count_credential(Some(Credential::Key("k")), Some(auth::Error::InvalidKey));
+        metrics.count_credential(None, Some(auth::Error::InvalidRequest("two")));
+        for fetched in 1..=2 {
+            let document = metrics.encode([("https://issuer", fetched, 0)].into_iter());
+            for line in [
+                "scoregate_credentials_total{kind=\"key\",outcome=\"accepted\"} 1".to_owned(),
+                "scoregate_credentials_total{kind=\"key\",outcome=\"key\"} 1".to_owned(),
+                "scoregate_credentials_total{kind=\"none\",outcome=\"malformed\"} 1".to_owned(),
+                "scoregate_credentials_total{kind=\"token\",outcome=\"accepted\"} 0".to_owned(),
+                format!("scoregate_key_set_fetches_total{{issuer=\"https://issuer\",outcome=\"ok\"}} {fetched}"),
+            ] {
+                assert!(document.lines().any(|found| found == line), "{line}\n{document}");
+            }
+        }
+    }
+}
