@@ -1,0 +1,194 @@
+//! What it costs to let a request in: an API key, a token that is remembered, and new tokens beside their signature alone.
+//!
+//! Everything happens on one thread, in CPU time, through the function that the gateway's handlers call. Prints one line of
+//! JSON with microseconds. A new token and its bare signature check are timed in turn, and the medians are compared.
+
+#![allow(clippy::print_stdout, reason = "printing the measurement is what this program is for")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+};
+use axum::http::Request;
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use nix::sys::time::TimeValLike;
+use nix::time::ClockId;
+use scoregate::app::App;
+use scoregate::audit;
+use scoregate::auth::Scope;
+use scoregate::auth::file::NewEntry;
+use scoregate::auth::keys::KeysFile;
+use scoregate::config::{Settings, Sources};
+use scoregate::http::admission::admit;
+use serde_json::json;
+
+const ISSUER: &str = "https://issuer.example";
+const AUDIENCE: &str = "https://scores.example";
+/// Requests with a credential that is known, per repetition.
+const KNOWN: usize = 100_000;
+/// New tokens per algorithm.
+const NEW: usize = 4_000;
+/// Each figure of known credentials is the best of so many, because whatever else the machine does only ever adds.
+const REPEATS: usize = 5;
+
+/// Whoever signs tokens with one key.
+struct Signer {
+    algorithm: Algorithm,
+    key: DecodingKey,
+    jwk: serde_json::Value,
+    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+}
+
+fn main() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    let new = NewEntry {
+        name: "bench".into(),
+        scopes: vec![Scope::ScorePredict],
+        models: vec!["*".into()],
+        expires: None,
+        tenant: None,
+    };
+    let log = audit::Log::new(&path("state"));
+    let (_, key) = KeysFile::new(path("keys.json"), log).create(new, SystemTime::now())?;
+    let signers = [ecdsa()?, rsa()?];
+    let jwks = json!({ "keys": signers.iter().map(|signer| &signer.jwk).collect::<Vec<_>>() });
+    fs::write(path("jwks.json"), jwks.to_string())?;
+    let text = |name: &str| path(name).to_string_lossy().into_owned();
+    let environment = [
+        ("SCOREGATE_API_KEYS_FILE", text("keys.json")),
+        ("SCOREGATE_STATE_DIR", text("state")),
+        ("SCOREGATE_JWT_ISSUER", ISSUER.into()),
+        ("SCOREGATE_JWT_AUDIENCE", AUDIENCE.into()),
+        ("SCOREGATE_JWT_JWKS", text("jwks.json")),
+    ];
+    let environment: BTreeMap<_, _> =
+        environment.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    let settings = Settings::load(Sources { environment, ..Sources::default() })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let figures = runtime.block_on(async {
+        let app = App::new(settings)?;
+        let mut figures = serde_json::Map::new();
+        figures.insert("key_us".into(), known(&app, &key).await?.into());
+        for signer in &signers {
+            let name = format!("{:?}", signer.algorithm).to_lowercase();
+            let token = token(signer, 0);
+            admit(&app, &request(&token), Scope::ScorePredict).await.map_err(|error| anyhow!("{error}"))?;
+            figures.insert(format!("remembered_{name}_us"), known(&app, &token).await?.into());
+            let (new, signature) = new_tokens(&app, signer).await?;
+            figures.insert(format!("new_{name}_us"), new.into());
+            figures.insert(format!("signature_{name}_us"), signature.into());
+        }
+        anyhow::Ok(figures)
+    })?;
+    println!("{}", serde_json::Value::Object(figures));
+    Ok(())
+}
+
+/// Admission of a credential that is known, in microseconds.
+async fn known(app: &App, credential: &str) -> Result<f64> {
+    let request = request(credential);
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let start = cpu_ns()?;
+        for _ in 0..KNOWN {
+            let admitted = admit(app, &request, Scope::ScorePredict).await;
+            std::hint::black_box(admitted.map_err(|error| anyhow!("{error}"))?);
+        }
+        best = best.min((cpu_ns()? - start) as f64 / KNOWN as f64 / 1e3);
+    }
+    Ok(best)
+}
+
+/// Admission of tokens that were never seen, and the check of their signatures alone: medians, in microseconds.
+async fn new_tokens(app: &App, signer: &Signer) -> Result<(f64, f64)> {
+    let tokens: Vec<String> = (1..=NEW).map(|number| token(signer, number)).collect();
+    let (mut news, mut signatures) = (Vec::new(), Vec::new());
+    for token in &tokens {
+        let request = request(token);
+        let (message, signature) = token.rsplit_once('.').context("a token has three parts")?;
+        let start = cpu_ns()?;
+        let verified =
+            jsonwebtoken::crypto::verify(signature, message.as_bytes(), &signer.key, signer.algorithm);
+        let between = cpu_ns()?;
+        let admitted = admit(app, &request, Scope::ScorePredict).await;
+        let end = cpu_ns()?;
+        assert!(verified?, "the signature alone holds");
+        admitted.map_err(|error| anyhow!("{error}"))?;
+        signatures.push(between - start);
+        news.push(end - between);
+    }
+    Ok((median(news), median(signatures)))
+}
+
+fn median(mut nanoseconds: Vec<i64>) -> f64 {
+    nanoseconds.sort_unstable();
+    nanoseconds[nanoseconds.len() / 2] as f64 / 1e3
+}
+
+fn cpu_ns() -> Result<i64> {
+    Ok(nix::time::clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.num_nanoseconds())
+}
+
+fn request(credential: &str) -> Parts {
+    let request =
+        Request::builder().uri("/v1/predict").header("authorization", format!("Bearer {credential}"));
+    request.body(()).expect("the request is well-formed").into_parts().0
+}
+
+/// A token as RFC 9068 has them, the `number`th.
+fn token(signer: &Signer, number: usize) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let header = json!({ "typ": "at+jwt", "alg": signer.algorithm, "kid": signer.jwk["kid"] });
+    let claims = json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": "client-8f14e45f", "client_id": "client-8f14e45f",
+        "iat": now, "exp": now + 3_600, "jti": format!("3f2504e0-4f89-11d3-9a0c-{number:012}"),
+        "scope": "score:predict models:read",
+    });
+    let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(&header), part(&claims));
+    let signature = URL_SAFE_NO_PAD.encode((signer.sign)(message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
+fn ecdsa() -> Result<Signer> {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
+    let point = pair.public_key().as_ref().to_vec();
+    let coordinate = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let (x, y) = (coordinate(&point[1..33]), coordinate(&point[33..]));
+    Ok(Signer {
+        algorithm: Algorithm::ES256,
+        key: DecodingKey::from_ec_components(&x, &y)?,
+        jwk: json!({ "kty": "EC", "crv": "P-256", "kid": "ec", "use": "sig", "alg": "ES256", "x": x, "y": y }),
+        sign: Box::new(move |message| {
+            pair.sign(&SystemRandom::new(), message).expect("the key signs").as_ref().to_vec()
+        }),
+    })
+}
+
+fn rsa() -> Result<Signer> {
+    let pair = RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048)?;
+    let public = pair.public_key();
+    let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let n = number(public.modulus().big_endian_without_leading_zero());
+    let e = number(public.exponent().big_endian_without_leading_zero());
+    Ok(Signer {
+        algorithm: Algorithm::RS256,
+        key: DecodingKey::from_rsa_components(&n, &e)?,
+        jwk: json!({ "kty": "RSA", "kid": "rsa", "use": "sig", "alg": "RS256", "n": n, "e": e }),
+        sign: Box::new(move |message| {
+            let mut signature = vec![0; pair.public_modulus_len()];
+            pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+                .expect("the key signs");
+            signature
+        }),
+    })
+}

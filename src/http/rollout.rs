@@ -1,0 +1,55 @@
+//! `PUT /v1/models/{model}/rollout` on the admin listener: which version is live.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use hyper::header::CONTENT_TYPE;
+use scoregate_model::package::Repository;
+use scoregate_schemas::manifest::Rollout;
+
+use super::admission::admit;
+use super::body::{Format, accepted_format, content_format, receive};
+use super::predict::{ModelPath, model_for, no_parameters};
+use super::problem::Error;
+use crate::app::App;
+use crate::audit::{Actor, Event};
+use crate::auth::Scope;
+use crate::rollout::promote;
+use crate::scoring;
+
+/// Makes a published version the live one; this gateway and every other on the repository follow within two seconds.
+pub(super) async fn put_rollout(
+    State(app): State<Arc<App>>,
+    path: ModelPath,
+    request: Request,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let admitted = admit(&app, &parts, Scope::ModelsWrite).await?;
+    let model = model_for(&app, &path, &admitted)?.to_owned();
+    no_parameters(&parts)?;
+    content_format(&parts.headers, &[Format::Json])?;
+    accepted_format(&parts.headers, &[Format::Json])?;
+    let known = app.registry().ok_or(scoring::Error::NotReady)?.models();
+    if !known.models.contains_key(&model) {
+        return Err(scoring::Error::UnknownModel.into());
+    }
+    let received = receive(&app, &parts.headers, body).await?;
+    let decoded = received.decode(app.settings.server.max_body_bytes)?;
+    let rollout: Rollout = serde_json::from_slice(&decoded).map_err(|_| Error::Rollout)?;
+    let caller = admitted.caller().id().to_owned();
+    let answer = serde_json::to_vec(&rollout).expect("a rollout serialises");
+    let work = {
+        let app = Arc::clone(&app);
+        move |_: &dyn Fn() -> bool| -> Result<(), Error> {
+            let repository = Repository::new(&app.settings.models.dir);
+            let target = format!("{model}@{}", rollout.live);
+            app.audit.check()?;
+            promote(&repository, &model, &rollout.live)?;
+            Ok(app.audit.record(&Event::new(Actor::caller(&caller), "version.promoted", target))?)
+        }
+    };
+    // Digests are checked and files synced: not on a thread that serves connections.
+    app.engine.run(1, false, work).await??;
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}
