@@ -112,19 +112,24 @@ async fn known(app: &App, credential: &str) -> Result<f64> {
 async fn new_tokens(app: &App, signer: &Signer) -> Result<(f64, f64)> {
     let tokens: Vec<String> = (1..=NEW).map(|number| token(signer, number)).collect();
     let (mut news, mut signatures) = (Vec::new(), Vec::new());
-    for token in &tokens {
+    for (number, token) in tokens.iter().enumerate() {
         let request = request(token);
         let (message, signature) = token.rsplit_once('.').context("a token has three parts")?;
-        let start = cpu_ns()?;
-        let verified =
-            jsonwebtoken::crypto::verify(signature, message.as_bytes(), &signer.key, signer.algorithm);
-        let between = cpu_ns()?;
-        let admitted = admit(app, &request, Scope::ScorePredict).await;
-        let end = cpu_ns()?;
-        assert!(verified?, "the signature alone holds");
-        admitted.map_err(|error| anyhow!("{error}"))?;
-        signatures.push(between - start);
-        news.push(end - between);
+        // Whoever comes second finds the token in the processor's caches: they take turns.
+        for part in [number, number + 1] {
+            let start = cpu_ns()?;
+            if part % 2 == 0 {
+                let message = message.as_bytes();
+                let verified =
+                    jsonwebtoken::crypto::verify(signature, message, &signer.key, signer.algorithm);
+                signatures.push(cpu_ns()? - start);
+                assert!(verified?, "the signature alone holds");
+            } else {
+                let admitted = admit(app, &request, Scope::ScorePredict).await;
+                news.push(cpu_ns()? - start);
+                admitted.map_err(|error| anyhow!("{error}"))?;
+            }
+        }
     }
     Ok((median(news), median(signatures)))
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::support::page::{Block, blocks};
 use crate::support::{Gateway, PATIENCE, Settings, python, scratch, wait_within};
 
 /// The address that the page's client asks.
@@ -13,12 +14,6 @@ const DOCUMENTED: &str = "http://127.0.0.1:8080";
 const TOLERANCE: f64 = 1e-5;
 /// The libraries that the page has a snippet for.
 const LIBRARIES: usize = 5;
-
-/// A fenced block.
-struct Block {
-    language: String,
-    text: String,
-}
 
 #[test]
 fn every_library_gets_from_fit_to_a_scored_request() {
@@ -135,18 +130,4 @@ fn without_figures(text: &str) -> String {
         }
     }
     plain
-}
-
-/// The fenced blocks of a page, in order.
-fn blocks(page: &str) -> Vec<Block> {
-    let mut fences = page.split("\n```");
-    fences.next();
-    let mut blocks = Vec::new();
-    // Every second fence closes a block.
-    while let Some(block) = fences.next() {
-        let (language, text) = block.split_once('\n').unwrap();
-        blocks.push(Block { language: language.into(), text: text.into() });
-        fences.next();
-    }
-    blocks
 }

@@ -19,6 +19,7 @@ mod framing;
 mod gather;
 mod get_a_token;
 mod hostile;
+mod issuer;
 mod key_sets;
 mod lifecycle;
 mod limits;

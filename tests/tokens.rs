@@ -1,12 +1,15 @@
 //! Access tokens on a real listener: every way of getting them wrong, what holds, scopes, early revocation, introspection.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use crate::support::authority::{Authority, Reply};
 use crate::support::forged::{Forged, forged};
+use crate::support::tls;
 use crate::support::tokens::{AUDIENCE, Key, Mint, decode, encode, key_set, now, segments, twin};
 use crate::support::world::{OPAQUE, PLAIN, SECRET, World, active, bearer, introspection, opaque, world};
 use crate::support::{
@@ -36,7 +39,7 @@ fn every_forged_token_is_refused_alike() {
     let fetched = world.authority.count("/plain");
 
     let cases = forged(&world);
-    let mut wrong = Vec::new();
+    let (mut wrong, mut told) = (Vec::new(), Vec::new());
     println!("\n{:<24} token", "reason");
     for Forged { name, token, reason } in &cases {
         let before = world.reasons();
@@ -63,6 +66,7 @@ fn every_forged_token_is_refused_alike() {
         if counted != [reason] {
             complaints.push(format!("expected the reason {reason}, found {counted:?}"));
         }
+        told.push((answer.json()["request_id"].clone(), *reason));
         if !complaints.is_empty() {
             wrong.push(format!("{name}: {}\n    {}", complaints.join("; "), answer.text()));
         }
@@ -73,7 +77,22 @@ fn every_forged_token_is_refused_alike() {
     let fetched = world.authority.count("/plain") - fetched;
     assert!(fetched <= 1, "unknown keys made {fetched} fetches");
     assert_eq!(world.ask(&valid).status, 200);
-    let log = world.gateway.log().join("\n");
+    // The log tells the operator what nobody else is told.
+    let log = wait_for("the last refusal in the log", || {
+        let log = world.gateway.log();
+        let (last, _) = told.last().unwrap();
+        log.iter().any(|line| line.contains(last.as_str().unwrap())).then_some(log)
+    });
+    let lines: BTreeMap<String, String> = log
+        .iter()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"] == "credential refused")
+        .map(|line| (line["request.id"].to_string(), line["reason"].as_str().unwrap().to_owned()))
+        .collect();
+    for (id, reason) in told {
+        assert_eq!(lines.get(&id.to_string()).map(String::as_str), Some(reason), "{id}");
+    }
+    let log = log.join("\n");
     assert!(!log.contains(CANARY), "a claim is in the log");
     for Forged { name, token, .. } in &cases {
         let parts = token.split('.').filter(|part| part.len() > 16);
@@ -476,9 +495,6 @@ fn tokens_without_structure_are_asked_about() {
         ("76 inactive", with("active", json!(false))),
         ("76 unknown", "opaque-token-of-nobody".into()),
         ("76 a JWT that cannot be checked without asking", Mint::new(&world.p256, OPAQUE).token()),
-        ("active as a text", with("active", json!("true"))),
-        ("active as a number", with("active", json!(1))),
-        ("without active", without("active")),
         ("another issuer", with("iss", json!(PLAIN))),
         ("another audience", with("aud", json!("urn:x"))),
         ("no audience", without("aud")),
@@ -490,7 +506,6 @@ fn tokens_without_structure_are_asked_about() {
         ("bound to a certificate", with("cnf", json!({"x5t#S256": encode([7; 32])}))),
         ("bound to what is not known", with("cnf", json!({"jkt": "x"}))),
         ("revoked", with("jti", json!("revoked-before-the-start"))),
-        ("a list", opaque(&json!([]))),
     ] {
         let answer = world.ask(&token);
         assert_eq!(complaints(&answer), Vec::<String>::new(), "{name}");
@@ -500,6 +515,17 @@ fn tokens_without_structure_are_asked_about() {
             "{name}: {}",
             answer.text()
         );
+    }
+    // An answer that is none says nothing of the token.
+    for (name, token) in [
+        ("active as a text", with("active", json!("true"))),
+        ("active as a number", with("active", json!(1))),
+        ("without active", without("active")),
+        ("a list", opaque(&json!([active()]))),
+    ] {
+        let answer = world.ask(&token);
+        let found = (answer.status, answer.code());
+        assert_eq!(found, (503, "credentials_unavailable".into()), "{name}: {}", answer.text());
     }
     let few = with("scope", json!("models:read"));
     assert_eq!(world.ask(&few).code(), "insufficient_scope");
@@ -569,4 +595,57 @@ fn a_slow_introspection_holds_up_nobody_else() {
         );
         assert!(answer.header("retry-after").is_some());
     }
+}
+
+#[test]
+fn a_bound_token_holds_over_its_own_certificate_alone() {
+    let authority = Authority::start();
+    let key = Key::p256("key");
+    authority.set("/keys", Reply::Json(key_set([key.jwk()])));
+    authority.set("/introspect", introspection());
+    let ca = tls::Authority::new("clients");
+    let [own, another] =
+        ["own", "another"].map(|common_name| ca.client(tls::Names { common_name, ..tls::Names::default() }));
+    let settings =
+        Settings::new().tls(&ca.server()).client_ca(&ca).set("SCOREGATE_TLS_CLIENT_AUTH", "optional");
+    fs::write(settings.directory().join("client-secret.txt"), "sesame").unwrap();
+    let url = authority.url();
+    let file = format!(
+        "[[auth.issuer]]\nissuer = \"{PLAIN}\"\naudience = \"{AUDIENCE}\"\njwks = \"{url}/keys\"\n\
+         [[auth.issuer]]\nissuer = \"{OPAQUE}\"\naudience = \"{AUDIENCE}\"\nintrospection = \"{url}/introspect\"\n\
+         introspection_client_id = \"gateway\"\nintrospection_client_secret_file = \"client-secret.txt\"\n"
+    );
+    fs::write(settings.directory().join("scoregate.toml"), file).unwrap();
+    let gateway = settings.start();
+    let ask = |token: &str, shown: Option<&tls::Pair>| {
+        tls::connect(gateway.addr, &ca.trusted(shown)).ask(&bearer(token))
+    };
+    let unbound = Mint::new(&key, PLAIN).token();
+    wait_for("the keys", || (ask(&unbound, None).status == 200).then_some(()));
+    assert_eq!(ask(&unbound, Some(&another)).status, 200, "a token that is not bound");
+
+    let confirmation = json!({"x5t#S256": encode(digest(&SHA256, &own.der))});
+    let mut answer = active();
+    answer["cnf"] = confirmation.clone();
+    for token in [Mint::new(&key, PLAIN).claim("cnf", confirmation).token(), opaque(&answer)] {
+        // What was accepted once is not remembered for others.
+        for (shown, status) in [(Some(&own), 200), (Some(&another), 401), (None, 401), (Some(&own), 200)] {
+            let answer = ask(&token, shown);
+            assert_eq!(answer.status, status, "{}", answer.text());
+            if status == 401 {
+                assert_eq!(answer.code(), "invalid_token");
+                assert!(complaints(&answer).is_empty());
+            }
+        }
+    }
+    let mut client = tls::connect(gateway.addr, &ca.trusted(Some(&own)));
+    let spoofed = bearer(
+        &Mint::new(&key, PLAIN)
+            .claim("cnf", json!({"x5t#S256": encode(digest(&SHA256, &another.der))}))
+            .token(),
+    );
+    let spoofed = spoofed
+        .header("X-Client-Cert", &another.cert.replace('\n', ""))
+        .header("X-Forwarded-Client-Cert", "Hash=x");
+    assert_eq!(client.ask(&spoofed).status, 401, "a certificate in a header is no certificate");
 }

@@ -288,7 +288,9 @@ pub(in crate::auth) mod stub {
     /// Any answer.
     pub(in crate::auth) fn answer(status: &str, headers: &str, document: &str) -> String {
         let length = document.len();
-        format!("HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{document}")
+        format!(
+            "HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{document}"
+        )
     }
 }
 
@@ -313,9 +315,7 @@ mod tests {
                 "/nowhere" => answer("301 Moved Permanently", "", ""),
                 "/full" => ok(&" ".repeat(MAX_BYTES)),
                 "/large" => ok(&" ".repeat(MAX_BYTES + 1)),
-                "/endless" => {
-                    "HTTP/1.1 200 OK\r\n\r\n".to_owned() + &" ".repeat(3 * MAX_BYTES)
-                }
+                "/endless" => "HTTP/1.1 200 OK\r\n\r\n".to_owned() + &" ".repeat(3 * MAX_BYTES),
                 "/broken" => "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}".into(),
                 "/other" => "SSH-2.0-OpenSSH_9.2\r\n".into(),
                 "/created" => answer("201 Created", "", "{}"),
@@ -375,7 +375,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_fetched_over_what_anybody_may_change() {
         let client = Client::new().unwrap();
-        for url in ["http://192.0.2.1/", "ftp://127.0.0.1/", "http://user@127.0.0.1/", "http://:p@127.0.0.1/"] {
+        for url in ["http://192.0.2.1/", "ftp://127.0.0.1/", "http://user@127.0.0.1/", "http://:p@127.0.0.1/"]
+        {
             let found = client.get(&url.parse().unwrap(), false).await;
             assert!(matches!(found, Err(Error::Unsafe { .. })), "{url}: {found:?}");
             assert!(!format!("{found:?}").contains(":p@"), "{found:?}");
@@ -393,7 +394,8 @@ mod tests {
         })
         .await;
         let client = Client::new().unwrap();
-        let ask = async |path| client.ask(&server.at(path), false, &[("token", "a&b")], ("my id", "s:é")).await;
+        let ask =
+            async |path| client.ask(&server.at(path), false, &[("token", "a&b")], ("my id", "s:é")).await;
         assert_eq!(ask("").await.unwrap(), b"{}");
         let requests = server.requests();
         // RFC 6749 (2.3.1): both are form-encoded before they are put together. "my+id:s%3A%C3%A9"

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -23,7 +24,7 @@ pub(super) struct NewArgs {
     #[command(flatten)]
     common: Common,
     /// What it is for.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// What it may do, separated by commas, such as `score:predict,models:read`.
     #[arg(long, value_delimiter = ',', required = true)]
@@ -35,7 +36,7 @@ pub(super) struct NewArgs {
     #[arg(long, value_parser = config::duration)]
     expires: Option<Duration>,
     /// Those whose data may be mixed with its own [default: nobody].
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     tenant: Option<String>,
 }
 

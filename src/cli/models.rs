@@ -59,8 +59,6 @@ impl RepositoryArgs {
 
 pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> anyhow::Result<()> {
     let settings = repository.settings()?;
-    let log = audit::Log::new(&settings.state.dir);
-    log.check()?;
     let job = ImportJob { request: args.request()?, library: app::library(&settings.runtime)? };
     let sandbox = Sandbox::new(&settings.models, settings.scoring.workers);
     let finding =
@@ -81,6 +79,8 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
             return Err(import::Error::Refused { code, message }.into());
         }
     };
+    let log = audit::Log::new(&settings.state.dir);
+    log.check()?;
     let report = args.publish(&Repository::new(&settings.models.dir), examined)?;
     log.record(&report.event(Actor::operator())).context("the version is published")?;
     print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })

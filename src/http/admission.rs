@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
+use memchr::memchr2;
 
 use super::problem::Error;
 use crate::app::App;
@@ -96,7 +97,7 @@ fn credential(parts: &Parts) -> Result<Credential<'_>, Malformed> {
     if token.is_empty() {
         return invalid("expected a token after \"Bearer\", found none");
     }
-    if token.contains([' ', ',']) {
+    if memchr2(b' ', b',', token.as_bytes()).is_some() {
         return invalid("expected one token after \"Bearer\"");
     }
     Ok(if token.starts_with(PREFIX) { Credential::Key(token) } else { Credential::UnverifiedToken(token) })

@@ -44,8 +44,8 @@ pub enum Refusal {
     #[error("expected the grant type client_credentials")]
     GrantType,
     /// The client does not prove to be one.
-    #[error("expected the id and the secret of a client, once, by HTTP Basic or in the body")]
-    Client,
+    #[error("{0}")]
+    Client(&'static str),
     /// The client may have less.
     #[error("the client may not have all of the scopes that it asked for")]
     Scope,
@@ -63,7 +63,7 @@ pub enum Refusal {
 impl From<GrantError> for Refusal {
     fn from(error: GrantError) -> Self {
         match error {
-            GrantError::Client => Self::Client,
+            GrantError::Client => Self::Client("no client has this id and secret"),
             GrantError::Scope => Self::Scope,
             GrantError::Busy => Self::Busy,
             GrantError::Sign(_) | GrantError::Random(_) => Self::Failed(error),
@@ -114,8 +114,8 @@ async fn grant(app: &App, request: Request) -> Result<AccessToken, Refusal> {
         Some("client_credentials") => {}
         Some(_) => return Err(Refusal::GrantType),
     }
-    let (id, secret) = credentials(&parts.headers, parameter("client_id"), parameter("client_secret"))?
-        .ok_or(Refusal::Client)?;
+    let (id, secret) =
+        credentials(&parts.headers, parameter("client_id"), parameter("client_secret"))?.ok_or(NO_CLIENT)?;
     Ok(issuer.grant(&id, secret.expose_secret(), parameter("scope"), SystemTime::now()).await?)
 }
 
@@ -155,7 +155,7 @@ fn credentials(
         }
         return Ok(client_id.zip(client_secret).map(|(id, secret)| (id.to_owned(), secret.into())));
     };
-    let (id, secret) = basic(authorization).ok_or(Refusal::Client)?;
+    let (id, secret) = basic(authorization).ok_or(NO_CLIENT)?;
     if client_secret.is_some() {
         return Err(Refusal::Request("expected the client's secret once, by HTTP Basic or in the body"));
     }
@@ -166,6 +166,9 @@ fn credentials(
     }
     Ok(Some((id, secret)))
 }
+
+/// The client says nothing of who it is, or says it in another way.
+const NO_CLIENT: Refusal = Refusal::Client("expected a client's id and secret, by HTTP Basic or in the body");
 
 /// What HTTP Basic says, each part encoded as in a form (RFC 6749, 2.3.1).
 fn basic(authorization: &HeaderValue) -> Option<(String, SecretString)> {
@@ -329,7 +332,7 @@ mod tests {
         }
         for value in ["Bearer abc", "Basic", "Basic !", "Basic YQ==", "Basic /w=="] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
-            assert!(matches!(read(&headers, None, None), Err(Refusal::Client)), "{value}");
+            assert!(matches!(read(&headers, None, None), Err(Refusal::Client(_))), "{value}");
         }
         let mut two = basic_header("a:b");
         two.append(AUTHORIZATION, two[AUTHORIZATION].clone());

@@ -183,7 +183,7 @@ impl Error {
             Self::Token { refusal, .. } => match refusal {
                 Refusal::Request(_) => (400, "invalid_request", "Malformed token request"),
                 Refusal::GrantType => (400, "unsupported_grant_type", "Unsupported grant type"),
-                Refusal::Client => (401, "invalid_client", "Invalid client"),
+                Refusal::Client(_) => (401, "invalid_client", "Invalid client"),
                 Refusal::Scope => (400, "invalid_scope", "Invalid scope"),
                 Refusal::Busy => (503, "temporarily_unavailable", "Temporarily unavailable"),
                 Refusal::Failed(_) => (500, "server_error", "Internal error"),
@@ -237,7 +237,7 @@ impl Error {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Token { refusal: Refusal::Other(error), .. } => error.headers(),
-            Self::Token { refusal: Refusal::Client, .. } => {
+            Self::Token { refusal: Refusal::Client(_), .. } => {
                 vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"scoregate\""))]
             }
             Self::Token { refusal: Refusal::Busy, .. } => {
@@ -310,6 +310,9 @@ impl Error {
             _ if self.refusal().is_some() => {
                 let reason = self.refusal().map_or("", auth::Error::reason);
                 tracing::info!(request.id = request_id, code, reason, "credential refused");
+            }
+            _ if matches!(self, Self::Token { refusal: Refusal::Client(_), .. }) => {
+                tracing::info!(request.id = request_id, code, "client refused");
             }
             // Shedding load and not being ready are states of the gateway, not failures of it.
             StatusCode::SERVICE_UNAVAILABLE => {

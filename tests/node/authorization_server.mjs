@@ -8,6 +8,9 @@ import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 import Provider from 'oidc-provider';
 
+// Notices of the library are no answers to commands.
+console.info = console.error;
+
 const [resource, secret] = process.argv.slice(2);
 // A client gets tokens with the signature that it is called by.
 const signed = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'];
@@ -40,6 +43,7 @@ function makeProvider(issuer, keys) {
     clients: [...signed, 'opaque', 'gateway'].map(client),
     jwks: { keys },
     scopes: scope.split(' '),
+    ttl: { ClientCredentials: (_context, token) => token.resourceServer.accessTokenTTL },
     enabledJWA: { idTokenSigningAlgValues: signed },
     features: {
       clientCredentials: { enabled: true },

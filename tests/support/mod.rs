@@ -7,6 +7,7 @@ pub(crate) mod forged;
 mod gateway;
 pub(crate) mod graph;
 mod http;
+pub(crate) mod page;
 mod table;
 pub(crate) mod tls;
 pub(crate) mod tokens;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::password_hash::{PasswordHash, PasswordHasher, SaltString};
 use argon2::{ARGON2ID_IDENT, Argon2, Params};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::secrets::Memory;
 use crate::audit::{self, Actor, Event};
 use crate::auth::file::{
     self, ListFile, Named, NewEntry, check_models, hexadecimal, parse_time, random, time_after,
@@ -164,7 +165,6 @@ impl ClientsFile {
         };
         let id = entry.id.clone();
         self.file.edit(|clients: &mut Vec<Client>| {
-            self.check(clients)?;
             let names: Vec<&str> = entry.scopes.iter().map(|scope| scope.as_str()).collect();
             let event = Event::new(Actor::operator(), "client.created", &entry.id)
                 .with("name", entry.name.as_str())
@@ -172,8 +172,9 @@ impl ClientsFile {
                 .with("models", entry.models.as_slice())
                 .with("tenant", entry.tenant.as_deref())
                 .with("expires_at", entry.expires_at.as_deref());
-            self.log.record(&event)?;
             clients.push(entry);
+            self.check(clients)?;
+            self.log.record(&event)?;
             Ok(())
         })?;
         Ok((id, secret.into()))
@@ -235,6 +236,9 @@ impl Clients {
             if client.models.is_empty() {
                 return Err(wrong("expected models, or [\"*\"] for all"));
             }
+            if client.tenant.as_deref() == Some("") {
+                return Err(wrong("expected a tenant's name, or none"));
+            }
             check_models(&client.models).map_err(|error| wrong(&error.to_string()))?;
             let expires_at = client.expires_at.as_deref().map(parse_time).transpose();
             expires_at.map_err(|expected| wrong(&format!("expected {expected} as expires_at")))?;
@@ -269,15 +273,13 @@ impl Clients {
     }
 
     /// Whether `secret` is that of `id`. Takes some 20 milliseconds and 19 MiB, whether there is such a client or not.
-    pub(super) fn verify(&self, id: &str, secret: &str) -> bool {
+    pub(super) fn verify(&self, id: &str, secret: &str, memory: &mut Memory) -> bool {
         let Some(entry) = self.entries.get(id) else {
             // Who asks must not learn from the time it takes which clients there are.
-            let mut unused = [0; Params::DEFAULT_OUTPUT_LEN];
-            let _ = Argon2::default().hash_password_into(secret.as_bytes(), &self.key, &mut unused);
+            memory.work_in_vain(secret);
             return false;
         };
-        let is_right = PasswordHash::new(&entry.client.secret_argon2)
-            .is_ok_and(|hash| Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok());
+        let is_right = memory.is_hash_of(&entry.client.secret_argon2, secret);
         if is_right {
             // Two that are right at the same time remember the same.
             let _ = entry.remembered.set(self.digest(secret));
@@ -342,9 +344,11 @@ mod tests {
         assert!(file.read().unwrap()[0].secret_argon2.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
         let clients = Clients::new(file.read().unwrap()).unwrap();
         assert!(!clients.remembers(&id, secret));
-        assert!(!clients.verify(&id, &secret[1..]) && !clients.verify("nobody", secret));
+        let mut memory = Memory::default();
+        assert!(!clients.verify(&id, &secret[1..], &mut memory));
+        assert!(!clients.verify("nobody", secret, &mut memory));
         assert!(!clients.remembers(&id, secret));
-        assert!(clients.verify(&id, secret));
+        assert!(clients.verify(&id, secret, &mut memory));
         assert!(clients.remembers(&id, secret));
         assert!(!clients.remembers(&id, &secret[1..]));
         assert!(!clients.remembers("nobody", secret));
@@ -416,6 +420,7 @@ mod tests {
             (format!("[{}]", entry(&right.replace("19456", "1945600"), "")), "at most 64 MiB"),
             (format!("[{}]", entry("$argon2id$v=19$m=19456,t=2,p=1", "")), "an argon2id PHC string"),
             (format!("[{}]", entry(&right, r#","models":[]"#)), "expected models"),
+            (format!("[{}]", entry(&right, r#","tenant":"""#)), "expected a tenant"),
             (format!("[{}]", entry(&right, r#","models":["a b"]"#)), "found the model"),
             (format!("[{}]", entry(&right, r#","expires_at":"soon""#)), "an RFC 3339 time"),
             (format!("[{}]", entry(&right, r#","secret":"x""#)), "unknown field"),

@@ -207,7 +207,7 @@ impl Issuer {
         if !clients.remembers(client_id, client_secret) {
             let (clients, id, secret) =
                 (Arc::clone(&clients), client_id.to_owned(), client_secret.to_owned());
-            if !self.comparer.run(move || clients.verify(&id, &secret)).await? {
+            if !self.comparer.run(move |memory| clients.verify(&id, &secret, memory)).await? {
                 return Err(GrantError::Client);
             }
         }

@@ -5,6 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use argon2::password_hash::{PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 
 /// How many secrets are compared at a time at most; each takes some 19 MiB meanwhile.
@@ -12,11 +15,55 @@ const MAX_THREADS: usize = 2;
 /// How many more may wait.
 const QUEUE: usize = 32;
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Memory) + Send>;
 
 /// There are as many waiting as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Busy;
+
+/// What a thread compares in. It is kept: taken anew each time, 19 MiB leave more behind than they are.
+#[derive(Default)]
+pub(super) struct Memory(Vec<Block>);
+
+impl Memory {
+    /// Whether `hash`, a PHC string, is that of `secret`.
+    pub(super) fn is_hash_of(&mut self, hash: &str, secret: &str) -> bool {
+        self.compare(hash, secret).unwrap_or(false)
+    }
+
+    fn compare(&mut self, hash: &str, secret: &str) -> Option<bool> {
+        let hash = PasswordHash::new(hash).ok()?;
+        let (params, expected) = (Params::try_from(&hash).ok()?, hash.hash?);
+        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let mut salt = [0; Salt::MAX_LENGTH];
+        let salt = hash.salt?.decode_b64(&mut salt).ok()?;
+        let mut found = vec![0; expected.len()];
+        self.hash(params, version, secret, salt, &mut found)?;
+        Some(found.ct_eq(expected.as_bytes()).into())
+    }
+
+    /// The work that comparing `secret` with a client's hash takes, for a client that there is not.
+    pub(super) fn work_in_vain(&mut self, secret: &str) {
+        let mut found = [0; Params::DEFAULT_OUTPUT_LEN];
+        self.hash(Params::DEFAULT, Version::default(), secret, b"no client's salt", &mut found);
+    }
+
+    fn hash(
+        &mut self,
+        params: Params,
+        version: Version,
+        secret: &str,
+        salt: &[u8],
+        into: &mut [u8],
+    ) -> Option<()> {
+        let blocks = params.block_count();
+        if self.0.len() < blocks {
+            self.0.resize(blocks, Block::default());
+        }
+        let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
+        argon2.hash_password_into_with_memory(secret.as_bytes(), salt, into, &mut self.0[..blocks]).ok()
+    }
+}
 
 /// The threads.
 #[derive(Debug)]
@@ -40,9 +87,10 @@ impl Comparer {
         for _ in 0..threads {
             let waiting = Arc::clone(&waiting);
             std::thread::Builder::new().name("scoregate-secrets".into()).spawn(move || {
+                let mut memory = Memory::default();
                 while let Some(job) = next(&waiting) {
                     // One that panics costs the request that it was for.
-                    let _ = catch_unwind(AssertUnwindSafe(job));
+                    let _ = catch_unwind(AssertUnwindSafe(|| job(&mut memory)));
                 }
             })?;
         }
@@ -55,12 +103,12 @@ impl Comparer {
     /// [`Busy`] if too many are waiting.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Busy> {
         let (answer, answered) = oneshot::channel();
-        let job = move || {
+        let job = move |memory: &mut Memory| {
             if !answer.is_closed() {
-                let _ = answer.send(work());
+                let _ = answer.send(work(memory));
             }
         };
         self.jobs.try_send(Box::new(job)).map_err(|_| Busy)?;
@@ -83,7 +131,7 @@ mod tests {
         let comparer = Arc::new(Comparer::with_threads(1).unwrap());
         let (release, released) = channel::<()>();
         let (begun, has_begun) = channel::<()>();
-        let job = Box::new(move || {
+        let job = Box::new(move |_: &mut Memory| {
             begun.send(()).unwrap();
             released.recv().unwrap();
         });
@@ -92,16 +140,16 @@ mod tests {
         let waiting: Vec<_> = (0..QUEUE)
             .map(|at| {
                 let comparer = Arc::clone(&comparer);
-                tokio::spawn(async move { comparer.run(move || at).await })
+                tokio::spawn(async move { comparer.run(move |_| at).await })
             })
             .collect();
         tokio::task::yield_now().await;
-        assert_eq!(comparer.run(|| ()).await, Err(Busy));
+        assert_eq!(comparer.run(|_| ()).await, Err(Busy));
         release.send(()).unwrap();
         for (at, waited) in waiting.into_iter().enumerate() {
             assert_eq!(waited.await.unwrap(), Ok(at));
         }
-        assert_eq!(comparer.run(|| panic!("on purpose")).await, Err::<(), _>(Busy));
-        assert_eq!(comparer.run(|| 7).await, Ok(7));
+        assert_eq!(comparer.run(|_| panic!("on purpose")).await, Err::<(), _>(Busy));
+        assert_eq!(comparer.run(|_| 7).await, Ok(7));
     }
 }

@@ -24,6 +24,9 @@ const MIN_NOTICE: Duration = Duration::from_secs(3);
 /// The notice that is enough for whoever fetches the key set now and then.
 const MAX_NOTICE: Duration = Duration::from_secs(3_600);
 
+/// The most keys at a time. Where keys change much faster than tokens end, the next one waits until an old one has gone.
+const MAX_KEYS: usize = 64;
+
 /// One entry of the keys file.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +57,7 @@ impl Schedule {
     fn next(self, signs_from: &[SystemTime], now: SystemTime) -> Option<SystemTime> {
         match signs_from.last() {
             None => Some(now),
+            Some(_) if signs_from.len() >= MAX_KEYS => None,
             Some(newest) => {
                 let from = now + self.notice();
                 (from >= *newest + self.rotation).then_some(from)
@@ -272,7 +276,7 @@ mod tests {
     fn a_key_is_announced_before_it_signs_and_published_until_its_tokens_have_expired() {
         let (directory, file, start) = file(30 * DAY);
         let (published, first) = at(&file, start);
-        assert_eq!(published, [first.clone()], "the first key signs at once");
+        assert_eq!(published, std::slice::from_ref(&first), "the first key signs at once");
         let hour = Duration::from_secs(3_600);
         let before = start + 30 * DAY - hour - Duration::from_secs(2);
         assert_eq!(at(&file, before), (vec![first.clone()], first.clone()));
@@ -301,7 +305,8 @@ mod tests {
         let (_directory, file, start) = file(Duration::from_secs(1));
         let mut signed = Vec::new();
         let mut known: Vec<String> = Vec::new();
-        for step in 0..60 {
+        // As many steps as it takes to have more keys than there may be.
+        for step in 0..60 + 2 * u32::try_from(MAX_KEYS).unwrap() {
             let now = start + step * Duration::from_millis(500);
             let (published, signs) = at(&file, now);
             assert!(step == 0 || known.contains(&signs), "at {step}: {signs} was not announced");
@@ -312,7 +317,10 @@ mod tests {
             signed.push(signs);
         }
         signed.dedup();
-        assert!(signed.len() > 5, "{signed:?}");
+        assert!(signed.len() > 5 && signed.len() <= MAX_KEYS, "{signed:?}");
+        assert_eq!(known.len(), MAX_KEYS);
+        let later = start + TTL + 2 * LEEWAY;
+        assert!(at(&file, later).0.len() < MAX_KEYS, "there is room again");
     }
 
     #[test]

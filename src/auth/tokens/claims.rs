@@ -121,8 +121,10 @@ fn is_for(audience: Option<&Value<'_>>, ours: &[String]) -> bool {
     let is_ours = |text: &str| ours.iter().any(|our| our == text);
     match audience {
         Some(Value::Text(text)) => is_ours(text),
-        Some(list) => list.texts().is_some_and(|texts| texts.into_iter().any(is_ours)),
-        None => false,
+        Some(Value::List(list)) => {
+            list.iter().all(|item| item.text().is_some()) && list.iter().filter_map(Value::text).any(is_ours)
+        }
+        _ => false,
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::policy::EvictionPolicy;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::Digest;
 use super::claims::{Claims, Voucher};
 use super::json::{Object, Value};
+use super::memory::Memory;
 use super::reason::Reason;
 use crate::auth::{Error, fetch};
 use crate::config::{IntrospectionSettings, IssuerSettings};
@@ -20,8 +20,6 @@ use crate::follow::{self, Followed};
 
 /// The most questions that wait for an answer.
 const MAX_QUESTIONS: usize = 64;
-/// The most answers that are remembered; of more, those are forgotten that were not used for the longest time.
-const MAX_ANSWERS: u64 = 16_384;
 /// The longest time that a token is taken to be invalid after its issuer said so.
 const DENIAL: Duration = Duration::from_secs(10);
 /// How long a request waits for an answer; asking has a deadline of its own, which is shorter.
@@ -63,7 +61,7 @@ enum Failure {
 pub(super) struct Introspection {
     settings: IntrospectionSettings,
     secret: Followed<SecretString>,
-    answers: moka::sync::Cache<Digest, Arc<Answer>>,
+    answers: Memory<Answer>,
     /// Questions without an answer yet: nobody asks the same twice.
     waiting: Mutex<HashMap<Digest, watch::Receiver<Option<Outcome>>>>,
     questions: mpsc::Sender<Question>,
@@ -89,10 +87,7 @@ impl Introspection {
         Ok(Self {
             settings: settings.clone(),
             secret: Followed::open("a secret for introspection", vec![file], parse)?,
-            answers: moka::sync::Cache::builder()
-                .max_capacity(MAX_ANSWERS)
-                .eviction_policy(EvictionPolicy::lru())
-                .build(),
+            answers: Memory::default(),
             waiting: Mutex::default(),
             questions,
             asked: tokio::sync::Mutex::new(asked),

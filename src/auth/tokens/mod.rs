@@ -47,7 +47,15 @@ type Digest = [u8; 32];
 pub struct Tokens {
     issuers: Vec<Arc<Issuer>>,
     deny_list: Option<Followed<HashSet<String>>>,
-    memory: Memory,
+    /// Tokens whose signature was checked.
+    memory: Memory<Remembered>,
+}
+
+/// A token that held. For as long as its key is in use it still does, but for what changes with the moment.
+#[derive(Debug)]
+struct Remembered {
+    claims: Claims,
+    key: Arc<Key>,
 }
 
 /// One whose tokens are taken.
@@ -110,18 +118,18 @@ impl Tokens {
         }
         let now = seconds(now);
         let digest = sha256(unverified_token);
-        if let Some(claims) = self.memory.get(&digest, now) {
-            return self.caller(claims.claims(), certificate, now);
+        if let Some(remembered) = self.remembered(&digest, now) {
+            return self.caller(&remembered.claims, certificate, now);
         }
         let invalid = Error::InvalidToken;
         let segments = Segments::of(unverified_token);
-        let header = segments.as_ref().ok().and_then(|segments| Object::parse(&segments.header));
+        let header = segments.as_ref().ok().and_then(|segments| Object::parse(segments.header()));
         let (segments, header) = match (&segments, &header) {
             (Ok(segments), Some(header)) => (segments, header),
             (Err(reason), _) if *reason != Reason::Structure => return Err(invalid(*reason)),
             _ => return self.ask_all(digest, unverified_token, certificate, now).await,
         };
-        let payload = Object::parse(&segments.payload).ok_or(invalid(Reason::Payload))?;
+        let payload = Object::parse(segments.payload()).ok_or(invalid(Reason::Payload))?;
         let issuer = payload.get("iss").and_then(Value::text);
         let issuer =
             issuer.and_then(|name| self.issuers.iter().find(|issuer| issuer.settings.issuer == name));
@@ -136,7 +144,7 @@ impl Tokens {
         let claims = Claims::check(&payload, Voucher::Signature, &issuer.settings, now).map_err(invalid)?;
         let caller = self.caller(&claims, certificate, now);
         if caller.is_ok() && !claims.are_bound() {
-            self.memory.insert(digest, claims, key);
+            self.memory.insert(digest, Arc::new(Remembered { claims, key }));
         }
         caller
     }
@@ -171,6 +179,17 @@ impl Tokens {
             let (fetched, failed) = issuer.keys.fetches();
             (issuer.settings.issuer.as_str(), fetched, failed)
         })
+    }
+
+    /// The token with this digest, if it was here before and its key is still in use. One that has ended in the meantime is
+    /// forgotten from now on.
+    fn remembered(&self, digest: &Digest, now: f64) -> Option<Arc<Remembered>> {
+        let remembered = self.memory.get(digest)?;
+        let is_withdrawn = remembered.key.is_withdrawn();
+        if is_withdrawn || remembered.claims.have_ended(now) {
+            self.memory.remove(digest);
+        }
+        (!is_withdrawn).then_some(remembered)
     }
 
     /// Asks every issuer that can be asked about a token that nobody can read, until one of them knows it.

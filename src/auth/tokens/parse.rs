@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
+use memchr::memchr_iter;
 
 use super::json::Object;
 use super::jwk::algorithm;
@@ -12,34 +13,44 @@ use crate::config::IssuerSettings;
 /// The longest token that is looked at.
 pub(super) const MAX_BYTES: usize = 8 * 1024;
 
-/// The three texts of an unverified token, the first two decoded.
+/// The three texts of an unverified token; the first two are decoded.
 #[derive(Debug)]
 pub(super) struct Segments<'t> {
     /// What is signed.
     pub(super) message: &'t [u8],
-    /// JSON in UTF-8, or something else.
-    pub(super) header: Vec<u8>,
-    /// The same.
-    pub(super) payload: Vec<u8>,
     /// In base64url.
     pub(super) signature: &'t str,
+    /// Header and payload, one behind the other.
+    decoded: Vec<u8>,
+    header_length: usize,
 }
 
 impl<'t> Segments<'t> {
     /// Takes `unverified_token` apart. [`Reason::Structure`] is said only of what is no signed token at all, and may be an opaque
     /// one.
     pub(super) fn of(unverified_token: &'t str) -> Result<Self, Reason> {
-        let mut segments = unverified_token.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (segments.next(), segments.next(), segments.next(), segments.next())
-        else {
+        let mut dots = memchr_iter(b'.', unverified_token.as_bytes());
+        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(Reason::Structure);
         };
-        let message = &unverified_token.as_bytes()[..header.len() + 1 + payload.len()];
+        let (message, signature) = (&unverified_token[..second], &unverified_token[second + 1..]);
+        let (header, payload) = (&message[..first], &message[first + 1..]);
         // The engine takes neither padding nor bits that mean nothing.
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Reason::Structure)?;
-        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Reason::Payload)?;
-        Ok(Self { message, header, payload, signature })
+        let mut decoded = Vec::with_capacity(message.len());
+        URL_SAFE_NO_PAD.decode_vec(header, &mut decoded).map_err(|_| Reason::Structure)?;
+        let header_length = decoded.len();
+        URL_SAFE_NO_PAD.decode_vec(payload, &mut decoded).map_err(|_| Reason::Payload)?;
+        Ok(Self { message: message.as_bytes(), signature, decoded, header_length })
+    }
+
+    /// JSON in UTF-8, or something else.
+    pub(super) fn header(&self) -> &[u8] {
+        &self.decoded[..self.header_length]
+    }
+
+    /// The same.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.decoded[self.header_length..]
     }
 }
 

@@ -81,7 +81,11 @@ async fn what_the_issuer_says_decides() {
             ("not yet", changed(json!({"nbf": NOW + 61})), "not_before"),
             ("of another type", changed(json!({"token_type": "DPoP"})), "type"),
             ("bound to a key", changed(json!({"cnf": {"jkt": "x"}})), "confirmation"),
-            ("bound to a certificate", changed(json!({"cnf": {"x5t#S256": thumbprint(b"x").1}})), "certificate"),
+            (
+                "bound to a certificate",
+                changed(json!({"cnf": {"x5t#S256": thumbprint(b"x").1}})),
+                "certificate",
+            ),
             ("active a text", changed(json!({"active": "true"})), "unavailable"),
             ("active not said", changed(json!({"active": null})), "unavailable"),
             ("a list", ok("[]"), "unavailable"),

@@ -128,14 +128,14 @@ async fn a_flood_of_unknown_keys_is_one_fetch() {
 
 #[tokio::test]
 async fn a_new_key_is_found_once_per_cooldown() {
-    let (server, signers) = (Server::start(Duration::ZERO).await, [Signer::p256(), Signer::p256(), Signer::p256()]);
+    let (server, signers) =
+        (Server::start(Duration::ZERO).await, [Signer::p256(), Signer::p256(), Signer::p256()]);
     let mut settings = server.settings();
     settings.cooldown = Duration::from_millis(300);
     server.serve("/keys", ok(&jwks(&[signers[0].jwk("k0")])));
     let tokens = Tokens::open(&[settings], None, None).unwrap();
     following(&tokens, async {
-        let [first, second, third] =
-            [0, 1, 2].map(|number| token(&signers[number], &format!("k{number}")));
+        let [first, second, third] = [0, 1, 2].map(|number| token(&signers[number], &format!("k{number}")));
         assert_eq!(verified(&tokens, &first, NOW).await, SHOP);
         server.serve("/keys", ok(&jwks(&[signers[1].jwk("k1")])));
         assert_eq!(verified(&tokens, &first, NOW).await, SHOP, "nobody knows yet");
@@ -159,23 +159,33 @@ async fn an_outage_keeps_the_keys_that_are_there() {
         // Never any keys: whether the token holds cannot be said, unless it is no token of this issuer.
         let valid = token(&signer, "k1");
         let found = tokens.verify(&valid, None, at(NOW)).await;
-        assert!(matches!(found, Err(Error::Unavailable { retry_after }) if retry_after >= Duration::from_secs(1)));
+        assert!(
+            matches!(found, Err(Error::Unavailable { retry_after }) if retry_after >= Duration::from_secs(1))
+        );
         assert_eq!(verified(&tokens, &token(&signer, "k2"), NOW).await, "unavailable");
         assert_eq!(verified(&tokens, "x.y.z", NOW).await, "structure");
-        let other = signer.token(&header().to_string(), &with(claims(), json!({"iss": "https://other.example"})));
+        let other =
+            signer.token(&header().to_string(), &with(claims(), json!({"iss": "https://other.example"})));
         assert_eq!(verified(&tokens, &other, NOW).await, "issuer");
         let typ = signer.token(&with(header(), json!({"typ": "JWT"})), &claims().to_string());
         assert_eq!(verified(&tokens, &typ, NOW).await, "type");
-        assert_eq!(tokens.fetches().collect::<Vec<_>>(), [(ISSUER, 0, 1)], "nobody's token brings it forward");
+        assert_eq!(
+            tokens.fetches().collect::<Vec<_>>(),
+            [(ISSUER, 0, 1)],
+            "nobody's token brings it forward"
+        );
         server.serve("/keys", keys);
         until(&tokens, &valid, SHOP).await;
-        for broken in [ok("{\"keys\":[]}"), ok("<html>"), answer("500 Internal Server Error", "", ""), "x".into()] {
+        for broken in
+            [ok("{\"keys\":[]}"), ok("<html>"), answer("500 Internal Server Error", "", ""), "x".into()]
+        {
             let (_, _, failed) = tokens.fetches().next().unwrap();
             server.serve("/keys", broken);
             while tokens.fetches().next().unwrap().2 == failed {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            let fresh = signer.token(&header().to_string(), &with(claims(), json!({"jti": failed.to_string()})));
+            let fresh =
+                signer.token(&header().to_string(), &with(claims(), json!({"jti": failed.to_string()})));
             assert_eq!(verified(&tokens, &fresh, NOW).await, SHOP);
             server.serve("/keys", ok(&jwks(&[signer.jwk("k1")])));
             let fetched = tokens.fetches().next().unwrap().1;
@@ -201,13 +211,17 @@ async fn keys_are_where_the_metadata_says() {
         let issuer = server.stub.at(path).to_string();
         let mut settings = settings(KeyLocation::Discovered);
         settings.issuer.clone_from(&issuer);
-        server.serve(metadata, ok(&json!({"issuer": issuer, "jwks_uri": server.stub.at("k").as_str()}).to_string()));
+        server.serve(
+            metadata,
+            ok(&json!({"issuer": issuer, "jwks_uri": server.stub.at("k").as_str()}).to_string()),
+        );
         server.serve("/k", ok(&jwks(&[signer.jwk("k1")])));
         let tokens = Tokens::open(&[settings], None, None).unwrap();
         following(&tokens, async {
             let valid = signer.token(&header().to_string(), &with(claims(), json!({"iss": issuer})));
             assert_eq!(verified(&tokens, &valid, NOW).await, format!("{issuer}#shop"), "{metadata}");
-            let unknown = signer.token(&with(header(), json!({"kid": "k2"})), &with(claims(), json!({"iss": issuer})));
+            let unknown =
+                signer.token(&with(header(), json!({"kid": "k2"})), &with(claims(), json!({"iss": issuer})));
             assert_eq!(verified(&tokens, &unknown, NOW).await, "unknown_key", "{metadata}");
             let asked = server.asked();
             assert_eq!(asked[asked.len() - 3..], [metadata, "/k", "/k"], "found once: {asked:?}");
@@ -231,7 +245,8 @@ async fn metadata_of_others_is_not_believed() {
         let mut settings = settings(KeyLocation::Discovered);
         settings.issuer = server.stub.url.to_string();
         let own = |text: &str| text.replace("\"/\"", &json!(settings.issuer).to_string());
-        let own = own(&metadata.to_string()).replace("\"/k\"", &json!(server.stub.at("k").as_str()).to_string());
+        let own =
+            own(&metadata.to_string()).replace("\"/k\"", &json!(server.stub.at("k").as_str()).to_string());
         server.serve("/.well-known/oauth-authorization-server", ok(&own));
         server.serve("/k", ok(&jwks(&[signer.jwk("k1")])));
         let valid = signer.token(&header().to_string(), &with(claims(), json!({"iss": settings.issuer})));

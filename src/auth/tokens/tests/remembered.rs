@@ -15,7 +15,7 @@ fn set(keys: &[Value]) -> Arc<KeySet> {
 
 /// Whether `token` is remembered.
 fn has(tokens: &Tokens, token: &str) -> bool {
-    tokens.memory.get(&sha256(token), NOW as f64).is_some()
+    tokens.remembered(&sha256(token), NOW as f64).is_some()
 }
 
 #[tokio::test]
@@ -27,7 +27,9 @@ async fn a_token_is_remembered_until_it_ends() {
     assert_eq!(verified(&tokens, &token, NOW).await, SHOP);
     assert!(has(&tokens, &token));
     // The same judgement as a fresh check's, at each moment.
-    for (now, expected) in [(NOW + 1, SHOP), (NOW + 359, SHOP), (NOW + 360, "expired"), (NOW + 361, "expired")] {
+    for (now, expected) in
+        [(NOW + 1, SHOP), (NOW + 359, SHOP), (NOW + 360, "expired"), (NOW + 361, "expired")]
+    {
         let fresh = Tokens::open(&[files.settings(&[signer.jwk("k1")])], None, None).unwrap();
         assert_eq!(verified(&tokens, &token, now).await, expected, "remembered");
         assert_eq!(verified(&fresh, &token, now).await, expected, "fresh");
@@ -41,7 +43,9 @@ async fn a_token_is_remembered_until_it_ends() {
 async fn what_does_not_hold_is_not_remembered() {
     let (files, signer) = (Files::new(), Signer::p256());
     let tokens = Tokens::open(&[files.settings(&[signer.jwk("k1")])], None, None).unwrap();
-    for changes in [json!({"exp": NOW - 100, "iat": NOW - 200}), json!({"aud": "x"}), json!({"nbf": NOW + 100})] {
+    for changes in
+        [json!({"exp": NOW - 100, "iat": NOW - 200}), json!({"aud": "x"}), json!({"nbf": NOW + 100})]
+    {
         let token = signer.token(&header().to_string(), &with(claims(), changes.clone()));
         assert_ne!(verified(&tokens, &token, NOW).await, SHOP, "{changes}");
         assert!(!has(&tokens, &token), "{changes}");
@@ -98,7 +102,8 @@ async fn files_are_followed() {
     let tokens = Tokens::open(&[settings], Some(&denied), None).unwrap();
     let shared = json!({"typ": "at+jwt", "alg": "HS256"}).to_string();
     let [a, b] = [&secrets[0], &secrets[1]].map(|secret| secret.token(&shared, &claims().to_string()));
-    let [one, two] = [&first, &second].map(|signer| signer.token(&header().to_string(), &claims().to_string()));
+    let [one, two] =
+        [&first, &second].map(|signer| signer.token(&header().to_string(), &claims().to_string()));
     let other = first.token(&header().to_string(), &with(claims(), json!({"jti": "t2"})));
     let script = async {
         let wait = || tokio::time::sleep(Duration::from_secs(2));

@@ -9,7 +9,11 @@ use crate::auth::Scope;
 use crate::auth::certificates::ClientCertificate;
 
 /// Checks what a token of this `header` and `payload` comes to.
-async fn check(tokens: &Tokens, signer: &Signer, (what, header, payload, expected): (&str, String, String, &str)) {
+async fn check(
+    tokens: &Tokens,
+    signer: &Signer,
+    (what, header, payload, expected): (&str, String, String, &str),
+) {
     let token = signer.token(&header, &payload);
     assert_eq!(verified(tokens, &token, NOW).await, expected, "{what}: {header} {payload}");
 }
@@ -43,16 +47,28 @@ async fn structure_and_header() {
         ("bits that mean nothing", format!("{first}.{second}.{twin}"), "signature"),
         ("no signature", format!("{first}.{second}."), "signature"),
         ("zeros for a signature", format!("{first}.{second}.{}", encode(&[0; 64])), "signature"),
-        ("another alphabet", format!("{}.{}.{}", plus(&encode(b"{\"a\":\"\xfb\xff\"}")), second, third), "structure"),
+        (
+            "another alphabet",
+            format!("{}.{}.{}", plus(&encode(b"{\"a\":\"\xfb\xff\"}")), second, third),
+            "structure",
+        ),
         ("a header that is no JSON", format!("{}.{second}.{third}", encode(b"{")), "structure"),
         ("a header that is no object", format!("{}.{second}.{third}", encode(b"[]")), "structure"),
-        ("a header that is no UTF-8", format!("{}.{second}.{third}", encode(b"{\"alg\":\"\xff\"}")), "structure"),
+        (
+            "a header that is no UTF-8",
+            format!("{}.{second}.{third}", encode(b"{\"alg\":\"\xff\"}")),
+            "structure",
+        ),
         ("a header nested deeply", format!("{}.{second}.{third}", encode(nested.as_bytes())), "structure"),
         ("a payload that is a list", format!("{first}.{}.{third}", encode(b"[]")), "payload"),
         ("a payload and more", format!("{first}.{}.{third}", encode(b"{}x")), "payload"),
         ("a payload nested deeply", format!("{first}.{}.{third}", encode(nested.as_bytes())), "payload"),
         ("a payload that is no UTF-8", format!("{first}.{}.{third}", encode(b"{\"a\":\"\xff\"}")), "payload"),
-        ("signed JSON", json!({"payload": second, "protected": first, "signature": third}).to_string(), "structure"),
+        (
+            "signed JSON",
+            json!({"payload": second, "protected": first, "signature": third}).to_string(),
+            "structure",
+        ),
         ("too long", format!("{good}{}", "A".repeat(MAX_BYTES)), "too_long"),
         ("many dots", ".".repeat(MAX_BYTES), "structure"),
     ] {
@@ -69,7 +85,8 @@ async fn structure_and_header() {
     assert_eq!(verified(&tokens, &flipped, NOW).await, "signature", "another payload");
 
     let changed = |changes| with(header(), changes);
-    let twice = |member: &str| format!("{}{member}}}", &header().to_string()[..header().to_string().len() - 1]);
+    let twice =
+        |member: &str| format!("{}{member}}}", &header().to_string()[..header().to_string().len() - 1]);
     for (what, header, expected) in [
         ("alg twice", twice(r#","alg":"ES256""#), "structure"),
         ("another member twice", twice(r#","x":1,"x":1"#), "structure"),
@@ -122,7 +139,9 @@ async fn types_may_be_told_otherwise() {
     let mut settings = files.settings(&[signer.jwk("k1")]);
     settings.typ = vec!["JWT".into(), String::new()];
     let tokens = Tokens::open(&[settings], None, None).unwrap();
-    for (typ, expected) in [(json!("jwt"), SHOP), (json!(null), SHOP), (json!(""), "type"), (json!("at+jwt"), "type")] {
+    for (typ, expected) in
+        [(json!("jwt"), SHOP), (json!(null), SHOP), (json!(""), "type"), (json!("at+jwt"), "type")]
+    {
         let header = with(header(), json!({"typ": typ}));
         check(&tokens, &signer, ("typ", header, claims().to_string(), expected)).await;
     }
@@ -137,7 +156,8 @@ async fn claims_that_do_not_hold() {
     };
     let denied = files.write("denied", "revoked\n\n  t9 \r\n");
     let tokens = Tokens::open(&[files.settings(&[signer.jwk("k1")]), other], Some(&denied), None).unwrap();
-    let twice = |member: &str| format!("{}{member}}}", &claims().to_string()[..claims().to_string().len() - 1]);
+    let twice =
+        |member: &str| format!("{}{member}}}", &claims().to_string()[..claims().to_string().len() - 1]);
     let raw = |name: &str, text: &str| {
         with(claims(), json!({ name: null })).replacen('{', &format!("{{\"{name}\":{text},"), 1)
     };
@@ -148,7 +168,11 @@ async fn claims_that_do_not_hold() {
         ("iss a list", changed(json!({"iss": [ISSUER]})), "issuer"),
         ("iss with a slash", changed(json!({"iss": format!("{ISSUER}/")})), "issuer"),
         ("iss in capitals", changed(json!({"iss": "https://Issuer.example"})), "issuer"),
-        ("another issuer, whose key it is not", changed(json!({"iss": "https://other.example"})), "signature"),
+        (
+            "another issuer, whose key it is not",
+            changed(json!({"iss": "https://other.example"})),
+            "signature",
+        ),
         ("exp twice", twice(&format!(",\"exp\":{}", NOW + 300)), "payload"),
         ("scope twice", twice(r#","scope":"score:predict""#), "payload"),
         ("an unknown claim twice", twice(r#","x":1,"x":1"#), "payload"),
@@ -372,7 +396,13 @@ fn keys_that_are_used_and_keys_that_are_not() {
         (p384.jwk("k"), None),
         (ed25519.jwk("k"), None),
         (changed(&rsa, json!({"n": text(&zeros)})), None),
-        (changed(&rsa, json!({"kid": null, "use": "sig", "key_ops": ["verify"], "alg": "PS512", "x5c": []})), None),
+        (
+            changed(
+                &rsa,
+                json!({"kid": null, "use": "sig", "key_ops": ["verify"], "alg": "PS512", "x5c": []}),
+            ),
+            None,
+        ),
         (changed(&p256, json!({"alg": "ES256"})), None),
         (changed(&ed25519, json!({"alg": "Ed25519"})), None),
         (changed(&rsa, json!({"n": text(small)})), Some(modulus)),
