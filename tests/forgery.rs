@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -12,7 +13,8 @@ use crate::support::authority::Reply;
 use crate::support::forged::forged;
 use crate::support::tokens::{Key, Mint, decode, encode, key_set, segments, twin};
 use crate::support::world::{PLAIN, World, bearer};
-use crate::support::{Stop, is_full};
+use crate::support::{Settings, Stop, is_full};
+use crate::telemetry::{finished, outbound, strace, trace_file};
 
 const SEED: u64 = 20_261_122;
 /// Connections that forge at the same time.
@@ -74,6 +76,34 @@ fn no_forged_token_is_accepted() {
     assert!(world.gateway.is_running());
     let log = world.gateway.log();
     assert!(!log.iter().any(|line| line.contains("panicked")), "{}", log.join("\n"));
+}
+
+#[test]
+fn forged_tokens_make_no_connection_but_those_for_keys() {
+    let trace = trace_file("forgery");
+    let wrapper = strace(&trace);
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let settings =
+        Settings::new().set("PATH", "/usr/bin:/bin").set("SCOREGATE_DRAIN_DELAY", "0s").under(&wrapper);
+    let world = World::over(settings, false);
+    let table: Vec<String> = forged(&world).into_iter().map(|forged| forged.token).collect();
+    let mut client = world.gateway.connect();
+    for token in &table {
+        assert_eq!(client.ask(&bearer(token)).status, 401, "{token}");
+    }
+    drop(client);
+    forge(&world, &table, SEED, 500, &AtomicUsize::new(0));
+    world.gateway.signal(Signal::SIGTERM);
+    let World { authority, gateway, .. } = world;
+    assert_eq!(gateway.exit().code, Some(0));
+    let trace = finished(&trace);
+    let keys = format!("htons({}), sin_addr=inet_addr(\"127.0.0.1\")", authority.addr.port());
+    let (of_keys, others): (Vec<&str>, Vec<&str>) =
+        outbound(&trace).into_iter().partition(|line| line.contains(&keys));
+    assert_eq!(others, Vec::<&str>::new());
+    // The first fetch of each of three key sets, and one more because of unknown keys.
+    let connections = of_keys.iter().filter(|line| line.contains("connect(")).count();
+    assert!((3..=6).contains(&connections), "{connections} connections for keys");
 }
 
 /// How often anything was asked of the authority.

@@ -9,7 +9,7 @@ use crate::support::{REFERENCE, Request, Settings, repository, scratch, trainer_
 
 /// What makes `strace` write every network call and every opened file of a process and its threads to `trace`, as a
 /// process beside the traced one, which stays our child.
-fn strace(trace: &Path) -> Vec<String> {
+pub(crate) fn strace(trace: &Path) -> Vec<String> {
     let found = Command::new("strace").arg("--version").output();
     assert!(
         found.is_ok_and(|output| output.status.success()),
@@ -20,7 +20,7 @@ fn strace(trace: &Path) -> Vec<String> {
 }
 
 /// The trace once the traced process has ended.
-fn finished(trace: &Path) -> String {
+pub(crate) fn finished(trace: &Path) -> String {
     wait_for("the end of the trace", || {
         let text = std::fs::read_to_string(trace).unwrap_or_default();
         let first = text.split_whitespace().next()?.to_owned();
@@ -29,7 +29,7 @@ fn finished(trace: &Path) -> String {
 }
 
 /// Every line that would be a connection going out, or preparing one.
-fn outbound(trace: &str) -> Vec<&str> {
+pub(crate) fn outbound(trace: &str) -> Vec<&str> {
     let is_outbound = |line: &&str| {
         let is_datagram = line.contains("socket(AF_INET") && !line.contains("SOCK_STREAM");
         let is_lookup =
@@ -43,7 +43,7 @@ fn outbound(trace: &str) -> Vec<&str> {
     trace.lines().filter(is_outbound).collect()
 }
 
-fn trace_file(name: &str) -> PathBuf {
+pub(crate) fn trace_file(name: &str) -> PathBuf {
     scratch().join(format!("{name}.trace"))
 }
 

@@ -645,7 +645,7 @@ fn a_bound_token_holds_over_its_own_certificate_alone() {
             .token(),
     );
     let spoofed = spoofed
-        .header("X-Client-Cert", &another.cert.replace('\n', ""))
+        .header("X-Client-Cert", another.cert.replace('\n', ""))
         .header("X-Forwarded-Client-Cert", "Hash=x");
     assert_eq!(client.ask(&spoofed).status, 401, "a certificate in a header is no certificate");
 }

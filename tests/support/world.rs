@@ -66,6 +66,11 @@ impl World {
 
     /// With it or without.
     pub(crate) fn with(is_asked: bool) -> Self {
+        Self::over(Settings::new(), is_asked)
+    }
+
+    /// The same over what is set already.
+    pub(crate) fn over(settings: Settings, is_asked: bool) -> Self {
         let (authority, trap) = (Authority::start(), Authority::start());
         let [rsa, only_rs256, attacker_rsa] = ["rsa", "only-rs256", "rsa"].map(Key::rsa);
         let [p256, p256_too, encrypts, signs_only, other, attacker] =
@@ -100,7 +105,7 @@ impl World {
         authority.set("/secret", Reply::Json(key_set([p256.jwk(), octets.jwk()])));
         authority.set("/introspect", introspection());
 
-        let settings = Settings::new()
+        let settings = settings
             .set("SCOREGATE_LOG", "info,scoregate=debug")
             .set("SCOREGATE_JWT_DENY_LIST", "denied.txt");
         let file = |name: &str, text: &str| fs::write(settings.directory().join(name), text).unwrap();
