@@ -81,7 +81,9 @@ fn main() -> Result<()> {
         for signer in &signers {
             let name = format!("{:?}", signer.algorithm).to_lowercase();
             let token = token(signer, 0);
-            admit(&app, &request(&token), Scope::ScorePredict).await.map_err(|error| anyhow!("{error}"))?;
+            admit(&app, &request(&token), Scope::ScorePredict, Some("churn"))
+                .await
+                .map_err(|error| anyhow!("{error}"))?;
             figures.insert(format!("remembered_{name}_us"), known(&app, &token).await?.into());
             let (new, signature) = new_tokens(&app, signer).await?;
             figures.insert(format!("new_{name}_us"), new.into());
@@ -100,7 +102,7 @@ async fn known(app: &App, credential: &str) -> Result<f64> {
     for _ in 0..REPEATS {
         let start = cpu_ns()?;
         for _ in 0..KNOWN {
-            let admitted = admit(app, &request, Scope::ScorePredict).await;
+            let admitted = admit(app, &request, Scope::ScorePredict, Some("churn")).await;
             std::hint::black_box(admitted.map_err(|error| anyhow!("{error}"))?);
         }
         best = best.min((cpu_ns()? - start) as f64 / KNOWN as f64 / 1e3);
@@ -125,7 +127,7 @@ async fn new_tokens(app: &App, signer: &Signer) -> Result<(f64, f64)> {
                 signatures.push(cpu_ns()? - start);
                 assert!(verified?, "the signature alone holds");
             } else {
-                let admitted = admit(app, &request, Scope::ScorePredict).await;
+                let admitted = admit(app, &request, Scope::ScorePredict, Some("churn")).await;
                 news.push(cpu_ns()? - start);
                 admitted.map_err(|error| anyhow!("{error}"))?;
             }

@@ -9,9 +9,8 @@ use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use scoregate_model::features::BodyError;
 
-use super::admission::admit;
 use super::body::{Format, Received, accepted_format, content_format, receive};
-use super::predict::{ModelPath, no_parameters, version_for};
+use super::predict::{ModelPath, admit_to_model, no_parameters};
 use super::problem::{Error, Fault};
 use super::wire::Answers;
 use crate::app::App;
@@ -25,8 +24,8 @@ pub(super) async fn predict_batch(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ScorePredict).await?;
-    let version = version_for(&app, &path, &admitted)?;
+    let (_, model) = admit_to_model(&app, &parts, Scope::ScorePredict, &path).await?;
+    let version = scoring::look_up(app.registry(), model)?;
     no_parameters(&parts)?;
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {

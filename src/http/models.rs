@@ -6,12 +6,13 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
+use hyper::http::request::Parts;
 use serde::Serialize;
 
-use super::admission::{Admitted, admit};
+use super::admission::admit;
 use super::body::{Format, accepted_format};
 use super::description::{ModelDescription, Models, VersionDescription, VersionSummary, Versions};
-use super::predict::{ModelPath, model_for, no_parameters, parameter};
+use super::predict::{ModelPath, admit_to_model, no_parameters, parameter};
 use super::problem::Error;
 use crate::app::App;
 use crate::auth::Scope;
@@ -20,7 +21,9 @@ use crate::scoring;
 
 /// Every model that the caller may use, each version in few words.
 pub(super) async fn models(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request).await?;
+    let (parts, _) = request.into_parts();
+    let admitted = admit(&app, &parts, Scope::ModelsRead, None).await?;
+    let snapshot = read(&app, &parts)?;
     let default = &app.settings.models.default;
     let allowed = snapshot.models.iter().filter(|(name, _)| admitted.caller().may_use(name));
     let models =
@@ -34,8 +37,10 @@ pub(super) async fn model(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request).await?;
-    let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
+    let (parts, _) = request.into_parts();
+    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
+    let snapshot = read(&app, &parts)?;
+    let (name, model) = find(&snapshot, name)?;
     let default = &app.settings.models.default;
     Ok(json(&ModelDescription::new(name, model, default, VersionDescription::new)))
 }
@@ -46,8 +51,10 @@ pub(super) async fn versions(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request).await?;
-    let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
+    let (parts, _) = request.into_parts();
+    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
+    let snapshot = read(&app, &parts)?;
+    let (name, model) = find(&snapshot, name)?;
     let described =
         model.versions.iter().map(|(version, found)| VersionDescription::new(name, version, found));
     Ok(json(&Versions { versions: described.collect() }))
@@ -59,8 +66,10 @@ pub(super) async fn version(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request).await?;
-    let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
+    let (parts, _) = request.into_parts();
+    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
+    let snapshot = read(&app, &parts)?;
+    let (name, model) = find(&snapshot, name)?;
     let wanted = parameter(&path, "version")?;
     let found = wanted.and_then(|version| model.versions.get_key_value(version));
     let (version, found) = found.ok_or(Error::UnknownVersion)?;
@@ -73,21 +82,20 @@ pub(super) async fn metadata(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (admitted, snapshot) = read(&app, request).await?;
-    let (name, model) = find(&snapshot, model_for(&app, &path, &admitted)?)?;
+    let (parts, _) = request.into_parts();
+    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
+    let snapshot = read(&app, &parts)?;
+    let (name, model) = find(&snapshot, name)?;
     let live = model.live.as_ref().and_then(|live| model.versions.get_key_value(&live.manifest.version));
     let (version, found) = live.ok_or(scoring::Error::UnknownModel)?;
     Ok(json(&VersionDescription::new(name, version, found)))
 }
 
-/// What each of these routes begins with: who asks, and the models as they are at this moment.
-async fn read(app: &App, request: Request) -> Result<(Admitted, Arc<Snapshot>), Error> {
-    let (parts, _) = request.into_parts();
-    let admitted = admit(app, &parts, Scope::ModelsRead).await?;
-    no_parameters(&parts)?;
+/// What each of these routes goes on with: the models as they are at this moment.
+fn read(app: &App, parts: &Parts) -> Result<Arc<Snapshot>, Error> {
+    no_parameters(parts)?;
     accepted_format(&parts.headers, &[Format::Json])?;
-    let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
-    Ok((admitted, snapshot))
+    Ok(app.registry().ok_or(scoring::Error::NotReady)?.models())
 }
 
 fn find<'s>(snapshot: &'s Snapshot, model: &str) -> Result<(&'s str, &'s Model), Error> {

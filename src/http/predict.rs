@@ -7,14 +7,15 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
+use hyper::http::request::Parts;
 use scoregate_model::features::BodyError;
 
-use super::admission::{Admitted, admit, refused};
+use super::admission::{Admitted, admit};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
 use crate::app::App;
-use crate::auth::{self, Scope};
+use crate::auth::Scope;
 use crate::registry::Version;
 use crate::scoring::{self, RowError};
 
@@ -24,8 +25,8 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ScorePredict).await?;
-    let version = version_for(&app, &path, &admitted)?;
+    let (_, model) = admit_to_model(&app, &parts, Scope::ScorePredict, &path).await?;
+    let version = scoring::look_up(app.registry(), model)?;
     no_parameters(&parts)?;
     content_format(&parts.headers, &[Format::Json])?;
     accepted_format(&parts.headers, &[Format::Json])?;
@@ -70,26 +71,21 @@ pub(super) fn parameter<'p>(path: &'p ModelPath, name: &str) -> Result<Option<&'
     Ok(path.iter().find(|(found, _)| *found == name).map(|(_, value)| value))
 }
 
-/// The model of the path, or the default model, if the caller may use it.
-pub(super) fn model_for<'p>(
+/// Admits a caller to the model of the path, or to the default model, and says which one it is.
+pub(super) async fn admit_to_model<'p>(
     app: &'p App,
+    parts: &Parts,
+    scope: Scope,
     path: &'p ModelPath,
-    admitted: &Admitted,
-) -> Result<&'p str, Error> {
-    let model = parameter(path, "model")?.unwrap_or(&app.settings.models.default);
-    match admitted.caller().may_use(model) {
-        true => Ok(model),
-        false => Err(refused(app, auth::Error::ModelNotAllowed)),
-    }
-}
-
-/// The version that answers for the model of the path, or for the default model.
-pub(super) fn version_for(app: &App, path: &ModelPath, admitted: &Admitted) -> Result<Arc<Version>, Error> {
-    Ok(scoring::look_up(app.registry(), model_for(app, path, admitted)?)?)
+) -> Result<(Admitted, &'p str), Error> {
+    let model = parameter(path, "model").map(|model| model.unwrap_or(&app.settings.models.default));
+    // What is wrong with the path is told to callers alone.
+    let admitted = admit(app, parts, scope, model.as_ref().ok().copied()).await?;
+    Ok((admitted, model?))
 }
 
 /// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.
-pub(super) fn no_parameters(parts: &hyper::http::request::Parts) -> Result<(), Error> {
+pub(super) fn no_parameters(parts: &Parts) -> Result<(), Error> {
     match parts.uri.query() {
         None | Some("") => Ok(()),
         Some(_) => Err(Error::Parameter),

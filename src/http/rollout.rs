@@ -8,14 +8,13 @@ use hyper::header::CONTENT_TYPE;
 use scoregate_model::package::Repository;
 use scoregate_schemas::manifest::Rollout;
 
-use super::admission::admit;
 use super::body::{Format, accepted_format, content_format, receive};
-use super::predict::{ModelPath, model_for, no_parameters};
+use super::predict::{ModelPath, admit_to_model, no_parameters};
 use super::problem::Error;
 use crate::app::App;
-use crate::audit::{Actor, Event};
+use crate::audit::Actor;
 use crate::auth::Scope;
-use crate::rollout::promote;
+use crate::rollout::Promotion;
 use crate::scoring;
 
 /// Makes a published version the live one; this gateway and every other on the repository follow within two seconds.
@@ -25,8 +24,8 @@ pub(super) async fn put_rollout(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ModelsWrite).await?;
-    let model = model_for(&app, &path, &admitted)?.to_owned();
+    let (admitted, model) = admit_to_model(&app, &parts, Scope::ModelsWrite, &path).await?;
+    let model = model.to_owned();
     no_parameters(&parts)?;
     content_format(&parts.headers, &[Format::Json])?;
     accepted_format(&parts.headers, &[Format::Json])?;
@@ -43,10 +42,9 @@ pub(super) async fn put_rollout(
         let app = Arc::clone(&app);
         move |_: &dyn Fn() -> bool| -> Result<(), Error> {
             let repository = Repository::new(&app.settings.models.dir);
-            let target = format!("{model}@{}", rollout.live);
-            app.audit.check()?;
-            promote(&repository, &model, &rollout.live)?;
-            Ok(app.audit.record(&Event::new(Actor::caller(&caller), "version.promoted", target))?)
+            let promotion = Promotion::new(&repository, &model, &rollout.live)?;
+            app.audit.record(&promotion.event(Actor::caller(&caller)))?;
+            Ok(promotion.carry_out()?)
         }
     };
     // Digests are checked and files synced: not on a thread that serves connections.
