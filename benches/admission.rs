@@ -39,12 +39,15 @@ const NEW: usize = 4_000;
 /// Each figure of known credentials is the best of so many, because whatever else the machine does only ever adds.
 const REPEATS: usize = 5;
 
+/// What makes the signature of a message.
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// Whoever signs tokens with one key.
 struct Signer {
     algorithm: Algorithm,
     key: DecodingKey,
     jwk: serde_json::Value,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Sign,
 }
 
 fn main() -> Result<()> {

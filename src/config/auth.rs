@@ -9,6 +9,7 @@ use url::{Host, Url};
 use super::reader::{ENVIRONMENT, Reader, TableReader};
 use super::values::{base_url, lifetime, one_or_many, optional_path, text, yes_or_no};
 use crate::auth::Scope;
+use crate::auth::file::check_models;
 
 /// Who may score.
 #[derive(Debug, Clone)]
@@ -277,6 +278,9 @@ impl Reader {
             if sha256.is_none() && dns.is_none() && uri.is_none() && common_name.is_none() {
                 reader.mistake("expected one of sha256, dns, uri and common_name to know the certificate by");
             }
+            if let Err(error) = check_models(&settings.models) {
+                reader.mistake(&error.to_string());
+            }
             reader.finish();
             settings
         });
@@ -488,6 +492,10 @@ mod tests {
             ("[[auth.issuer]]\nissuer = \"http://a\"\naudience = \"b\"", "expected https"),
             ("[auth]\nissuer = \"https://a\"", "expected tables [[auth.issuer]]"),
             ("[[auth.certificate]]\nname = \"a\"\nscopes = [\"score:predict\"]", "expected one of sha256"),
+            (
+                "[[auth.certificate]]\nname = \"a\"\nscopes = [\"score:predict\"]\ndns = \"a\"\nmodels = \"a b\"",
+                "a b",
+            ),
             (
                 "[[auth.certificate]]\nname = \"a\"\nscopes = [\"everything\"]\ndns = \"a\"",
                 "a list of scopes",
