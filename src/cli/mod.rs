@@ -162,17 +162,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         let mut serving =
             tokio::spawn(http::serve::run(Arc::clone(&app), workers, tls, public, admin, signal));
         // Whatever is fetched and followed is, while the models are loaded.
-        tokio::spawn({
-            let app = Arc::clone(&app);
-            async move {
-                let issuer = async {
-                    if let Some(issuer) = &app.issuer {
-                        issuer.follow().await;
-                    }
-                };
-                tokio::join!(app.auth.follow(), issuer);
-            }
-        });
+        follow(Arc::clone(&app)).context("cannot start threads")?;
         // The time runs from here.
         let keys = tokio::time::timeout(FIRST_KEYS, app.auth.tokens.tried());
         let loading = tokio::task::spawn_blocking({
@@ -198,6 +188,25 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     // Blocking work whose caller has left is not waited for.
     threads.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// Keeps keys, issuers and clients up to date for as long as the process runs, on a thread with a runtime of its own: names
+/// are resolved on a runtime's blocking threads, and those of the others may all be busy scoring.
+fn follow(app: Arc<App>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .thread_name("scoregate-resolve")
+        .enable_all()
+        .build()?;
+    let follow = async move {
+        let issuer = async {
+            if let Some(issuer) = &app.issuer {
+                issuer.follow().await;
+            }
+        };
+        tokio::join!(app.auth.follow(), issuer);
+    };
+    let thread = std::thread::Builder::new().name("scoregate-follow".into());
+    thread.spawn(move || runtime.block_on(follow)).map(drop)
 }
 
 /// Waits for SIGTERM or SIGINT; true if load balancers should be given time to notice.
