@@ -183,7 +183,9 @@ impl Error {
                 Refusal::GrantType => (400, "unsupported_grant_type", "Unsupported grant type"),
                 Refusal::Client(_) => (401, "invalid_client", "Invalid client"),
                 Refusal::Scope(_) => (400, "invalid_scope", "Invalid scope"),
-                Refusal::Busy | Refusal::Unrecorded => (503, "temporarily_unavailable", "Temporarily unavailable"),
+                Refusal::Busy | Refusal::Unrecorded => {
+                    (503, "temporarily_unavailable", "Temporarily unavailable")
+                }
                 Refusal::Failed(_) => (500, "server_error", "Internal error"),
                 Refusal::Other(error) => return error.problem(),
             },
