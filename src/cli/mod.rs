@@ -170,7 +170,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
                     issuer.follow().await;
                 }
             };
-            tokio::join!(app.auth.follow(), issuer);
+            tokio::join!(app.auth.follow(), app.limiter.follow(), issuer);
         });
         serving.await.context("the listeners panicked")
     })?;

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
+use hyper::http::request::Parts;
 use scoregate_model::features::BodyError;
 
-use super::admission::{Admitted, admit, refused};
+use super::admission::{Verified, refused, verify};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
 use crate::app::App;
 use crate::auth::{self, Scope};
+use crate::limiter::Loss;
 use crate::registry::Version;
 use crate::scoring::{self, RowError};
 
@@ -24,12 +27,18 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ScorePredict).await?;
-    let version = version_for(&app, &path, &admitted)?;
-    no_parameters(&parts)?;
+    let verified = verify(&app, &parts, Scope::ScorePredict).await?;
+    let model = model_for(&app, &path, &verified)?;
+    let admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
+    Ok(admitted.answer(score(&app, model, &parts, body).await))
+}
+
+async fn score(app: &Arc<App>, model: &str, parts: &Parts, body: Body) -> Result<Response, Error> {
+    let version = scoring::look_up(app.registry(), model)?;
+    no_parameters(parts)?;
     content_format(&parts.headers, &[Format::Json])?;
     accepted_format(&parts.headers, &[Format::Json])?;
-    let received = receive(&app, &parts.headers, body).await?;
+    let received = receive(app, &parts.headers, body).await?;
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
@@ -74,22 +83,17 @@ pub(super) fn parameter<'p>(path: &'p ModelPath, name: &str) -> Result<Option<&'
 pub(super) fn model_for<'p>(
     app: &'p App,
     path: &'p ModelPath,
-    admitted: &Admitted,
+    verified: &Verified,
 ) -> Result<&'p str, Error> {
     let model = parameter(path, "model")?.unwrap_or(&app.settings.models.default);
-    match admitted.caller().may_use(model) {
+    match verified.caller().may_use(model) {
         true => Ok(model),
         false => Err(refused(app, auth::Error::ModelNotAllowed)),
     }
 }
 
-/// The version that answers for the model of the path, or for the default model.
-pub(super) fn version_for(app: &App, path: &ModelPath, admitted: &Admitted) -> Result<Arc<Version>, Error> {
-    Ok(scoring::look_up(app.registry(), model_for(app, path, admitted)?)?)
-}
-
 /// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.
-pub(super) fn no_parameters(parts: &hyper::http::request::Parts) -> Result<(), Error> {
+pub(super) fn no_parameters(parts: &Parts) -> Result<(), Error> {
     match parts.uri.query() {
         None | Some("") => Ok(()),
         Some(_) => Err(Error::Parameter),
