@@ -39,6 +39,7 @@ pub struct App {
     /// Where work runs.
     pub engine: Engine,
     registry: OnceLock<Arc<Registry>>,
+    opened: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -76,7 +77,7 @@ pub enum Error {
 }
 
 impl App {
-    /// An app that knows its callers but has no models yet: [`App::load_models`] makes it ready. Long work goes to the
+    /// An app that knows its callers but has no models yet: see [`App::load_models`]. Long work goes to the
     /// blocking threads of the runtime that this is called from.
     ///
     /// # Errors
@@ -116,12 +117,13 @@ impl App {
             limiter,
             engine,
             registry: OnceLock::new(),
+            opened: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             settings,
         })
     }
 
-    /// Loads and warms the models of the repository, after unknown ones were tried; the gateway is ready from then on, and
+    /// Loads and warms the models of the repository, after unknown ones were tried; the gateway scores from then on, and
     /// follows what is published and promoted until it is about to stop.
     ///
     /// # Errors
@@ -154,9 +156,14 @@ impl App {
         self.registry.get().map(AsRef::as_ref)
     }
 
-    /// Whether requests should be sent here: models are loaded and the gateway is not about to stop.
+    /// Begins readiness: models are loaded, and callers can be told from others.
+    pub fn open(&self) {
+        self.opened.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests should be sent here: the gateway has opened and is not about to stop.
     pub fn is_ready(&self) -> bool {
-        self.registry.get().is_some() && !self.draining.load(Ordering::Relaxed)
+        self.opened.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 
     /// Ends readiness for good.

@@ -4,12 +4,18 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::aside::Aside;
+use crate::files;
+
+/// How long a record that a client waits for may take, all in.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What it is called in the state directory.
 const FILE: &str = "audit.jsonl";
 
@@ -87,14 +93,6 @@ impl Log {
         Self { path: state_dir.join(FILE) }
     }
 
-    /// Checks that events can be recorded, before something is done that cannot be undone.
-    ///
-    /// # Errors
-    /// [`Error`] if not.
-    pub fn check(&self) -> Result<(), Error> {
-        self.open().map(drop).map_err(|source| self.error(source))
-    }
-
     /// Records an event; on return it is on the disk.
     ///
     /// # Errors
@@ -113,10 +111,17 @@ impl Log {
 
     /// Opened for each event: the file may be moved away and kept elsewhere at any time.
     fn open(&self) -> std::io::Result<File> {
-        if let Some(directory) = self.path.parent() {
-            fs::create_dir_all(directory)?;
+        let mut options = fs::OpenOptions::new();
+        options.read(true).append(true).mode(0o600);
+        match options.open(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            opened => return opened,
         }
-        fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)
+        let directory = files::parent(&self.path);
+        files::make_directory(directory)?;
+        let file = options.create(true).open(&self.path)?;
+        files::give_to_owner_of(&file, directory)?;
+        Ok(file)
     }
 
     fn append(&self, event: &Event) -> std::io::Result<File> {
@@ -128,7 +133,7 @@ impl Log {
         }
         let mut file = self.open()?;
         // Appending is atomic on local disks; on others, the lock makes it so.
-        file.lock()?;
+        files::lock(&file)?;
         let time = OffsetDateTime::now_utc().format(&Rfc3339).map_err(std::io::Error::other)?;
         let mut line = Vec::new();
         if !ends_a_line(&mut file)? {
@@ -143,6 +148,38 @@ impl Log {
 
     fn error(&self, source: std::io::Error) -> Error {
         Error { path: self.path.clone(), source }
+    }
+}
+
+/// Records what clients wait for, on a thread of its own: neither a disk nor a lock may hold up those that serve.
+#[derive(Debug)]
+pub struct Recorder {
+    log: Log,
+    thread: Aside,
+}
+
+impl Recorder {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system's, if it has no more threads.
+    pub fn start(log: Log) -> std::io::Result<Self> {
+        Ok(Self { log, thread: Aside::start("scoregate-audit")? })
+    }
+
+    /// See [`Log::note`].
+    ///
+    /// # Errors
+    /// [`Error`] if it is not recorded, or not within two seconds.
+    pub async fn note(&self, event: Event) -> Result<(), Error> {
+        let log = self.log.clone();
+        let noted = tokio::time::timeout(PATIENCE, self.thread.run(move || log.note(&event)));
+        let failed = |why: String| self.log.error(std::io::Error::other(why));
+        match noted.await {
+            Ok(Ok(noted)) => noted,
+            Ok(Err(_)) => Err(failed("too many records wait for it".into())),
+            Err(_) => Err(failed(format!("it does not answer within {PATIENCE:?}"))),
+        }
     }
 }
 
@@ -173,7 +210,6 @@ mod tests {
     fn an_event_is_one_line_whatever_strings_it_holds() {
         let directory = tempfile::tempdir().unwrap();
         let log = Log::new(&directory.path().join("new"));
-        log.check().unwrap();
         let target = "shop\n{\"action\":\"forged\"}\r\u{1b}[2J\u{2028}";
         let event = Event::new(Actor::caller("key_1"), "client.created", target).with("scopes", vec!["a\nb"]);
         log.record(&event).unwrap();
@@ -235,8 +271,56 @@ mod tests {
         fs::write(&place, "").unwrap();
         let log = Log::new(&place);
         let event = Event::new(Actor::gateway(), "signing_key.created", "kid");
-        for error in [log.check().unwrap_err(), log.record(&event).unwrap_err()] {
-            assert!(error.to_string().contains(&format!("{}/audit.jsonl", place.display())), "{error}");
+        let error = log.record(&event).unwrap_err();
+        assert!(error.to_string().contains(&format!("{}/audit.jsonl", place.display())), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log::new(directory.path());
+        std::os::unix::fs::symlink("/dev/full", &log.path).unwrap();
+        let event = Event::new(Actor::gateway(), "token.issued", "client_1");
+        assert_eq!(log.record(&event).unwrap_err().source.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(log.note(&event).unwrap_err().source.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    #[tokio::test]
+    async fn whoever_locks_the_log_holds_up_its_writers_only_and_not_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log::new(directory.path());
+        let event = || Event::new(Actor::gateway(), "token.issued", "client_1");
+        log.note(&event()).unwrap();
+        let recorder = Recorder::start(log.clone()).unwrap();
+        let held = File::open(&log.path).unwrap();
+        held.lock_shared().unwrap();
+        let others = async {
+            // This thread goes on while the record waits.
+            for _ in 0..10 {
+                tokio::time::sleep(PATIENCE / 100).await;
+            }
+            std::time::Instant::now()
+        };
+        let noted = async { (recorder.note(event()).await, std::time::Instant::now()) };
+        let ((refused, at), others) = tokio::join!(noted, others);
+        assert!(refused.is_err() && others < at);
+        drop(held);
+        // What was given up may still be under way.
+        while recorder.note(event()).await.is_err() {}
+        assert_eq!(lines(&log).last().unwrap()["target"], "client_1");
+    }
+
+    #[test]
+    fn a_log_that_the_superuser_begins_is_its_directory_s() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(12_345), Some(12_345)).unwrap();
         }
+        let log = Log::new(&directory.path().join("state"));
+        log.note(&Event::new(Actor::operator(), "key.created", "key_1")).unwrap();
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        assert_eq!(owner(&log.path), owner(directory.path()));
+        assert_eq!(owner(log.path.parent().unwrap()), owner(directory.path()));
     }
 }

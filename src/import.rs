@@ -186,11 +186,11 @@ impl ImportArgs {
         })
     }
 
-    /// Publishes what was examined.
+    /// Puts together the version that what was examined is to be published as. Whoever publishes it records that first.
     ///
     /// # Errors
-    /// [`Error::Other`] if the version is there already or a file cannot be written; then nothing is published.
-    pub fn publish(&self, repository: &Repository, examined: Examined) -> Result<Report, Error> {
+    /// [`Error::Other`] if the version is there already, or a file cannot be read or has changed.
+    pub fn prepare(&self, repository: &Repository, examined: Examined) -> Result<Publication, Error> {
         let read = |path: &Path| {
             std::fs::read(path)
                 .map_err(|error| Error::Other(anyhow::anyhow!("cannot read {}: {error}", path.display())))
@@ -218,6 +218,9 @@ impl ImportArgs {
             Some(version) => version.clone(),
             None => repository.next_version(&self.name, &now.date().to_string())?,
         };
+        if std::fs::symlink_metadata(repository.directory(&self.name, &version)).is_ok() {
+            return Err(package::Error::Exists { model: self.name.clone(), version }.into());
+        }
         let manifest = Manifest {
             format: manifest::FORMAT,
             name: self.name.clone(),
@@ -247,30 +250,53 @@ impl ImportArgs {
         }
         let reference = examined.reference.as_ref().map(serde_json::to_vec).transpose();
         let reference = reference.map_err(|error| Error::Other(error.into()))?;
-        let mut files: Vec<(&str, &[u8])> = vec![(MODEL, &graph)];
+        let mut files = vec![(MODEL, graph)];
         if !golden.is_empty() {
-            files.push((GOLDEN, golden.as_bytes()));
+            files.push((GOLDEN, golden.into_bytes()));
         }
-        if let Some(reference) = &reference {
-            files.push((REFERENCE, reference));
-        }
+        files.extend(reference.map(|reference| (REFERENCE, reference)));
+        Ok(Publication { manifest, files, digest, promote: self.promote, examined })
+    }
+}
+
+/// A version that can be published.
+#[derive(Debug)]
+pub struct Publication {
+    manifest: Manifest,
+    files: Vec<(&'static str, Vec<u8>)>,
+    digest: String,
+    /// Whether it is made live, whatever was.
+    promote: bool,
+    examined: Examined,
+}
+
+impl Publication {
+    /// What the audit log says of it.
+    pub fn event(&self, actor: Actor) -> Event {
+        let Manifest { name, version, .. } = &self.manifest;
+        Event::new(actor, "version.published", format!("{name}@{version}"))
+            .with("digest", self.digest.as_str())
+            .with("promoted", self.promote)
+    }
+
+    /// Publishes the version.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if another one took its name meanwhile or a file cannot be written; then nothing is published.
+    pub fn carry_out(self, repository: &Repository) -> Result<Report, Error> {
+        let Self { manifest, files, digest, promote, examined } = self;
+        let (model, version) = (manifest.name.clone(), manifest.version.clone());
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (*name, text.as_slice())).collect();
         let directory = repository.publish(manifest, &files)?;
-        if self.promote {
-            repository.write_rollout(&self.name, &Rollout { live: version.clone() })?;
+        if promote {
+            repository.write_rollout(&model, &Rollout { live: version.clone() })?;
         }
-        let live = repository.read_rollout(&self.name)?.is_some_and(|rollout| rollout.live == version);
-        Ok(Report { model: self.name.clone(), version, directory, live, digest, examined })
+        let live = repository.read_rollout(&model)?.is_some_and(|rollout| rollout.live == version);
+        Ok(Report { model, version, directory, live, digest, examined })
     }
 }
 
 impl Report {
-    /// What the audit log says of it.
-    pub fn event(&self, actor: Actor) -> Event {
-        Event::new(actor, "version.published", format!("{}@{}", self.model, self.version))
-            .with("digest", self.digest.as_str())
-            .with("live", self.live)
-    }
-
     /// The report in plain words.
     pub fn text(&self) -> String {
         let Self { examined, .. } = self;

@@ -4,8 +4,10 @@
 //! requests, [`auth`] says who calls, [`limiter`] how many rows it may send (shared through [`redis`]), [`scoring`] is the use case, [`registry`] holds the loaded models ([`rollout`] says which version is live), and [`cli`] is the
 //! command line around it all.
 
+pub mod aside;
 pub mod cli;
 pub mod config;
+pub mod files;
 pub mod follow;
 
 pub mod app;

@@ -5,6 +5,8 @@ use scoregate_schemas::manifest::Rollout;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::audit::{Actor, Event};
+
 /// Why a model has no live version, or cannot be given one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -138,13 +140,40 @@ pub fn live(repository: &Repository, model: &str, versions: &[String]) -> Result
     })
 }
 
-/// Makes `version` the live one, in one step; running gateways follow.
-///
-/// # Errors
-/// [`Error::NoVersion`] if it is not published, [`Error::Package`] if it is not whole or the rollout cannot be written.
-pub fn promote(repository: &Repository, model: &str, version: &str) -> Result<(), Error> {
-    let versions = repository.versions(model)?;
-    check_published(model, version, versions.iter().map(String::as_str))?;
-    Package::read(&repository.directory(model, version))?;
-    Ok(repository.write_rollout(model, &Rollout { live: version.into() })?)
+/// A version that can be made the live one. Whoever does so records it first.
+#[derive(Debug)]
+pub struct Promotion<'p> {
+    repository: &'p Repository,
+    model: &'p str,
+    version: &'p str,
+    digest: String,
+}
+
+impl<'p> Promotion<'p> {
+    /// Checks that `version` of `model` can be made the live one.
+    ///
+    /// # Errors
+    /// [`Error::NoVersion`] if it is not published, [`Error::Package`] if it is not whole.
+    pub fn new(repository: &'p Repository, model: &'p str, version: &'p str) -> Result<Self, Error> {
+        let versions = repository.versions(model)?;
+        check_published(model, version, versions.iter().map(String::as_str))?;
+        let digest = Package::read(&repository.directory(model, version))?.digest().to_owned();
+        Ok(Self { repository, model, version, digest })
+    }
+
+    /// What the audit log says of it.
+    pub fn event(&self, actor: Actor) -> Event {
+        let Self { model, version, .. } = self;
+        Event::new(actor, "version.promoted", format!("{model}@{version}"))
+            .with("digest", self.digest.as_str())
+    }
+
+    /// Makes the version the live one, in one step; running gateways follow.
+    ///
+    /// # Errors
+    /// [`Error::Package`] if the rollout cannot be written.
+    pub fn carry_out(self) -> Result<(), Error> {
+        let rollout = Rollout { live: self.version.into() };
+        Ok(self.repository.write_rollout(self.model, &rollout)?)
+    }
 }

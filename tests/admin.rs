@@ -88,7 +88,8 @@ fn a_version_is_promoted_on_the_admin_listener_and_the_record_says_by_whom() {
     assert_eq!(ask(gateway.admin_addr, &anybody).code(), "missing_credentials");
 
     let events = audit(&gateway);
-    let promotions: Vec<&Value> = events.iter().filter(|event| event["action"] == "version.promoted").collect();
+    let promotions: Vec<&Value> =
+        events.iter().filter(|event| event["action"] == "version.promoted").collect();
     let [promotion] = promotions.as_slice() else { panic!("{promotions:?}") };
     assert_eq!(promotion["target"], "churn@b");
     assert_eq!(promotion["actor"]["kind"], "caller");

@@ -106,6 +106,10 @@ fn gateway(server: &Server, more: &str) -> Gateway {
     settings.start()
 }
 
+fn header(token: &str) -> serde_json::Value {
+    serde_json::from_slice(&decode(token.split('.').next().unwrap())).unwrap()
+}
+
 fn status(gateway: &Gateway, token: &str) -> u16 {
     gateway.ask(&bearer(token)).status
 }
@@ -119,9 +123,7 @@ fn check(mut server: Server, signatures: &[&str], key_set: &str, introspection: 
         |server: &Server| signatures.iter().map(|client| server.token(client, ALL)).collect::<Vec<_>>();
     let first = tokens(&server);
     for (client, token) in signatures.iter().zip(&first) {
-        let header: serde_json::Value =
-            serde_json::from_slice(&decode(token.split('.').next().unwrap())).unwrap();
-        assert_eq!(header["alg"], *client);
+        assert_eq!(header(token)["alg"], *client);
         wait_for("the keys", || (status(&discovers, token) == 200).then_some(()));
     }
     let answer = discovers.ask(&bearer(&server.token("ES256", "models:read")));
@@ -151,9 +153,10 @@ fn check(mut server: Server, signatures: &[&str], key_set: &str, introspection: 
     // New keys: their tokens hold at once, and the old ones as long as their keys are published.
     server.tell("rotate");
     let second = tokens(&server);
-    for (client, token) in signatures.iter().zip(&second) {
+    for ((client, token), old) in signatures.iter().zip(&second).zip(&first) {
         wait_for("the new keys", || (status(&discovers, token) == 200).then_some(()));
-        assert_ne!(token, &first[0], "{client}");
+        let [new, old] = [token, old].map(|token| header(token)["kid"].as_str().unwrap().to_owned());
+        assert_ne!(new, old, "{client}");
     }
     for token in &first {
         assert_eq!(status(&discovers, token), 200, "a token by an old key that is still published");

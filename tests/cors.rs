@@ -1,6 +1,9 @@
-//! CORS on real listeners: off by default, and for the origins that the operator names.
+//! CORS on real listeners: off by default, for the origins that the operator names, and never on the admin one.
 
-use crate::support::{Answer, Gateway, REFERENCE, Request, Settings, complaints, shared};
+use serde_json::Value;
+
+use crate::support::world::bearer;
+use crate::support::{Answer, Client, Gateway, REFERENCE, Request, Settings, complaints, shared};
 
 const PREDICT: &str = "/v1/predict";
 const PAGE: &str = "https://app.example.com";
@@ -39,7 +42,7 @@ fn off_by_default_there_is_no_trace_of_it() {
 #[test]
 fn a_preflight_is_answered_without_credentials() {
     let gateway = gateway(&format!("https://other.example.com, {PAGE}"));
-    for target in [PREDICT, "/v1/predict/batch", "/v1/metadata", "/oauth/token"] {
+    for target in [PREDICT, "/v1/predict/batch", "/v1/metadata"] {
         let answer = gateway.ask(&preflight(target, PAGE));
         assert_eq!(answer.status, 200, "{target}: {}", answer.text());
         assert!(answer.body.is_empty());
@@ -121,6 +124,58 @@ fn a_foreign_origin_is_told_nothing() {
         "a client that is no page"
     );
     assert_eq!(own.header("vary"), Some("origin"));
+}
+
+#[test]
+fn a_page_gets_a_token_and_scores_with_it() {
+    let settings = Settings::new()
+        .set("SCOREGATE_CORS_ORIGINS", PAGE)
+        .set("SCOREGATE_OAUTH_ISSUER", "https://scores.example")
+        .set("SCOREGATE_OAUTH_KEYS_FILE", "issuer_keys.json");
+    let made = settings.run(&["clients", "create", "--name", "page", "--scopes", "score:predict"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let gateway = settings.start();
+    let form = format!(
+        "grant_type=client_credentials&client_id={}&client_secret={}",
+        made["client_id"].as_str().unwrap(),
+        made["client_secret"].as_str().unwrap()
+    );
+    let asking = |origin: &str| {
+        let request = Request::post("/oauth/token", &form).header("Origin", origin);
+        request.content_type("application/x-www-form-urlencoded")
+    };
+    let allowed = gateway.ask(&preflight("/oauth/token", PAGE));
+    assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, Some(PAGE)));
+    let given = gateway.ask(&asking(PAGE));
+    assert_eq!(given.status, 200, "{}", given.text());
+    assert_eq!(given.header("access-control-allow-origin"), Some(PAGE));
+    let token = given.json()["access_token"].as_str().unwrap().to_owned();
+    let scored = gateway.ask(&bearer(&token).header("Origin", PAGE));
+    assert_eq!((scored.status, scored.header("access-control-allow-origin")), (200, Some(PAGE)));
+    for request in [preflight("/oauth/token", "https://evil.example"), asking("https://evil.example")] {
+        assert_eq!(gateway.ask(&request).header("access-control-allow-origin"), None);
+    }
+}
+
+#[test]
+fn the_admin_listener_takes_no_part_in_it() {
+    for origins in ["*", PAGE] {
+        let gateway = gateway(origins);
+        let of_page = |request: Request| request.header("Origin", PAGE);
+        let preflight = preflight("/metrics", PAGE);
+        let scored = gateway.with_key(post(PAGE));
+        for (request, status) in
+            [(of_page(Request::get("/metrics")), 200), (of_page(Request::get("/health")), 200), (scored, 200)]
+        {
+            let answer = Client::connect(gateway.admin_addr).ask(&request);
+            assert_eq!(answer.status, status, "{}", answer.text());
+            assert!(cors(&answer).is_empty() && answer.header("vary").is_none(), "{answer:?}");
+        }
+        let refused = Client::connect(gateway.admin_addr).ask(&preflight);
+        assert_eq!(refused.status, 405, "{}", refused.text());
+        assert!(cors(&refused).is_empty(), "{refused:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! API keys on a real listener: every way of getting them wrong, challenges, scopes, and the keys file followed live.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::support::{Case, Gateway, REFERENCE, Request, Settings, case, check, shared, wait_within};
@@ -267,21 +268,95 @@ fn without_keys_the_gateway_refuses_to_start_and_says_how_to_make_one() {
     assert!(exit.code == Some(1) && exit.log.contains("api_keys.json"), "{}", exit.log);
 }
 
+/// Names of headers that proxies and other servers believe, each in many spellings; none is one that the gateway reads.
+fn spoofed_names() -> BTreeSet<String> {
+    const NAMES: [&str; 30] = [
+        "Api-Key",
+        "Authorization",
+        "User",
+        "Email",
+        "Groups",
+        "Preferred-Username",
+        "Access-Token",
+        "Id-Token",
+        "Auth-Request-User",
+        "Auth-Request-Access-Token",
+        "Client-Id",
+        "Client-Cert",
+        "Client-Cert-Chain",
+        "SSL-Client-Cert",
+        "SSL-Client-Verify",
+        "SSL-Client-S-DN",
+        "Tls-Client-Cert",
+        "Tls-Client-Cert-Info",
+        "Remote-User",
+        "For",
+        "Proto",
+        "Port",
+        "Real-Ip",
+        "Original-Url",
+        "Rewrite-Url",
+        "Tenant",
+        "Scope",
+        "Scopes",
+        "Amzn-Oidc-Data",
+        "Cf-Access-Jwt-Assertion",
+    ];
+    const PREFIXES: [&str; 10] = [
+        "",
+        "X-",
+        "X-Forwarded-",
+        "X-Original-",
+        "Proxy-",
+        "HTTP-",
+        "HTTP-X-",
+        "X-X-",
+        "Forwarded-",
+        "X-Envoy-",
+    ];
+    let mut names = BTreeSet::new();
+    for (prefix, name) in PREFIXES.iter().flat_map(|prefix| NAMES.iter().map(move |name| (prefix, name))) {
+        let dashes = format!("{prefix}{name}");
+        names.insert(dashes.replace('-', "_"));
+        names.insert(dashes.replacen('-', "_", 1).to_lowercase());
+        names.insert(format!("{}_{}", dashes.replace('-', ""), "x"));
+        names.insert(format!("{}_", dashes.to_uppercase()));
+        names.insert(dashes);
+    }
+    names.retain(|name| !["x-api-key", "authorization"].contains(&name.to_lowercase().as_str()));
+    names
+}
+
 #[test]
 fn spoofed_headers_change_nothing() {
     let gateway = shared();
-    for name in [
-        "X-Forwarded-User",
-        "X-Auth-Request-Email",
-        "X_Api_Key",
-        "X-Forwarded-For",
-        "X-Original-Url",
-        "X-Client-Id",
-    ] {
-        assert_eq!(gateway.ask(&post().header(name, &gateway.key)).status, 401, "{name}");
+    let (key, names) = (&gateway.key, spoofed_names());
+    assert!(names.len() >= 1_000, "{}", names.len());
+    let mut client = gateway.connect();
+    for name in names {
+        for value in [key.clone(), format!("Bearer {key}")] {
+            let answer = client.ask(&post().header(&name, value));
+            assert_eq!((answer.status, answer.code().as_str()), (401, "missing_credentials"), "{name}");
+        }
     }
+    assert_eq!(client.ask(&gateway.with_key(post())).status, 200, "the same key where it belongs");
     let method = Request::get("/v1/metadata")
         .header("X-HTTP-Method-Override", "POST")
         .header("X-Api-Key", &gateway.key);
     assert_eq!(gateway.ask(&method).status, 200);
+}
+
+#[test]
+fn a_code_has_one_title_wherever_it_comes_from() {
+    let gateway = Settings::new()
+        .set("SCOREGATE_OAUTH_ISSUER", "https://scores.example")
+        .set("SCOREGATE_OAUTH_KEYS_FILE", "issuer_keys.json")
+        .start();
+    let form = Request::post("/oauth/token", "").content_type("application/x-www-form-urlencoded");
+    let [token, credential] =
+        [form, post().header("Authorization", "Bearer ")].map(|request| gateway.ask(&request).json());
+    for member in ["type", "title", "status", "code"] {
+        assert_eq!(token[member], credential[member], "{member}");
+    }
+    assert_eq!(token["code"], "invalid_request");
 }

@@ -148,8 +148,10 @@ impl Reader {
         let page = |gateway: &Gateway| {
             let block = block.replace(GATEWAY, &format!("http://{}", gateway.addr));
             format!(
-                "<!doctype html><title>customer</title><p id=answer>waiting</p><script>{block}\nconst shown = document.getElementById('answer');\n\
-                 {call}.then((answer) => {{ shown.textContent = `scored ${{JSON.stringify(answer)}}`; }}, (error) => {{ shown.textContent = `refused ${{error}}`; }});\n</script>"
+                "<!doctype html><title>customer</title><p id=answer>waiting</p><script>{block}\n\
+                 const show = (text) => {{ document.getElementById('answer').textContent = text; }};\n\
+                 {call}.then((answer) => show('scored ' + JSON.stringify(answer)), (error) => show('refused ' + error));\n\
+                 </script>"
             )
         };
         let (open, closed) =
@@ -192,6 +194,11 @@ impl Reader {
         fs::write(self.file("scoregate.toml"), block).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_scoregate"));
         command.args(["keys", "list"]).env_clear().current_dir(self.directory.path());
+        if block.contains("[[auth.certificate]]") {
+            // What the page has said just before.
+            let variables = ["SCOREGATE_TLS_CERT", "SCOREGATE_TLS_KEY", "SCOREGATE_TLS_CLIENT_CA"];
+            command.envs(variables.map(|variable| (variable, "file.pem")));
+        }
         succeeded(block, &command.output().unwrap());
         fs::write(self.file("scoregate.toml"), format!("{block}\nunknown = 1\n")).unwrap();
         assert!(!command.output().unwrap().status.success(), "the settings file was not read");

@@ -73,7 +73,7 @@ fn what_becomes_of_tokens_by_how_the_key_set_answers() {
         ("a-list", false, json_of(json!([key.jwk()]))),
         ("a-single-key", false, json_of(key.jwk())),
         ("keys-no-list", false, json_of(json!({"keys": {"key": key.jwk()}}))),
-        ("no-keys", false, json_of(key_set([]))),
+        ("unusable-keys-only", false, json_of(key_set([json!({"kty": "AKP", "kid": "new"})]))),
         ("secrets-only", false, json_of(key_set([secret.jwk()]))),
         ("a-private-key-only", false, json_of(key_set([private.clone()]))),
         (
@@ -101,6 +101,7 @@ fn what_becomes_of_tokens_by_how_the_key_set_answers() {
         ),
         ("a-hundred-keys", true, json_of(many(99))),
         ("a-thousand-keys", false, json_of(many(1_000))),
+        ("a-mebibyte-of-empty-keys", false, Reply::body("application/json", empty_keys())),
         (
             "deep",
             false,
@@ -134,7 +135,8 @@ fn what_becomes_of_tokens_by_how_the_key_set_answers() {
     let mut file = String::new();
     for Place { name, jwks, .. } in &places {
         let jwks = jwks.clone().unwrap_or_else(|| format!("{url}/{name}"));
-        write!(file, "[[auth.issuer]]\nissuer = \"https://{name}.example\"\naudience = \"{AUDIENCE}\"\njwks = \"{jwks}\"\n").unwrap();
+        write!(file, "[[auth.issuer]]\nissuer = \"https://{name}.example\"\n").unwrap();
+        write!(file, "audience = \"{AUDIENCE}\"\njwks = \"{jwks}\"\n").unwrap();
     }
     fs::write(settings.directory().join("scoregate.toml"), file).unwrap();
     let gateway = settings.start();
@@ -192,6 +194,35 @@ fn what_becomes_of_tokens_by_how_the_key_set_answers() {
     let growth = gateway.peak().saturating_sub(before);
     assert!(growth <= GROWTH, "it grew by {growth} bytes");
     assert!(!log.join("\n").contains("panicked"));
+}
+
+/// A set of keys as large as may be, of nothing but keys without members.
+fn empty_keys() -> String {
+    format!("{{\"keys\":[{}]}}", vec!["{}"; 349_000].join(","))
+}
+
+#[test]
+fn a_key_set_takes_no_more_than_ten_times_its_text() {
+    const ISSUER: &str = "https://issuer.example";
+    let (authority, key) = (Authority::start(), Key::p256("key"));
+    let good = key_set([key.jwk()]);
+    let text = empty_keys();
+    assert!((1_000_000..1 << 20).contains(&text.len()), "{}", text.len());
+    // As large, but taking nothing more: what it costs to fetch and log anything at all is no matter here.
+    authority.set("/keys", Reply::Padded(15 << 16, good.to_string().into_bytes()));
+    let gateway = impatient(ISSUER, &format!("{}/keys", authority.url()));
+    let token = Mint::new(&key, ISSUER).token();
+    wait_for("the keys", || (gateway.ask(&bearer(&token)).status == 200).then_some(()));
+    gateway.forget_peak();
+    let before = gateway.peak();
+    authority.set("/keys", Reply::body("application/json", text.clone()));
+    wait_for("a complaint", || {
+        gateway.log().iter().any(|line| line.contains("no usable key set")).then_some(())
+    });
+    let growth = gateway.peak().saturating_sub(before);
+    println!("{} bytes of keys: {growth} bytes of growth", text.len());
+    assert!(growth <= 10 * text.len() as u64, "it grew by {growth} bytes");
+    assert_eq!(gateway.ask(&bearer(&token)).status, 200, "the keys before");
 }
 
 /// What the log said last of this issuer's keys.
@@ -260,7 +291,8 @@ fn keys_are_discovered_from_the_issuer() {
 fn impatient(issuer: &str, jwks: &str) -> Gateway {
     let settings = Settings::new();
     let file = format!(
-        "[[auth.issuer]]\nissuer = \"{issuer}\"\naudience = \"{AUDIENCE}\"\njwks = \"{jwks}\"\ncooldown = \"1s\"\nrefresh = \"1s\"\n"
+        "[[auth.issuer]]\nissuer = \"{issuer}\"\naudience = \"{AUDIENCE}\"\njwks = \"{jwks}\"\n\
+         cooldown = \"1s\"\nrefresh = \"1s\"\n"
     );
     fs::write(settings.directory().join("scoregate.toml"), file).unwrap();
     settings.start()
@@ -315,8 +347,16 @@ fn keys_come_go_and_come_back() {
     authority.set("/keys", set(&[&second]));
     becomes(&gateway, &by_second, 200);
 
+    // An empty set is no mistake: all keys have left.
+    authority.set("/keys", set(&[]));
+    becomes(&gateway, &by_second, 401);
+    assert_eq!(status(&gateway, &token_of(&second)), 401);
+    authority.set("/keys", set(&[&second]));
+    becomes(&gateway, &by_second, 200);
+
     // Broken and then down: what is known goes on, and is not mistaken for what is not.
-    for reply in [Reply::status(500), Reply::body("application/json", "{"), set(&[]), Reply::Hang] {
+    let unusable = Reply::Json(key_set([json!({"kty": "AKP"})]));
+    for reply in [Reply::status(500), Reply::body("application/json", "{"), unusable, Reply::Hang] {
         let attempt = |reply| {
             let asked = authority.count("/keys");
             authority.set("/keys", reply);

@@ -1,11 +1,16 @@
 //! From start to drain: readiness, signals, mistakes in the settings, `healthcheck`.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::support::authority::{Authority, Reply};
+use crate::support::tokens::{AUDIENCE, Key, Mint, key_set};
+use crate::support::world::bearer;
 use crate::support::{
     Client, REFERENCE, Request, Settings, repository, scratch, shared, wait_for, wait_within,
 };
@@ -62,6 +67,92 @@ fn it_lives_at_once_and_is_ready_once_its_models_are_loaded() {
     assert!(unready > 0, "it was ready before its models were loaded");
     assert_eq!(client.ask(&predict).status, 200);
     gateway.wait_for_line("ready");
+}
+
+/// Settings with an issuer whose keys are at `jwks`.
+fn with_issuer(jwks: &str) -> Settings {
+    Settings::new()
+        .set("SCOREGATE_JWT_ISSUER", ISSUER)
+        .set("SCOREGATE_JWT_AUDIENCE", AUDIENCE)
+        .set("SCOREGATE_JWT_JWKS", jwks)
+}
+
+const ISSUER: &str = "https://login.example";
+
+#[test]
+fn it_is_ready_once_the_keys_of_issuers_were_fetched() {
+    let (authority, key) = (Authority::start(), Key::p256("key"));
+    let keys = key_set([key.jwk()]);
+    authority.set("/keys", Reply::Late(keys, Duration::from_secs(1)));
+    let gateway = with_issuer(&format!("{}/keys", authority.url())).start();
+    let metrics = Client::connect(gateway.admin_addr).ask(&Request::get("/metrics")).text();
+    let fetched = format!("scoregate_key_set_fetches_total{{issuer=\"{ISSUER}\",outcome=\"ok\"}} 1");
+    assert!(metrics.lines().any(|line| line == fetched), "ready before there are keys:\n{metrics}");
+    assert_eq!(gateway.ask(&bearer(&Mint::new(&key, ISSUER).token())).status, 200);
+}
+
+#[test]
+fn an_outage_of_an_issuer_puts_readiness_off_for_seconds_and_no_longer() {
+    let authority = Authority::start();
+    authority.set("/hangs", Reply::Hang);
+    authority.set("/fails", Reply::status(500));
+    let nobody = format!("http://{}/keys", free_addr());
+    for (jwks, at_least) in
+        [(format!("{}/hangs", authority.url()), 3), (format!("{}/fails", authority.url()), 0), (nobody, 0)]
+    {
+        let settings = with_issuer(&jwks);
+        let begun = Instant::now();
+        let gateway = settings.start();
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(at_least), "{jwks}: ready after {took:?}");
+        assert!(took < Duration::from_secs(at_least + 20), "{jwks}: ready after {took:?}");
+        assert_eq!(gateway.ask(&Request::get("/health/ready")).status, 200, "{jwks}");
+        assert_eq!(gateway.post("/v1/predict", REFERENCE).status, 200, "{jwks}: who has a key scores");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let directory = tempfile::tempdir_in(scratch()).unwrap();
+    let fifo = directory.path().join("log");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    // Open for both, so that neither end waits for the other; what is written stays in the pipe.
+    let _stalled = File::options().read(true).write(true).open(&fifo).unwrap();
+    let [addr, admin_addr] = [free_addr(), free_addr()];
+    let script = format!("exec \"$@\" 2>'{}'", fifo.display());
+    let settings = Settings::new()
+        .set("SCOREGATE_ADDR", &addr.to_string())
+        .set("SCOREGATE_ADMIN_ADDR", &admin_addr.to_string())
+        .set("SCOREGATE_DRAIN_DELAY", "0s")
+        .under(&["/bin/sh", "-c", &script, "sh"]);
+    let key = settings.key();
+    let gateway = settings.spawn();
+    wait_for("readiness", || {
+        let reached = std::net::TcpStream::connect(addr).is_ok();
+        (reached && Client::connect(addr).ask(&Request::get("/health/ready")).status == 200).then_some(())
+    });
+    let (mut client, mut admin) = (Client::connect(addr), Client::connect(admin_addr));
+    // A pipe holds 64 KiB, the queue some thousand lines.
+    let refused = Request::post("/v1/predict", REFERENCE)
+        .header("X-Api-Key", "sg_wrong")
+        .header("X-Request-Id", "x".repeat(128));
+    let mut count = 0;
+    let dropped = wait_for("lines to be dropped", || {
+        for _ in 0..500 {
+            count += 1;
+            assert_eq!(client.ask(&refused).status, 401);
+        }
+        let metrics = admin.ask(&Request::get("/metrics")).text();
+        let mut lines = metrics.lines();
+        let dropped = lines.find_map(|line| line.strip_prefix("scoregate_log_lines_dropped_total "));
+        dropped.unwrap().parse::<usize>().ok().filter(|dropped| *dropped > 0)
+    });
+    assert!(dropped < count, "{dropped} of {count}: none waits");
+    let scored = Request::post("/v1/predict", REFERENCE).header("X-Api-Key", key);
+    assert_eq!(Client::connect(addr).ask(&scored).status, 200);
+    gateway.signal(Signal::SIGTERM);
+    assert_eq!(gateway.exit().code, Some(0), "it stops without a reader, too");
 }
 
 #[test]

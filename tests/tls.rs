@@ -16,6 +16,9 @@ const PREDICT: &str = "/v1/predict";
 /// How soon changed files must count.
 const SOON: Duration = Duration::from_secs(5);
 
+/// The files of the working directory, for commands that see the settings file alone.
+const TLS_TABLE: &str = "[tls]\ncert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"client_ca.pem\"\n";
+
 fn post() -> Request {
     Request::post(PREDICT, REFERENCE)
 }
@@ -155,6 +158,7 @@ fn files_that_cannot_be_used_at_the_start_are_named() {
     let encrypted = pair.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
     let cut = &pair.cert[..pair.cert.len() / 2];
     let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let no_list = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
     for (file, content, expected) in [
         ("server.pem", "", "found no certificate, expected certificates as PEM"),
         ("server.pem", cut, "found broken PEM"),
@@ -166,8 +170,14 @@ fn files_that_cannot_be_used_at_the_start_are_named() {
         ("server.key", another.key.as_str(), "found a certificate of another key"),
         ("client_ca.pem", "", "found no certificate, expected certificates as PEM"),
         ("client_ca.pem", no_der, "found a certificate that cannot be used"),
+        ("client_crl.pem", "", "found none, expected lists as PEM"),
+        ("client_crl.pem", pair.cert.as_str(), "found none, expected lists as PEM"),
+        ("client_crl.pem", no_list, "CRL could not be parsed"),
     ] {
         let settings = Settings::new().tls(&pair).client_ca(&authority);
+        let crl = settings.directory().join("client_crl.pem");
+        let settings = settings.set("SCOREGATE_TLS_CLIENT_CRL", crl.to_str().unwrap());
+        std::fs::write(crl, authority.revoking(&[])).unwrap();
         settings.key();
         std::fs::write(settings.directory().join(file), content).unwrap();
         let exit = settings.spawn().exit();
@@ -242,6 +252,46 @@ fn another_client_ca_is_taken_up() {
 }
 
 #[test]
+fn a_revoked_certificate_is_refused_with_an_alert() {
+    let (servers, clients, others) =
+        (Authority::new("servers"), Authority::new("clients"), Authority::new("others"));
+    let [revoked, later, good] = [(); 3].map(|()| clients.client(Names::default()));
+    // Its authority has no list.
+    let other = others.client(Names::default());
+    let settings = Settings::new().tls(&servers.server()).client_ca(&clients);
+    let directory = settings.directory().to_owned();
+    std::fs::write(directory.join("client_ca.pem"), clients.pem() + &others.pem()).unwrap();
+    let crl = directory.join("client_crl.pem");
+    std::fs::write(&crl, clients.revoking(&[&revoked])).unwrap();
+    let gateway = settings.set("SCOREGATE_TLS_CLIENT_CRL", crl.to_str().unwrap()).start();
+    let is_refused = |pair: &Pair| {
+        let with = servers.trusted(Some(pair));
+        let mut stream = handshake(gateway.addr, &with).unwrap();
+        let _ = stream.write_all(&Request::get("/health").bytes());
+        stream.read_exact(&mut [0; 12]).is_err()
+    };
+    for addr in [gateway.addr, gateway.admin_addr] {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let config = |pair| servers.trusted_by(Some(pair), &[version]);
+            assert_eq!(alert(addr, &config(&revoked)), AlertDescription::CertificateRevoked, "{version:?}");
+            for pair in [&later, &good, &other] {
+                assert_eq!(connect(addr, &config(pair)).ask(&gateway.with_key(post())).status, 200);
+            }
+        }
+    }
+    std::fs::write(&crl, clients.revoking(&[&revoked, &later])).unwrap();
+    let taken_up = wait_within(SOON, || is_refused(&later).then_some(()));
+    assert!(taken_up.is_some(), "a certificate that was revoked is still taken");
+    assert!(is_refused(&revoked) && !is_refused(&good) && !is_refused(&other));
+    // A list that is lost revokes on.
+    std::fs::remove_file(&crl).unwrap();
+    wait_for("the complaint", || {
+        gateway.log().iter().any(|line| line.contains("TLS certificate not changed")).then_some(())
+    });
+    assert!(is_refused(&revoked) && is_refused(&later) && !is_refused(&good));
+}
+
+#[test]
 fn a_certificate_is_whom_the_operator_says_and_may_do_what_he_says() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let scorer =
@@ -276,7 +326,7 @@ fn a_certificate_is_whom_the_operator_says_and_may_do_what_he_says() {
         name = "pinned"
         sha256 = "{}"
         scopes = ["score:predict", "models:read"]
-        "#,
+        {TLS_TABLE}"#,
         digest.trim_end_matches(':')
     );
     std::fs::write(settings.directory().join("scoregate.toml"), tables).unwrap();
@@ -305,8 +355,21 @@ fn a_certificate_is_whom_the_operator_says_and_may_do_what_he_says() {
             assert_eq!((bad.status, bad.code().as_str()), (401, "invalid_key"), "{name}");
         }
     }
-    // Only what TLS has verified counts.
     let anonymous = servers.trusted(None);
+    let counted = connect(gateway.admin_addr, &anonymous).ask(&Request::get("/metrics")).text();
+    for (labels, count) in [
+        // Of three that are known and one that is not, on two listeners, three requests each.
+        ("kind=\"certificate\",outcome=\"accepted\"", 10),
+        ("kind=\"certificate\",outcome=\"scope\"", 6),
+        ("kind=\"certificate\",outcome=\"model\"", 2),
+        ("kind=\"certificate\",outcome=\"missing\"", 6),
+        ("kind=\"none\",outcome=\"accepted\"", 0),
+        ("kind=\"none\",outcome=\"missing\"", 6),
+    ] {
+        let line = format!("scoregate_credentials_total{{{labels}}} {count}");
+        assert!(counted.lines().any(|found| found == line), "{line}\n{counted}");
+    }
+    // Only what TLS has verified counts.
     for header in ["X-Client-Cert", "X-Forwarded-Client-Cert", "Client-Cert", "X-SSL-Client-S-DN"] {
         let spoofed = post().header(header, scorer.cert.replace('\n', " "));
         assert_eq!(connect(gateway.addr, &anonymous).ask(&spoofed).status, 401, "{header}");
@@ -323,7 +386,7 @@ fn curl_scores_with_a_certificate() {
     std::fs::write(directory.join("ca.pem"), servers.pem()).unwrap();
     let table =
         "[[auth.certificate]]\nname = \"scorer\"\ncommon_name = \"scorer\"\nscopes = [\"score:predict\"]\n";
-    std::fs::write(directory.join("scoregate.toml"), table).unwrap();
+    std::fs::write(directory.join("scoregate.toml"), format!("{table}{TLS_TABLE}")).unwrap();
     let gateway = settings.start();
     let curl = |arguments: &[&str]| {
         let url = format!("https://127.0.0.1:{}{PREDICT}", gateway.addr.port());
@@ -345,19 +408,29 @@ fn curl_scores_with_a_certificate() {
 }
 
 #[test]
-fn healthcheck_trusts_the_configured_certificate_and_no_other() {
+fn healthcheck_asks_over_tls_whatever_the_certificate_and_its_file() {
     let authority = Authority::new("servers");
     let pair = authority.server();
     let clients = Authority::new("clients");
-    let gateway = Settings::new().tls(&pair).client_ca(&clients).start();
+    let mut gateway = Settings::new().tls(&pair).client_ca(&clients).start();
+    let directory = gateway.settings.directory().to_owned();
+    let admin_addr = gateway.admin_addr.to_string();
     let check = |settings: Settings| {
-        let output =
-            settings.set("SCOREGATE_ADMIN_ADDR", &gateway.admin_addr.to_string()).run(&["healthcheck"]);
+        let output = settings.set("SCOREGATE_ADMIN_ADDR", &admin_addr).run(&["healthcheck"]);
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    assert_eq!(check(Settings::bare().tls(&pair)), (Some(0), String::new()));
-    let (code, error) = check(Settings::bare().tls(&authority.server()));
-    assert!(code == Some(1) && error.contains("certificate"), "{error}");
+    let own = || {
+        let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+        let (cert, key) = (path("server.pem"), path("server.key"));
+        Settings::bare().set("SCOREGATE_TLS_CERT", &cert).set("SCOREGATE_TLS_KEY", &key)
+    };
+    assert_eq!(check(own()), (Some(0), String::new()));
+    // The gateway serves on with the pair before, and that is what counts.
+    std::fs::write(directory.join("server.pem"), &authority.server().cert).unwrap();
+    gateway.wait_for_line("TLS certificate not changed: the file cannot be used");
+    assert_eq!(check(own()), (Some(0), String::new()), "a certificate of another key");
+    std::fs::remove_file(directory.join("server.pem")).unwrap();
+    assert_eq!(check(own()), (Some(0), String::new()), "no certificate");
     assert_eq!(check(Settings::bare()).0, Some(1), "without TLS");
     // A gateway without TLS, asked with it.
     let plain = Gateway::start();

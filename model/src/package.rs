@@ -386,19 +386,32 @@ pub fn read_manifest(directory: &Path) -> Result<(Manifest, String), Error> {
 /// Reads a file that somebody else has put there: nothing but a regular file, and no more of it than `limit` bytes. Neither
 /// a pipe nor a device is waited for.
 fn read_regular(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+    refuse_link(path)?;
+    // What stands there by now may be another thing.
+    read_with(path, limit, nix::libc::O_NOFOLLOW)
+}
+
+/// Reads a file that the operator named, by a link too: nothing but a regular file, and no more of it than `limit` bytes.
+/// Neither a pipe nor a device is waited for.
+///
+/// # Errors
+/// [`Error`] if it cannot be read, is too large, or is no regular file.
+pub fn read_named(path: &Path, limit: usize) -> Result<Vec<u8>, Error> {
+    read_with(path, limit, 0)
+}
+
+fn read_with(path: &Path, limit: usize, flags: i32) -> Result<Vec<u8>, Error> {
     let io = |source| Error::Io { action: "read", path: path.into(), source };
     let irregular = || {
         let problem = "found no regular file, expected one: neither a directory nor a pipe nor a device";
         Error::Altered { path: path.into(), problem: problem.into() }
     };
     let too_large = |found| Error::TooLarge { path: path.into(), found, limit };
-    refuse_link(path)?;
     // Opening a device may do something.
-    if !fs::symlink_metadata(path).map_err(io)?.is_file() {
+    if !fs::metadata(path).map_err(io)?.is_file() {
         return Err(irregular());
     }
-    // What stands there by now may be another thing.
-    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+    let flags = nix::libc::O_NONBLOCK | flags;
     let file = File::options().read(true).custom_flags(flags).open(path).map_err(io)?;
     let found = file.metadata().map_err(io)?;
     if !found.is_file() {

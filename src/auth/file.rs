@@ -1,19 +1,23 @@
 //! A list in a JSON file that commands and gateways edit: locked while it is changed, replaced in one step, and readable by
-//! its owner only.
+//! its owner only, unless it was readable by others before.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rand::TryRngCore;
+use scoregate_model::package;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Scope;
-use crate::audit;
+use crate::follow::MAX_BYTES;
+use crate::{audit, files};
 
 /// Why a list cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,15 @@ pub enum Error {
         /// On what.
         path: PathBuf,
         /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Whoever reads it could not do so afterwards.
+    #[error("cannot keep the owner, group and mode of {}; run this as its owner, or as root", .path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
         #[source]
         source: std::io::Error,
     },
@@ -65,6 +78,20 @@ pub enum Error {
         path: PathBuf,
         /// What was looked for.
         wanted: String,
+    },
+    /// A client's tokens would be larger than the gateway takes.
+    #[error(
+        "found more models than a token has room for, expected some 4,000 characters at most; make several clients, or one for all (*)"
+    )]
+    TooManyModels,
+    /// Another holds the lock.
+    #[error(
+        "{} is locked for longer than {:?}; another gateway or command may hang while it changes the list: fuser -v tells which",
+        .path.display(), files::LOCK_PATIENCE
+    )]
+    Locked {
+        /// What is locked.
+        path: PathBuf,
     },
     /// A secret could not be hashed.
     #[error("the secret cannot be hashed: {0}")]
@@ -126,10 +153,11 @@ impl ListFile {
     /// # Errors
     /// [`Error::Io`] and [`Error::Content`].
     pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, Error> {
-        match fs::read(&self.path) {
+        match package::read_named(&self.path, MAX_BYTES) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| self.content_error(error.to_string())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(source) => Err(self.io_error("read", source)),
+            Err(package::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(package::Error::Io { source, .. }) => Err(self.io_error("read", source)),
+            Err(other) => Err(self.content_error(other.reason())),
         }
     }
 
@@ -143,8 +171,10 @@ impl ListFile {
     ) -> Result<R, Error> {
         let _lock = self.lock()?;
         let mut entries = self.read()?;
+        // Made before the change: what cannot be done is not recorded.
+        let successor = self.successor()?;
         let result = change(&mut entries)?;
-        self.write(&entries)?;
+        self.write(successor, &entries)?;
         Ok(result)
     }
 
@@ -183,39 +213,68 @@ impl ListFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn make_directory(&self) -> Result<(), Error> {
-        fs::create_dir_all(self.directory()).map_err(|source| self.io_error("make the directory of", source))
+        files::make_directory(self.directory())
+            .map_err(|source| self.io_error("make the directory of", source))
     }
 
     fn directory(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        }
+        files::parent(&self.path)
     }
 
-    /// Keeps others from editing the file until the lock is dropped. The directory is what is locked: the file itself is
-    /// replaced.
+    /// Keeps others from editing the list until the lock is dropped. What is locked is a file beside it, which only those who
+    /// may edit can open: the list itself is replaced, and anybody may open the directory.
     fn lock(&self) -> Result<fs::File, Error> {
-        let lock = || -> std::io::Result<fs::File> {
-            let directory = fs::File::open(self.directory())?;
-            directory.lock()?;
-            Ok(directory)
+        let mut path = self.path.clone().into_os_string();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let failed = |source| Error::Io { action: "lock", path: path.clone(), source };
+        let file = match fs::File::options().write(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.make_lock(&path)?,
+            opened => opened.map_err(failed)?,
         };
-        lock().map_err(|source| self.io_error("lock the directory of", source))
+        files::lock(&file).map_err(|source| match source.kind() {
+            ErrorKind::TimedOut => Error::Locked { path: path.clone() },
+            _ => failed(source),
+        })?;
+        Ok(file)
     }
 
-    /// Replaces the file in one step, readable by its owner only.
-    fn write(&self, entries: &[impl Serialize]) -> Result<(), Error> {
-        let directory = self.directory();
+    /// Makes the file that is locked. It is its owner's from the beginning, whoever runs this.
+    fn make_lock(&self, path: &Path) -> Result<fs::File, Error> {
+        let file = self.successor()?;
+        let make = || -> std::io::Result<fs::File> {
+            file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            match file.persist_noclobber(path) {
+                Ok(file) => Ok(file),
+                // Another has made it meanwhile.
+                Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
+                    fs::File::options().write(true).open(path)
+                }
+                Err(error) => Err(error.error),
+            }
+        };
+        make().map_err(|source| Error::Io { action: "make", path: path.into(), source })
+    }
+
+    /// An empty file that may replace the present one: whoever reads that can read this.
+    fn successor(&self) -> Result<NamedTempFile, Error> {
+        let file =
+            NamedTempFile::new_in(self.directory()).map_err(|source| self.io_error("replace", source))?;
+        files::take_after(file.as_file(), &self.path, self.directory())
+            .map_err(|source| Error::Owner { path: self.path.clone(), source })?;
+        Ok(file)
+    }
+
+    /// Replaces the file in one step.
+    fn write(&self, mut successor: NamedTempFile, entries: &[impl Serialize]) -> Result<(), Error> {
         let mut text =
             serde_json::to_vec_pretty(entries).map_err(|error| self.content_error(error.to_string()))?;
         text.push(b'\n');
         let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            file.write_all(&text)?;
-            file.as_file().sync_all()?;
-            file.persist(&self.path)?;
-            fs::File::open(directory)?.sync_all()
+            successor.write_all(&text)?;
+            successor.as_file().sync_all()?;
+            successor.persist(&self.path)?;
+            fs::File::open(self.directory())?.sync_all()
         };
         write().map_err(|source| self.io_error("write", source))
     }
@@ -270,10 +329,44 @@ pub fn parse_time(text: &str) -> Result<SystemTime, &'static str> {
 /// # Errors
 /// [`Error::Model`] with the first that they cannot.
 pub fn check_models(models: &[String]) -> Result<(), Error> {
-    let is_name =
-        |model: &String| model == "*" || scoregate_model::package::check_name("model", model).is_ok();
+    let is_name = |model: &String| model == "*" || package::check_name("model", model).is_ok();
     match models.iter().find(|model| !is_name(model)) {
         None => Ok(()),
         Some(model) => Err(Error::Model(model.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn whoever_can_read_the_directory_cannot_keep_others_from_editing() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = ListFile::new(directory.path().join("list.json"), "numbers");
+        let add = |number: u32| {
+            list.edit(|numbers: &mut Vec<u32>| {
+                numbers.push(number);
+                Ok(())
+            })
+        };
+        fs::write(list.path(), "[0]").unwrap();
+        fs::set_permissions(list.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let anybodys = [directory.path(), list.path()].map(|path| fs::File::open(path).unwrap());
+        anybodys.iter().for_each(|file| file.lock_shared().unwrap());
+        add(1).unwrap();
+        let lock = directory.path().join("list.json.lock");
+        assert_eq!((mode(list.path()), mode(&lock)), (0o644, 0o600));
+        let held = fs::File::options().write(true).open(&lock).unwrap();
+        held.lock().unwrap();
+        let error = add(2).unwrap_err();
+        assert!(matches!(&error, Error::Locked { path } if *path == lock), "{error}");
+        drop(held);
+        add(3).unwrap();
+        assert_eq!(list.read::<u32>().unwrap(), [0, 1, 3]);
     }
 }

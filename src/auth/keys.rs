@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::file::{self, ListFile, Named, NewEntry, hexadecimal, parse_time, random, time_after};
+use super::file::{
+    self, ListFile, Named, NewEntry, check_models, hexadecimal, parse_time, random, time_after,
+};
 use super::{Caller, Error, Grant, Identity, Scope};
 use crate::audit::{self, Actor, Event};
 use crate::follow::{self, Followed};
@@ -97,6 +99,7 @@ impl KeysFile {
     /// # Errors
     /// [`file::Error`] if the file cannot be read or written, or the key not recorded.
     pub fn create(&self, new: NewEntry, now: SystemTime) -> Result<(String, String), file::Error> {
+        check_models(&new.models)?;
         let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::<32>()?));
         let entry = Key {
             id: format!("key_{}", hexadecimal(&random::<6>()?)),
@@ -176,6 +179,7 @@ impl Ring {
             }
             let digest =
                 decode(&key.sha256).ok_or_else(|| wrong("expected 64 hexadecimal digits as sha256"))?;
+            check_models(&key.models).map_err(|error| wrong(&error.to_string()))?;
             let expires_at = key.expires_at.as_deref().map(parse_time).transpose();
             let expires_at =
                 expires_at.map_err(|expected| wrong(&format!("expected {expected} as expires_at")))?;
@@ -318,6 +322,35 @@ mod tests {
     }
 
     #[test]
+    fn a_key_names_models_that_there_can_be() {
+        let (_directory, file) = file();
+        for (models, odd) in [(["other", ""], ""), (["chu rn", "other"], "chu rn"), (["*", "../a"], "../a")] {
+            let new = NewEntry { models: models.map(Into::into).into(), ..web() };
+            let refused = file.create(new, SystemTime::now()).unwrap_err();
+            assert!(matches!(&refused, file::Error::Model(found) if found == odd), "{refused}");
+        }
+        assert_eq!(file.read().unwrap(), []);
+    }
+
+    #[test]
+    fn whoever_could_read_the_keys_can_read_them_after_a_change() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let (_directory, file) = file();
+        let path = file.file.path();
+        create(&file, web());
+        let found =
+            |path: &Path| fs::metadata(path).map(|at| (at.uid(), at.gid(), at.mode() & 0o777)).unwrap();
+        assert_eq!(found(path).2, 0o600);
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        // As somebody else's where that can be, as with a gateway that runs as another user than this command.
+        let somebody = nix::unistd::geteuid().is_root().then_some(12_345);
+        chown(path, somebody, somebody).unwrap();
+        let before = found(path);
+        file.revoke("web").unwrap();
+        assert_eq!(found(path), before);
+    }
+
+    #[test]
     fn what_cannot_be_recorded_is_not_done() {
         let (directory, file) = file();
         let key = create(&file, web());
@@ -334,10 +367,14 @@ mod tests {
     #[test]
     fn a_file_that_is_no_list_of_keys_says_what_is_wrong() {
         let (_directory, file) = file();
+        let digits = "0".repeat(64);
+        let odd_model =
+            format!(r#"[{{"id":"a","name":"a","sha256":"{digits}","scopes":[],"models":["a b"]}}]"#);
         for (text, expected) in [
             ("{}", "expected a sequence"),
             (r#"[{"id":"a","name":"a","sha256":"00","scopes":[]}]"#, "64 hexadecimal digits"),
             (r#"[{"id":"a","name":"a","sha256":"00","scopes":["score:everything"]}]"#, "unknown variant"),
+            (&odd_model, "found the model \"a b\""),
         ] {
             fs::write(file.file.path(), text).unwrap();
             let error = file.read().unwrap_err().to_string();

@@ -146,7 +146,8 @@ pub struct Caller(Arc<Identity>);
 /// Who a caller is, whatever the credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// What it is called in logs and counted by: the key's id, `<issuer>#<subject>`, `certificate:<name>`.
+    /// What it is called in logs and counted by: the key's id, `<issuer>#<subject>`, `client:<issuer>#<client>` where the issuer
+    /// names no subject, `certificate:<name>`.
     pub id: String,
     /// Those whose data may be mixed with its own; nobody's if none is named.
     pub tenant: Option<String>,
@@ -215,6 +216,9 @@ pub enum Error {
     /// The credential is malformed, or there are several.
     #[error("{0}")]
     InvalidRequest(&'static str),
+    /// The credential is larger than any of ours.
+    #[error("the credential is larger than 8 KiB")]
+    TooLarge,
     /// The key is unknown, revoked or expired; which of them is nobody's business.
     #[error("the API key is not valid")]
     InvalidKey,
@@ -244,6 +248,7 @@ impl Error {
         match self {
             Self::Missing => "missing",
             Self::InvalidRequest(_) => "malformed",
+            Self::TooLarge => "too_large",
             Self::InvalidKey => "key",
             Self::InvalidToken(reason) => reason.as_str(),
             Self::ExpiredToken => "expired",

@@ -19,7 +19,11 @@ use crate::config::{Settings, Sources};
 use crate::http::tls::Tls;
 use crate::http::workers::Workers;
 use crate::import::{self, ImportArgs};
-use crate::{http, sandbox, telemetry};
+use crate::telemetry::Log;
+use crate::{http, sandbox};
+
+/// How long the first fetch of issuers' keys may put readiness off: in an outage of theirs there are other callers.
+const FIRST_KEYS: Duration = Duration::from_secs(3);
 
 /// An ONNX Runtime scoring gateway for tabular models.
 #[derive(Debug, Parser)]
@@ -128,7 +132,8 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     ];
     let flags = flags.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?))).collect();
     let mut settings = args.common.settings(flags)?;
-    telemetry::start(&settings.log).map_err(anyhow::Error::msg)?;
+    // Held to the end, whichever that is: what waits to be written is written then.
+    let log = Log::start(&settings.log).map_err(anyhow::Error::msg)?;
     // ONNX Runtime is loaded while this is the only thread: loading sets variables of the environment.
     let runtime = app::load_runtime(&settings.runtime)?;
     let workers = settings.scoring.workers;
@@ -149,34 +154,59 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         // Where the system chose the port, it is known only now.
         settings.server.addr = public_addr;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
-        let app = Arc::new(App::new(settings)?);
+        let mut app = App::new(settings)?;
+        app.metrics.watch(&log);
+        let app = Arc::new(app);
         let signal = signal()?;
         let workers = Workers::start(workers).context("cannot start threads")?;
         let mut serving =
             tokio::spawn(http::serve::run(Arc::clone(&app), workers, tls, public, admin, signal));
+        // Whatever is fetched and followed is, while the models are loaded.
+        follow(Arc::clone(&app)).context("cannot start threads")?;
+        // The time runs from here.
+        let keys = tokio::time::timeout(FIRST_KEYS, app.auth.tokens.tried());
         let loading = tokio::task::spawn_blocking({
             let app = Arc::clone(&app);
             move || app.load_models(runtime)
         });
+        let started = async {
+            loading.await.context("loading the models panicked")??;
+            if keys.await.is_err() {
+                tracing::warn!("keys of an issuer were not fetched yet: its tokens have to wait");
+            }
+            anyhow::Ok(())
+        };
         tokio::select! {
-            loaded = loading => loaded.context("loading the models panicked")??,
+            started = started => started?,
             // Told to stop before it was ready.
             stopped = &mut serving => return stopped.context("the listeners panicked"),
         }
+        app.open();
         tracing::info!(addr = %public_addr, admin_addr = %admin_addr, "ready");
-        tokio::spawn(async move {
-            let issuer = async {
-                if let Some(issuer) = &app.issuer {
-                    issuer.follow().await;
-                }
-            };
-            tokio::join!(app.auth.follow(), app.limiter.follow(), issuer);
-        });
         serving.await.context("the listeners panicked")
     })?;
     // Blocking work whose caller has left is not waited for.
     threads.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// Keeps keys, issuers, clients and plans up to date for as long as the process runs, on a thread with a runtime of its own: names
+/// are resolved on a runtime's blocking threads, and those of the others may all be busy scoring.
+fn follow(app: Arc<App>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .thread_name("scoregate-resolve")
+        .enable_all()
+        .build()?;
+    let follow = async move {
+        let issuer = async {
+            if let Some(issuer) = &app.issuer {
+                issuer.follow().await;
+            }
+        };
+        tokio::join!(app.auth.follow(), app.limiter.follow(), issuer);
+    };
+    let thread = std::thread::Builder::new().name("scoregate-follow".into());
+    thread.spawn(move || runtime.block_on(follow)).map(drop)
 }
 
 /// Waits for SIGTERM or SIGINT; true if load balancers should be given time to notice.

@@ -8,9 +8,10 @@ use scoregate_schemas::feature_schema::Kind;
 use scoregate_schemas::manifest::Task;
 
 use super::{Common, print};
-use crate::audit::{self, Actor, Event};
+use crate::audit::{self, Actor};
 use crate::config::Settings;
 use crate::import::{self, ImportArgs};
+use crate::rollout::Promotion;
 use crate::sandbox::{Finding, ImportJob, Job, Reasons, Sandbox};
 use crate::{app, rollout};
 
@@ -79,10 +80,10 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
             return Err(import::Error::Refused { code, message }.into());
         }
     };
-    let log = audit::Log::new(&settings.state.dir);
-    log.check()?;
-    let report = args.publish(&Repository::new(&settings.models.dir), examined)?;
-    log.record(&report.event(Actor::operator())).context("the version is published")?;
+    let repository = Repository::new(&settings.models.dir);
+    let publication = args.prepare(&repository, examined)?;
+    audit::Log::new(&settings.state.dir).record(&publication.event(Actor::operator()))?;
+    let report = publication.carry_out(&repository)?;
     print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })
 }
 
@@ -123,11 +124,10 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
                 format!("found \"{version}\", expected MODEL@VERSION such as churn@2026-05-17_01")
             })?;
             let settings = repository.settings()?;
-            let log = audit::Log::new(&settings.state.dir);
-            log.check()?;
-            rollout::promote(&Repository::new(&settings.models.dir), model, name)?;
-            let event = Event::new(Actor::operator(), "version.promoted", version);
-            log.record(&event).context("the version is promoted")?;
+            let repository = Repository::new(&settings.models.dir);
+            let promotion = Promotion::new(&repository, model, name)?;
+            audit::Log::new(&settings.state.dir).record(&promotion.event(Actor::operator()))?;
+            promotion.carry_out()?;
             print(&format!(
                 "{model} {name} is the live version: a running gateway that accepts it answers with it within 2 seconds"
             ))

@@ -7,8 +7,9 @@ use jsonwebtoken::Algorithm;
 use url::{Host, Url};
 
 use super::reader::{ENVIRONMENT, Reader, TableReader};
-use super::values::{base_url, lifetime, one_or_many, optional_path, text};
+use super::values::{base_url, lifetime, one_or_many, optional_path, text, yes_or_no};
 use crate::auth::Scope;
+use crate::auth::file::check_models;
 
 /// Who may score.
 #[derive(Debug, Clone)]
@@ -137,6 +138,8 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// `SCOREGATE_TLS_CLIENT_CA` (none): whose client certificates are taken, PEM.
     pub client_ca: Option<PathBuf>,
+    /// `SCOREGATE_TLS_CLIENT_CRL` (none): which of their certificates are revoked, PEM.
+    pub client_crl: Option<PathBuf>,
     /// `SCOREGATE_TLS_CLIENT_AUTH` (`required`, or `optional`): whether the public listener takes connections without a client
     /// certificate, where there is a CA. The admin one always does.
     pub client_auth_required: bool,
@@ -153,7 +156,14 @@ impl Reader {
         let keys_file = self.take("SCOREGATE_OAUTH_KEYS_FILE", "oauth.keys_file", "", optional_path);
         let token_ttl = self.take("SCOREGATE_OAUTH_TOKEN_TTL", "oauth.token_ttl", "15m", lifetime);
         let key_rotation = self.take("SCOREGATE_OAUTH_KEY_ROTATION", "oauth.key_rotation", "30d", lifetime);
+        let allow_http = self.take("SCOREGATE_OAUTH_ALLOW_HTTP", "oauth.allow_http", "false", yes_or_no);
         let issuer = issuer?;
+        if !allow_http && !Url::parse(&issuer).is_ok_and(|url| is_safe(&url)) {
+            self.mistakes.push(format!(
+                "SCOREGATE_OAUTH_ISSUER: found {issuer}, expected https: secrets and tokens would go over the network for \
+                 anybody to read; on a private network set SCOREGATE_OAUTH_ALLOW_HTTP=true"
+            ));
+        }
         let audience = if audience.is_empty() { issuer.clone() } else { audience };
         // The default needs the state directory, which is read later.
         let keys_file = keys_file.unwrap_or_default();
@@ -165,14 +175,27 @@ impl Reader {
         let cert = self.take("SCOREGATE_TLS_CERT", "tls.cert", "", optional_path);
         let key = self.take("SCOREGATE_TLS_KEY", "tls.key", "", optional_path);
         let client_ca = self.take("SCOREGATE_TLS_CLIENT_CA", "tls.client_ca", "", optional_path);
-        let client_auth_required =
-            self.take("SCOREGATE_TLS_CLIENT_AUTH", "tls.client_auth", "required", |text| match text {
-                "required" => Ok(true),
-                "optional" => Ok(false),
-                _ => Err("required or optional".into()),
-            });
+        let client_crl = self.take("SCOREGATE_TLS_CLIENT_CRL", "tls.client_crl", "", optional_path);
+        let client_auth = self.take("SCOREGATE_TLS_CLIENT_AUTH", "tls.client_auth", "", |text| match text {
+            "" => Ok(None),
+            "required" => Ok(Some(true)),
+            "optional" => Ok(Some(false)),
+            _ => Err("required or optional".into()),
+        });
+        // Who sets these expects that certificates are asked for; without a CA none would be.
+        let expects = client_auth.is_some() || client_crl.is_some() || !self.certificate.is_empty();
+        if expects && client_ca.is_none() {
+            self.mistakes.push(
+                "SCOREGATE_TLS_CLIENT_AUTH, SCOREGATE_TLS_CLIENT_CRL and [[auth.certificate]] need SCOREGATE_TLS_CLIENT_CA: \
+                 without it no client certificate is taken"
+                    .into(),
+            );
+        }
+        let client_auth_required = client_auth.unwrap_or(true);
         match (cert, key) {
-            (Some(cert), Some(key)) => Some(TlsSettings { cert, key, client_ca, client_auth_required }),
+            (Some(cert), Some(key)) => {
+                Some(TlsSettings { cert, key, client_ca, client_crl, client_auth_required })
+            }
             (None, None) if client_ca.is_none() => None,
             _ => {
                 let needs = "TLS needs both SCOREGATE_TLS_CERT and SCOREGATE_TLS_KEY, and so does SCOREGATE_TLS_CLIENT_CA";
@@ -182,8 +205,8 @@ impl Reader {
         }
     }
 
-    /// The issuers whose tokens are taken.
-    pub(super) fn issuers(&mut self) -> Vec<IssuerSettings> {
+    /// The issuers whose tokens are taken; none of them may have the name of the one that is `built_in`.
+    pub(super) fn issuers(&mut self, built_in: Option<&str>) -> Vec<IssuerSettings> {
         let mut tables = Vec::new();
         let issuer = self.take("SCOREGATE_JWT_ISSUER", "auth.jwt_issuer", "", text);
         let audience = self.take("SCOREGATE_JWT_AUDIENCE", "auth.jwt_audience", "", text);
@@ -207,6 +230,12 @@ impl Reader {
             let found = issuer_settings(reader);
             if !found.issuer.is_empty() && issuers.iter().any(|other| other.issuer == found.issuer) {
                 self.mistakes.push(format!("the issuer {} is there twice", found.issuer));
+            }
+            if built_in == Some(found.issuer.as_str()) {
+                let issuer = &found.issuer;
+                let mistake =
+                    format!("the issuer {issuer} is the one that is built in: its tokens are taken already");
+                self.mistakes.push(mistake);
             }
             issuers.push(found);
         }
@@ -254,6 +283,9 @@ impl Reader {
             if sha256.is_none() && dns.is_none() && uri.is_none() && common_name.is_none() {
                 reader.mistake("expected one of sha256, dns, uri and common_name to know the certificate by");
             }
+            if let Err(error) = check_models(&settings.models) {
+                reader.mistake(&error.to_string());
+            }
             reader.finish();
             settings
         });
@@ -265,7 +297,10 @@ impl Reader {
 fn issuer_settings(mut reader: TableReader<'_>) -> IssuerSettings {
     let issuer = reader.text("issuer");
     let issuer = reader.required("issuer", issuer);
-    let audience = reader.texts("audience", "a text or a list of texts");
+    // An empty audience would be everybody's.
+    let audience = reader.take("audience", "a text or a list of texts, none of them empty", |value| {
+        one_or_many(value).filter(|texts| texts.iter().all(|text| !text.is_empty()))
+    });
     let audience = reader.required("audience", audience);
     let allow_http = reader.take("allow_http", "true or false", toml::Value::as_bool).unwrap_or(false);
     let hs256_secret_file = reader.path("hs256_secret_file");
@@ -372,6 +407,9 @@ pub fn is_safe(url: &Url) -> bool {
 /// Where keys come from: a URL, or else a file.
 fn key_location(text: &str) -> Result<KeyLocation, String> {
     match Url::parse(text) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("a URL without user and password: whoever sees the settings would have them".into())
+        }
         Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(KeyLocation::Url(url)),
         _ if text.is_empty() || text.contains("://") => Err("an http or https URL, or a file".into()),
         _ => Ok(KeyLocation::File(text.into())),
@@ -408,6 +446,9 @@ mod tests {
             ("SCOREGATE_JWT_ISSUER", "https://one.example"),
             ("SCOREGATE_JWT_AUDIENCE", "scores"),
             ("SCOREGATE_JWT_HS256_SECRET_FILE", "secret"),
+            ("SCOREGATE_TLS_CERT", "a"),
+            ("SCOREGATE_TLS_KEY", "b"),
+            ("SCOREGATE_TLS_CLIENT_CA", "c"),
         ];
         let file = "[[auth.issuer]]\nissuer = \"https://two.example/realms/x\"\naudience = [\"a\", \"b\"]\ntyp = \"JWT\"\n\
                     algorithms = [\"ES256\", \"EdDSA\"]\nleeway = \"5s\"\nscope_claim = \"permissions\"\n\
@@ -444,6 +485,11 @@ mod tests {
             (&issuer("algorithms = [\"HS256\"]"), "HS256 needs hs256_secret_file"),
             (&issuer("jwks = \"http://a/keys\""), "allow_http = true"),
             (&issuer("jwks = \"ftp://a/keys\""), "an http or https URL, or a file"),
+            (&issuer("jwks = \"https://me:secret@a/keys\""), "found \"https://…@a/keys\""),
+            (
+                "[[auth.issuer]]\nissuer = \"https://a\"\naudience = \"\"",
+                "audience of the settings file: found \"\"",
+            ),
             (&issuer("introspection = \"https://a/ask\""), "introspection_client_id"),
             (&issuer("leeway = \"1h\""), "at most 10m"),
             (&issuer("cooldown = \"0s\""), "at least 1s"),
@@ -453,11 +499,17 @@ mod tests {
             ("[auth]\nissuer = \"https://a\"", "expected tables [[auth.issuer]]"),
             ("[[auth.certificate]]\nname = \"a\"\nscopes = [\"score:predict\"]", "expected one of sha256"),
             (
+                "[[auth.certificate]]\nname = \"a\"\nscopes = [\"score:predict\"]\ndns = \"a\"\nmodels = \"a b\"",
+                "a b",
+            ),
+            (
                 "[[auth.certificate]]\nname = \"a\"\nscopes = [\"everything\"]\ndns = \"a\"",
                 "a list of scopes",
             ),
         ] {
-            let mistakes = load(&[], Some(file)).unwrap_err();
+            let tls =
+                [("SCOREGATE_TLS_CERT", "a"), ("SCOREGATE_TLS_KEY", "b"), ("SCOREGATE_TLS_CLIENT_CA", "c")];
+            let mistakes = load(&tls, Some(file)).unwrap_err();
             assert_eq!(mistakes.len(), 1, "{file}\n{mistakes:#?}");
             assert!(mistakes[0].contains(expected), "{file}\n{mistakes:#?}");
         }
@@ -488,6 +540,11 @@ mod tests {
         let settings = load(&both, None).unwrap();
         assert!(settings.tls.as_ref().unwrap().client_auth_required);
         assert_eq!(settings.public_url(), "https://127.0.0.1:8080");
+        let everywhere = load(&[("SCOREGATE_ADDR", "0.0.0.0:80")], None).unwrap();
+        assert_eq!(everywhere.public_url(), "http://localhost:80", "nobody can go to 0.0.0.0");
+        assert!(load(&[("SCOREGATE_TLS_CLIENT_AUTH", "required")], None).is_err());
+        let certificate = "[[auth.certificate]]\nname = \"a\"\nscopes = [\"score:predict\"]\ndns = \"a\"";
+        assert!(load(&both, Some(certificate)).is_err(), "no certificate would be asked for");
         let issuer = [("SCOREGATE_OAUTH_ISSUER", "https://scores.example/")];
         let settings = load(&issuer, None).unwrap();
         assert_eq!(settings.public_url(), "https://scores.example");
@@ -499,6 +556,8 @@ mod tests {
         for (name, wrong) in [
             ("SCOREGATE_OAUTH_ISSUER", "scores.example"),
             ("SCOREGATE_OAUTH_ISSUER", "https://a/?b"),
+            ("SCOREGATE_OAUTH_ISSUER", "http://scores.example"),
+            ("SCOREGATE_PUBLIC_URL", "https://:secret@a"),
             ("SCOREGATE_PUBLIC_URL", "ftp://a"),
             ("SCOREGATE_CORS_ORIGINS", "https://a/"),
             ("SCOREGATE_CORS_ORIGINS", "a"),
@@ -506,6 +565,15 @@ mod tests {
         ] {
             assert_eq!(load(&[(name, wrong)], None).unwrap_err().len(), 1, "{name} {wrong}");
         }
+        let private =
+            [("SCOREGATE_OAUTH_ISSUER", "http://gateway:8080"), ("SCOREGATE_OAUTH_ALLOW_HTTP", "true")];
+        assert_eq!(load(&private, None).unwrap().oauth.unwrap().issuer, "http://gateway:8080");
+        let twice = [
+            ("SCOREGATE_OAUTH_ISSUER", "https://a"),
+            ("SCOREGATE_JWT_ISSUER", "https://a"),
+            ("SCOREGATE_JWT_AUDIENCE", "b"),
+        ];
+        assert!(load(&twice, None).unwrap_err()[0].contains("built in"));
         let origins = load(&[("SCOREGATE_CORS_ORIGINS", "https://a.example, http://b:8080")], None).unwrap();
         assert_eq!(origins.server.cors_origins, ["https://a.example", "http://b:8080"]);
     }

@@ -247,10 +247,20 @@ impl Sources {
     /// [`Mistakes`] if a file that was named cannot be read.
     pub fn from_process(file: Option<&Path>, flags: BTreeMap<String, String>) -> Result<Self, Mistakes> {
         #[expect(clippy::disallowed_methods, reason = "this is the sole reader of the environment")]
-        let environment: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with("SCOREGATE_") || name == "ORT_DYLIB_PATH")
-            .collect();
+        let ours = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| name.starts_with("SCOREGATE_") || name == "ORT_DYLIB_PATH");
+        let (mut environment, mut mistakes) = (BTreeMap::new(), Vec::new());
+        for (name, value) in ours {
+            match value.into_string() {
+                Ok(value) => drop(environment.insert(name, value)),
+                // Left out, it might switch something off that somebody relies on.
+                Err(_) => mistakes.push(format!("{name}: found bytes that are no UTF-8, expected text")),
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(Mistakes(mistakes));
+        }
         let named =
             file.map(Path::to_path_buf).or_else(|| environment.get("SCOREGATE_CONFIG").map(PathBuf::from));
         let path = named.clone().unwrap_or_else(|| "scoregate.toml".into());
@@ -347,7 +357,7 @@ impl Settings {
                 ),
                 clients_file,
                 deny_list: reader.take("SCOREGATE_JWT_DENY_LIST", "auth.deny_list", "", optional_path),
-                issuers: reader.issuers(),
+                issuers: reader.issuers(oauth.as_ref().map(|oauth| oauth.issuer.as_str())),
                 certificates: reader.certificates(),
             },
             oauth,
@@ -418,7 +428,12 @@ impl Settings {
         let issuer = self.oauth.as_ref().map(|oauth| &oauth.issuer);
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let named = self.server.public_url.as_ref().or(issuer).cloned();
-        named.unwrap_or_else(|| format!("{scheme}://{}", self.server.addr))
+        let addr = self.server.addr;
+        named.unwrap_or_else(|| match addr.ip().is_unspecified() {
+            // Nobody can go to 0.0.0.0.
+            true => format!("{scheme}://localhost:{}", addr.port()),
+            false => format!("{scheme}://{addr}"),
+        })
     }
 
     /// How `model` is served.

@@ -74,7 +74,8 @@ impl Reader {
         let fallback = || parse(default).expect("the default of every setting parses");
         let Some((name, value)) = flag.or(environment).or(file) else { return fallback() };
         parse(&value).unwrap_or_else(|expected| {
-            self.mistakes.push(format!("{name}: found \"{value}\", expected {expected}"));
+            self.mistakes
+                .push(format!("{name}: found {}, expected {expected}", shown(&format!("\"{value}\""))));
             fallback()
         })
     }
@@ -123,8 +124,8 @@ impl TableReader<'_> {
         let value = self.table.remove(key)?;
         let parsed = parse(&value);
         if parsed.is_none() {
-            // Secrets stand in files of their own, so that a value may be shown.
-            let mistake = format!("{}: found {value}, expected {expected}", self.place(key));
+            let found = shown(&value.to_string());
+            let mistake = format!("{}: found {found}, expected {expected}", self.place(key));
             self.mistakes.push(mistake);
         }
         parsed
@@ -186,6 +187,16 @@ pub(super) fn named_tables(file: &mut toml::Table, key: &str, mistakes: &mut Vec
             mistakes.push(format!("{key} of the settings file: expected tables [{key}.NAME]"));
             toml::Table::new()
         }
+    }
+}
+
+/// A value as it may be shown. Secrets stand in files of their own, but a URL may have been given one all the same.
+fn shown(value: &str) -> String {
+    let Some((before, rest)) = value.split_once("://") else { return value.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{before}://…{}", &rest[at..]),
+        None => value.to_owned(),
     }
 }
 

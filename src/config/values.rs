@@ -27,9 +27,17 @@ pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     let expected = || "a URL such as https://scores.example.com, without query and fragment".to_string();
     let url = Url::parse(text).map_err(|_| expected())?;
-    let is_plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    let is_plain = url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
     let is_http = matches!(url.scheme(), "http" | "https") && url.has_host();
     if is_plain && is_http { Ok(text.trim_end_matches('/').into()) } else { Err(expected()) }
+}
+
+/// A switch.
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "true or false".into())
 }
 
 /// A list of origins, or `*`.

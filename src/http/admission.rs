@@ -16,6 +16,7 @@ use crate::auth::certificates::ClientCertificate;
 use crate::auth::keys::PREFIX;
 use crate::auth::{self, Caller, Credential, Scope};
 use crate::limiter::{Loss, Standing};
+use crate::telemetry::metrics::Kind;
 
 /// The largest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
@@ -80,42 +81,44 @@ impl Admitted {
     }
 }
 
-/// Verifies the request's one credential and that it carries `scope`.
+/// Verifies the request's one credential, that it carries `scope` and, where a `model` is asked for, that it holds for that
+/// one. What comes out is final, and counted here.
 ///
 /// # Errors
 /// [`Error::Auth`] saying what to fix, to an honest client.
-pub async fn verify(app: &App, parts: &Parts, scope: Scope) -> Result<Verified, Error> {
+pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>) -> Result<Verified, Error> {
     let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
-    let credential = match credential(parts) {
-        Ok(credential) => credential,
-        Err(Malformed::TooLarge) => return Err(Error::CredentialTooLarge),
-        Err(Malformed::Refused(error)) => {
-            app.metrics.count_credential(None, Some(error));
-            return Err(refused(app, error));
+    let (kind, decided) = match credential(parts) {
+        Err(error) => (Kind::None, Err(error)),
+        Ok(credential) => {
+            let verified = app.auth.verify(credential, certificate, SystemTime::now()).await;
+            let kind = match credential {
+                Credential::Key(_) => Kind::Key,
+                Credential::UnverifiedToken(_) => Kind::Token,
+                Credential::None if certificate.is_some() => Kind::Certificate,
+                Credential::None => Kind::None,
+            };
+            (kind, verified.and_then(|caller| permitted(caller, scope, model)))
         }
     };
-    let verified = app.auth.verify(credential, certificate, SystemTime::now()).await;
-    let permitted = verified.and_then(|caller| match caller.may(scope) {
-        true => Ok(caller),
-        false => Err(auth::Error::InsufficientScope(scope)),
-    });
-    app.metrics.count_credential(Some(credential), permitted.as_ref().err().copied());
-    permitted.map(|caller| Verified { caller }).map_err(|error| refused(app, error))
+    app.metrics.count_credential(kind, decided.as_ref().err().copied());
+    decided
+        .map(|caller| Verified { caller })
+        .map_err(|error| Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) })
 }
 
-/// The refusal of a request because of its credential.
-pub(super) fn refused(app: &App, error: auth::Error) -> Error {
-    Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) }
+fn permitted(caller: Caller, scope: Scope, model: Option<&str>) -> Result<Caller, auth::Error> {
+    if !caller.may(scope) {
+        return Err(auth::Error::InsufficientScope(scope));
+    }
+    match model {
+        Some(model) if !caller.may_use(model) => Err(auth::Error::ModelNotAllowed),
+        _ => Ok(caller),
+    }
 }
 
-/// Why a request's credential is none.
-enum Malformed {
-    Refused(auth::Error),
-    TooLarge,
-}
-
-fn credential(parts: &Parts) -> Result<Credential<'_>, Malformed> {
-    let invalid = |message| Err(Malformed::Refused(auth::Error::InvalidRequest(message)));
+fn credential(parts: &Parts) -> Result<Credential<'_>, auth::Error> {
+    let invalid = |message| Err(auth::Error::InvalidRequest(message));
     let mut keys = parts.headers.get_all("x-api-key").iter();
     let mut authorizations = parts.headers.get_all(AUTHORIZATION).iter();
     let (key, authorization) = (keys.next(), authorizations.next());
@@ -128,7 +131,7 @@ fn credential(parts: &Parts) -> Result<Credential<'_>, Malformed> {
     }
     for value in key.iter().chain(&authorization) {
         if value.len() > MAX_CREDENTIAL_BYTES {
-            return Err(Malformed::TooLarge);
+            return Err(auth::Error::TooLarge);
         }
     }
     if let Some(key) = key {
@@ -142,7 +145,7 @@ fn credential(parts: &Parts) -> Result<Credential<'_>, Malformed> {
     let (scheme, token) = authorization.split_once(' ').unwrap_or((authorization, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
         // A certificate does not stand in for a credential that is there and not understood.
-        return Err(Malformed::Refused(auth::Error::Missing));
+        return Err(auth::Error::Missing);
     }
     let token = token.trim_matches(' ');
     if token.is_empty() {

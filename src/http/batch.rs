@@ -12,9 +12,9 @@ use hyper::http::request::Parts;
 use scoregate_model::features::{BodyError, FeatureRows};
 use tokio::runtime::Handle;
 
-use super::admission::{Admitted, verify};
+use super::admission::Admitted;
 use super::body::{Format, Received, accepted_format, content_format, receive};
-use super::predict::{ModelPath, model_for, no_parameters};
+use super::predict::{ModelPath, no_parameters, verify_for_model};
 use super::problem::{Error, Fault};
 use super::wire::Answers;
 use crate::app::App;
@@ -29,8 +29,7 @@ pub(super) async fn predict_batch(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let verified = verify(&app, &parts, Scope::ScorePredict).await?;
-    let model = model_for(&app, &path, &verified)?;
+    let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
     let mut admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
     let answer = score(&app, model, &mut admitted, &parts, body).await;
     Ok(admitted.answer(answer))

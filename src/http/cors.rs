@@ -1,4 +1,4 @@
-//! What pages of other origins may do with `fetch` (CORS); nothing unless the operator names their origins.
+//! What pages of other origins may do with `fetch` (CORS) on the public listener; nothing unless the operator names them.
 
 use std::time::Duration;
 

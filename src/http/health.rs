@@ -44,9 +44,9 @@ pub enum ProbeError {
         #[source]
         source: io::Error,
     },
-    /// The certificate's file cannot be used.
-    #[error("cannot speak TLS with the gateway: {0}")]
-    Tls(String),
+    /// This process cannot.
+    #[error("cannot speak TLS with the gateway")]
+    Tls(#[source] rustls::Error),
     /// It does not speak as it should.
     #[error("the gateway on {addr} gave no answer that can be read")]
     Answer {
@@ -80,9 +80,10 @@ pub fn probe(settings: &Settings) -> Result<(), ProbeError> {
     let stream = TcpStream::connect_timeout(&addr, PROBE_TIMEOUT)
         .and_then(|stream| stream.set_read_timeout(Some(PROBE_TIMEOUT)).map(|()| stream))
         .map_err(|source| ProbeError::Connect { addr, source })?;
-    let status = match &settings.tls {
-        None => ask(stream, addr),
-        Some(tls) => ask(tls::connect_to_own(stream, &tls.cert).map_err(ProbeError::Tls)?, addr),
+    let status = if settings.tls.is_some() {
+        ask(tls::connect_to_own(stream).map_err(ProbeError::Tls)?, addr)
+    } else {
+        ask(stream, addr)
     };
     match status.map_err(|source| ProbeError::Answer { addr, source })? {
         status if status == "200" => Ok(()),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::admission::{Verified, verify};
 use super::body::{Format, accepted_format};
 use super::description::{ModelDescription, Models, VersionDescription, VersionSummary, Versions};
-use super::predict::{ModelPath, model_for, no_parameters, parameter};
+use super::predict::{ModelPath, no_parameters, parameter, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
 use crate::auth::{Caller, Scope};
@@ -23,7 +23,7 @@ use crate::scoring;
 /// Every model that the caller may use, each version in few words.
 pub(super) async fn models(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
-    let verified = verify(&app, &parts, Scope::ModelsRead).await?;
+    let verified = verify(&app, &parts, Scope::ModelsRead, None).await?;
     let answer = |caller: &Caller, snapshot: &Snapshot| {
         let default = &app.settings.models.default;
         let allowed = snapshot.models.iter().filter(|(name, _)| caller.may_use(name));
@@ -98,8 +98,7 @@ async fn read_model(
     answer: impl FnOnce(&str, &Model) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
-    let verified = verify(app, &parts, Scope::ModelsRead).await?;
-    let model = model_for(app, path, &verified)?;
+    let (verified, model) = verify_for_model(app, &parts, Scope::ModelsRead, path).await?;
     let answer = |_: &Caller, snapshot: &Snapshot| {
         let (name, model) = snapshot.models.get_key_value(model).ok_or(scoring::Error::UnknownModel)?;
         answer(name, model)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::{RawPathParams, Request, State};
@@ -21,6 +21,7 @@ use super::predict::no_parameters;
 use super::problem::Error;
 use crate::app::App;
 use crate::auth::Scope;
+use crate::auth::issuer::clients::ScopeError;
 use crate::auth::issuer::{AccessToken, GrantError, Issuer};
 use crate::config::Settings;
 
@@ -46,12 +47,15 @@ pub enum Refusal {
     /// The client does not prove to be one.
     #[error("{0}")]
     Client(&'static str),
-    /// The client may have less.
-    #[error("the client may not have all of the scopes that it asked for")]
-    Scope,
+    /// There is no token with these scopes.
+    #[error(transparent)]
+    Scope(ScopeError),
     /// Too many ask.
     #[error("too many clients ask for tokens at the moment; try again later")]
     Busy,
+    /// No token is given without a record.
+    #[error("tokens cannot be recorded at the moment; try again later")]
+    Unrecorded,
     /// The token could not be made.
     #[error(transparent)]
     Failed(GrantError),
@@ -64,8 +68,9 @@ impl From<GrantError> for Refusal {
     fn from(error: GrantError) -> Self {
         match error {
             GrantError::Client => Self::Client("no client has this id and secret"),
-            GrantError::Scope => Self::Scope,
+            GrantError::Scope(error) => Self::Scope(error),
             GrantError::Busy => Self::Busy,
+            GrantError::Unrecorded => Self::Unrecorded,
             GrantError::Sign(_) | GrantError::Random(_) => Self::Failed(error),
         }
     }
@@ -93,7 +98,7 @@ pub(super) fn routes(app: &App, routes: Router<Arc<App>>) -> Router<Arc<App>> {
 
 /// A token for a client that shows its id and secret (RFC 6749, 4.4).
 async fn token(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
-    let as_json = names_json(request.headers());
+    let as_json = !names_problems(request.headers());
     match grant(&app, request).await {
         Ok(token) => Ok(answer(&token)),
         Err(refusal) => Err(Error::Token { refusal, as_json }),
@@ -186,12 +191,13 @@ fn basic(authorization: &HeaderValue) -> Option<(String, SecretString)> {
     Some((decode(id), decode(secret).into()))
 }
 
-/// Whether the client asks for plain JSON, as OAuth clients do.
-fn names_json(headers: &HeaderMap) -> bool {
+/// Whether the client asks for problem documents by name. Others get plain JSON here, which is what OAuth clients read
+/// (RFC 6749, 5.2).
+fn names_problems(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = accepted.flat_map(|text| text.split(','));
     ranges.any(|range| {
-        range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+        range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/problem+json")
     })
 }
 
@@ -202,19 +208,26 @@ fn answer(token: &AccessToken) -> Response {
         "expires_in": token.expires_in.as_secs(),
         "scope": token.scope,
     });
-    let mut response = document_of(document.to_string(), "no-store");
+    let mut response = document_of(document.to_string(), HeaderValue::from_static("no-store"));
     response.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
     response
 }
 
-/// How long the documents may be kept: a new key is announced an hour before it signs.
-const KEPT: &str = "public, max-age=300";
+/// How long the documents may be kept.
+const KEPT: Duration = Duration::from_secs(300);
 
-fn document_of(document: impl Into<axum::body::Body>, kept: &'static str) -> Response {
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (CACHE_CONTROL, HeaderValue::from_static(kept)),
-    ];
+/// How long the keys may be: who keeps them has a new one well before it signs.
+fn keys_kept(notice: Duration) -> Duration {
+    KEPT.min(notice / 2)
+}
+
+fn kept_for(time: Duration) -> HeaderValue {
+    HeaderValue::try_from(format!("public, max-age={}", time.as_secs()))
+        .unwrap_or(HeaderValue::from_static("no-cache"))
+}
+
+fn document_of(document: impl Into<axum::body::Body>, kept: HeaderValue) -> Response {
+    let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CACHE_CONTROL, kept)];
     (headers, document.into()).into_response()
 }
 
@@ -222,7 +235,7 @@ fn document_of(document: impl Into<axum::body::Body>, kept: &'static str) -> Res
 async fn jwks(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let issuer = issuer(&app)?;
     check(request)?;
-    Ok(document_of(issuer.jwks().to_vec(), KEPT))
+    Ok(document_of(issuer.jwks().to_vec(), kept_for(keys_kept(issuer.notice()))))
 }
 
 /// What the issuer is (RFC 8414).
@@ -244,7 +257,7 @@ async fn server(
         "grant_types_supported": ["client_credentials"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
     });
-    Ok(document_of(document.to_string(), KEPT))
+    Ok(document_of(document.to_string(), kept_for(KEPT)))
 }
 
 /// What the gateway takes tokens from (RFC 9728).
@@ -256,7 +269,7 @@ async fn resource(
     let url = app.settings.public_url();
     is_path_of(&url, &path)?;
     check(request)?;
-    Ok(document_of(resource_document(&app.settings, &url).to_string(), KEPT))
+    Ok(document_of(resource_document(&app.settings, &url).to_string(), kept_for(KEPT)))
 }
 
 fn resource_document(settings: &Settings, url: &str) -> serde_json::Value {
@@ -340,15 +353,25 @@ mod tests {
     }
 
     #[test]
-    fn plain_json_is_for_those_who_name_it() {
+    fn problem_documents_are_for_those_who_name_them() {
+        assert!(!names_problems(&HeaderMap::new()));
         for (accept, expected) in [
-            ("application/json", true),
-            ("text/html, Application/JSON;q=0.5", true),
+            ("application/problem+json", true),
+            ("application/json, Application/Problem+JSON;q=0.5", true),
+            ("application/json", false),
+            ("application/*", false),
             ("*/*", false),
-            ("application/problem+json", false),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
-            assert_eq!(names_json(&headers), expected, "{accept}");
+            assert_eq!(names_problems(&headers), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn keys_are_not_kept_until_a_new_one_signs() {
+        for (notice, expected) in [(3_600, 300), (600, 300), (300, 150), (5, 2)] {
+            let kept = keys_kept(Duration::from_secs(notice));
+            assert_eq!(kept_for(kept), format!("public, max-age={expected}"));
         }
     }
 }

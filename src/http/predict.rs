@@ -11,12 +11,12 @@ use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
 use scoregate_model::features::BodyError;
 
-use super::admission::{Verified, refused, verify};
+use super::admission::{Verified, verify};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
 use crate::app::App;
-use crate::auth::{self, Scope};
+use crate::auth::Scope;
 use crate::limiter::Loss;
 use crate::registry::Version;
 use crate::scoring::{self, RowError};
@@ -27,8 +27,7 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let verified = verify(&app, &parts, Scope::ScorePredict).await?;
-    let model = model_for(&app, &path, &verified)?;
+    let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
     let admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
     Ok(admitted.answer(score(&app, model, &parts, body).await))
 }
@@ -79,17 +78,17 @@ pub(super) fn parameter<'p>(path: &'p ModelPath, name: &str) -> Result<Option<&'
     Ok(path.iter().find(|(found, _)| *found == name).map(|(_, value)| value))
 }
 
-/// The model of the path, or the default model, if the caller may use it.
-pub(super) fn model_for<'p>(
+/// Verifies that the caller may use the model of the path, or the default model, and says which one it is.
+pub(super) async fn verify_for_model<'p>(
     app: &'p App,
+    parts: &Parts,
+    scope: Scope,
     path: &'p ModelPath,
-    verified: &Verified,
-) -> Result<&'p str, Error> {
-    let model = parameter(path, "model")?.unwrap_or(&app.settings.models.default);
-    match verified.caller().may_use(model) {
-        true => Ok(model),
-        false => Err(refused(app, auth::Error::ModelNotAllowed)),
-    }
+) -> Result<(Verified, &'p str), Error> {
+    let model = parameter(path, "model").map(|model| model.unwrap_or(&app.settings.models.default));
+    // What is wrong with the path is told to callers alone.
+    let verified = verify(app, parts, scope, model.as_ref().ok().copied()).await?;
+    Ok((verified, model?))
 }
 
 /// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.

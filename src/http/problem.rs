@@ -37,9 +37,6 @@ pub enum Error {
         /// Whether the client asked for plain JSON.
         as_json: bool,
     },
-    /// A credential larger than any of ours.
-    #[error("the credential is larger than 8 KiB")]
-    CredentialTooLarge,
     /// Nothing is at this path.
     #[error("there is nothing at this path")]
     NoRoute,
@@ -178,7 +175,8 @@ impl Error {
         let (status, code, title) = match self {
             Self::Auth { error, .. } => match error {
                 auth::Error::Missing => (401, "missing_credentials", "Credentials needed"),
-                auth::Error::InvalidRequest(_) => (400, "invalid_request", "Malformed credentials"),
+                auth::Error::InvalidRequest(_) => (400, "invalid_request", "Malformed request"),
+                auth::Error::TooLarge => (431, "credential_too_large", "Credential too large"),
                 auth::Error::InvalidKey => (401, "invalid_key", "Invalid API key"),
                 auth::Error::InvalidToken(_) | auth::Error::ExpiredToken => {
                     (401, "invalid_token", "Invalid access token")
@@ -191,15 +189,16 @@ impl Error {
             },
             // The codes are those of RFC 6749, section 5.2.
             Self::Token { refusal, .. } => match refusal {
-                Refusal::Request(_) => (400, "invalid_request", "Malformed token request"),
+                Refusal::Request(_) => (400, "invalid_request", "Malformed request"),
                 Refusal::GrantType => (400, "unsupported_grant_type", "Unsupported grant type"),
                 Refusal::Client(_) => (401, "invalid_client", "Invalid client"),
-                Refusal::Scope => (400, "invalid_scope", "Invalid scope"),
-                Refusal::Busy => (503, "temporarily_unavailable", "Temporarily unavailable"),
+                Refusal::Scope(_) => (400, "invalid_scope", "Invalid scope"),
+                Refusal::Busy | Refusal::Unrecorded => {
+                    (503, "temporarily_unavailable", "Temporarily unavailable")
+                }
                 Refusal::Failed(_) => (500, "server_error", "Internal error"),
                 Refusal::Other(error) => return error.problem(),
             },
-            Self::CredentialTooLarge => (431, "credential_too_large", "Credential too large"),
             Self::NoRoute => (404, "not_found", "Not found"),
             Self::UnknownVersion => (404, "unknown_version", "Unknown version"),
             Self::Method => (405, "method_not_allowed", "Method not allowed"),
@@ -267,7 +266,7 @@ impl Error {
             Self::Token { refusal: Refusal::Client(_), .. } => {
                 vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"scoregate\""))]
             }
-            Self::Token { refusal: Refusal::Busy, .. } => {
+            Self::Token { refusal: Refusal::Busy | Refusal::Unrecorded, .. } => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Encoding => vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"))],
@@ -353,6 +352,10 @@ impl Error {
     pub fn into_answer(mut self, path: &str, request_id: &str) -> Response {
         let Problem { status, code, title } = self.problem();
         match status {
+            // Anybody who passes by has none; the metrics count them.
+            _ if matches!(self.refusal(), Some(auth::Error::Missing)) => {
+                tracing::debug!(request.id = request_id, code, reason = "missing", "credential refused");
+            }
             // What the answer does not tell, the operator finds here.
             _ if self.refusal().is_some() => {
                 let reason = self.refusal().map_or("", auth::Error::reason);
@@ -415,6 +418,7 @@ fn challenges(error: auth::Error, resource_metadata: &str) -> Vec<(HeaderName, H
             vec![bearer("realm=\"scoregate\""), (header::WWW_AUTHENTICATE, API_KEY)]
         }
         auth::Error::InvalidRequest(_) => vec![bearer("error=\"invalid_request\"")],
+        auth::Error::TooLarge => Vec::new(),
         auth::Error::InvalidKey => vec![(header::WWW_AUTHENTICATE, API_KEY)],
         auth::Error::InvalidToken(_) => vec![bearer("error=\"invalid_token\"")],
         auth::Error::ExpiredToken => {

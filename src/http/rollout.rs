@@ -10,15 +10,15 @@ use hyper::http::request::Parts;
 use scoregate_model::package::Repository;
 use scoregate_schemas::manifest::Rollout;
 
-use super::admission::{Admitted, verify};
+use super::admission::Admitted;
 use super::body::{Format, accepted_format, content_format, receive};
-use super::predict::{ModelPath, model_for, no_parameters};
+use super::predict::{ModelPath, no_parameters, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
-use crate::audit::{Actor, Event};
+use crate::audit::Actor;
 use crate::auth::Scope;
 use crate::limiter::Loss;
-use crate::rollout::promote;
+use crate::rollout::Promotion;
 use crate::scoring;
 
 /// Makes a published version the live one; this gateway and every other on the repository follow within two seconds.
@@ -28,8 +28,7 @@ pub(super) async fn put_rollout(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let verified = verify(&app, &parts, Scope::ModelsWrite).await?;
-    let model = model_for(&app, &path, &verified)?;
+    let (verified, model) = verify_for_model(&app, &parts, Scope::ModelsWrite, &path).await?;
     let admitted = verified.admit(&app, None, Loss::Refuse).await?;
     Ok(admitted.answer(change(&app, model, &admitted, &parts, body).await))
 }
@@ -57,10 +56,9 @@ async fn change(
         let (app, model) = (Arc::clone(app), model.to_owned());
         move |_: &dyn Fn() -> bool| -> Result<(), Error> {
             let repository = Repository::new(&app.settings.models.dir);
-            let target = format!("{model}@{}", rollout.live);
-            app.audit.check()?;
-            promote(&repository, &model, &rollout.live)?;
-            Ok(app.audit.record(&Event::new(Actor::caller(&caller), "version.promoted", target))?)
+            let promotion = Promotion::new(&repository, &model, &rollout.live)?;
+            app.audit.record(&promotion.event(Actor::caller(&caller)))?;
+            Ok(promotion.carry_out()?)
         }
     };
     // Digests are checked and files synced: not on a thread that serves connections.

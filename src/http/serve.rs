@@ -66,10 +66,20 @@ impl Stop {
     }
 }
 
+/// Which of the two listeners a connection was made to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Where callers come.
+    Public,
+    /// Where operators come.
+    Admin,
+}
+
 /// One of the two listeners, and what its connections are served with.
 struct Listener {
+    side: Side,
     listener: TcpListener,
-    tls: Option<(Arc<Tls>, tls::Listener)>,
+    tls: Option<Arc<Tls>>,
     service: Service,
 }
 
@@ -87,7 +97,7 @@ type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves `listener` until `stop`, then waits for open requests up to the drain timeout.
 async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers: Arc<Workers>) {
-    let Listener { listener, tls, service } = listener;
+    let Listener { side, listener, tls, service } = listener;
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(settings.max_connections));
     loop {
@@ -107,8 +117,8 @@ async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers
                 report(ended.await);
                 drop(place);
             }),
-            Some((tls, listener)) => {
-                let (acceptor, stop) = (tls.acceptor(*listener), stop.clone());
+            Some(tls) => {
+                let (acceptor, stop) = (tls.acceptor(side), stop.clone());
                 workers.spawn(async move {
                     report(encrypted(stream, acceptor, service, watcher, stop).await);
                     drop(place);
@@ -276,13 +286,17 @@ pub async fn run(
     let workers = Arc::new(workers);
     let tls = tls.map(Arc::new);
     let following = tls.clone().map(|tls| tokio::spawn(async move { tls.follow().await }));
-    let public = (public, super::router::public(Arc::clone(&app)), tls::Listener::Public);
-    let admin = (admin, super::router::admin(Arc::clone(&app)), tls::Listener::Admin);
-    let listeners = [public, admin].map(|(listener, router, which)| {
-        let tls = tls.clone().map(|tls| (tls, which));
-        let cors = cors::layer(&settings.cors_origins).map(Arc::new);
+    let public = (public, super::router::public(Arc::clone(&app)), Side::Public);
+    let admin = (admin, super::router::admin(Arc::clone(&app)), Side::Admin);
+    let listeners = [public, admin].map(|(listener, router, side)| {
+        let tls = tls.clone();
+        // No page has any business with the admin listener, which operators' browsers reach and others do not.
+        let cors = match side {
+            Side::Public => cors::layer(&settings.cors_origins).map(Arc::new),
+            Side::Admin => None,
+        };
         let service = Service { router, cors, timeouts: (settings.body_timeout, settings.idle_timeout) };
-        let listener = Listener { listener, tls, service };
+        let listener = Listener { side, listener, tls, service };
         tokio::spawn(serve(listener, settings.clone(), stop.clone(), Arc::clone(&workers)))
     });
     let patient = signal.await;

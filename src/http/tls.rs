@@ -1,29 +1,31 @@
-//! TLS: certificate, key and client CA read from files that are followed, the handshake, and the peer's certificate.
+//! TLS: certificate, key, client CA and its revocations, read from files that are followed; the handshake, and the peer's
+//! certificate.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, InconsistentKeys,
-    RootCertStore, ServerConfig, SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
+    ServerConfig, SignatureScheme, StreamOwned,
 };
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::serve::Side;
 use crate::auth::certificates::ClientCertificate;
 use crate::config::TlsSettings;
 use crate::follow::{self, Followed};
@@ -33,6 +35,9 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// How long a peer whose handshake failed is given to read why.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// What messages call the file of revocations.
+const REVOKED: &str = "the list of revoked certificates";
 
 /// What connections begin with, as the files last said.
 #[derive(Debug)]
@@ -44,24 +49,17 @@ struct Configs {
     admin: Arc<ServerConfig>,
 }
 
-/// Which listener a connection was made to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listener {
-    /// Asks for client certificates as the operator has said.
-    Public,
-    /// Takes client certificates, but requires none: who asks for health or metrics has none.
-    Admin,
-}
-
 impl Tls {
     /// Reads the files for the first time.
     ///
     /// # Errors
-    /// [`follow::Error`] if they are not a certificate chain, its private key and, where there is one, a client CA.
+    /// [`follow::Error`] if they are not a certificate chain, its private key and, where there are any, a client CA and lists
+    /// of revoked certificates.
     pub fn open(settings: &TlsSettings) -> Result<Self, follow::Error> {
         let files = settings.clone();
         let mut paths = vec![settings.cert.clone(), settings.key.clone()];
         paths.extend(settings.client_ca.clone());
+        paths.extend(settings.client_crl.clone());
         Followed::open("TLS certificate", paths, move |texts| Configs::read(&files, texts)).map(Self)
     }
 
@@ -70,40 +68,54 @@ impl Tls {
         self.0.follow(|_| ()).await;
     }
 
-    /// What a connection to `listener` that is made now begins with.
-    pub(super) fn acceptor(&self, listener: Listener) -> TlsAcceptor {
+    /// What a connection to the listener of this `side` that is made now begins with. The public one asks for client
+    /// certificates as the operator has said; the admin one takes them, but requires none: who asks for health or metrics has
+    /// none.
+    pub(super) fn acceptor(&self, side: Side) -> TlsAcceptor {
         let configs = self.0.get();
-        let config = match listener {
-            Listener::Public => &configs.public,
-            Listener::Admin => &configs.admin,
+        let config = match side {
+            Side::Public => &configs.public,
+            Side::Admin => &configs.admin,
         };
         TlsAcceptor::from(Arc::clone(config))
     }
 }
 
 impl Configs {
-    /// Reads certificate chain, key and, where there is one, client CA, in this order.
+    /// Reads certificate chain, key and, where there are any, client CA and revocations, in this order.
     fn read(files: &TlsSettings, texts: &[Vec<u8>]) -> Result<Self, String> {
         let provider = Arc::new(default_provider());
-        let [chain, key, ca @ ..] = texts else { return Err("expected a certificate and its key".into()) };
+        let [chain, key, others @ ..] = texts else {
+            return Err("expected a certificate and its key".into());
+        };
         let resolver = Arc::new(SingleCertAndKey::from(certified(chain, key, &files.key, &provider)?));
-        let roots = match (ca, &files.client_ca) {
-            ([text], Some(path)) => Some(roots(text, path)?),
+        let ca = match (others.first(), &files.client_ca) {
+            (Some(text), Some(path)) => Some(roots(text, path)?),
             _ => None,
+        };
+        // Without a CA there are none.
+        let crls = match (others.get(1), &files.client_crl) {
+            (Some(text), Some(path)) => revocations(text, path)?,
+            _ => Vec::new(),
+        };
+        let unusable = |error: VerifierBuilderError| match &files.client_crl {
+            Some(path) => format!("{REVOKED} {}: {error}", path.display()),
+            None => error.to_string(),
         };
         let config = |required: bool| -> Result<Arc<ServerConfig>, String> {
             let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_safe_default_protocol_versions()
                 .map_err(in_words)?;
-            let builder = match &roots {
+            let builder = match &ca {
                 Some(roots) => {
-                    builder.with_client_cert_verifier(client_verifier(roots, required, &provider)?)
+                    let verifier = client_verifier(roots, &crls, required, &provider).map_err(unusable)?;
+                    builder.with_client_cert_verifier(verifier)
                 }
                 None => builder.with_no_client_auth(),
             };
             let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as _);
             config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-            if roots.is_none() {
+            if ca.is_none() {
                 config.ticketer = Ticketer::new().map_err(in_words)?;
             } else {
                 // A session that is resumed takes the client's certificate as verified: for hours after it has expired.
@@ -172,14 +184,32 @@ fn roots(text: &[u8], path: &Path) -> Result<Arc<RootCertStore>, String> {
     Ok(Arc::new(roots))
 }
 
+/// Which of their certificates are not taken any more: every list of a PEM file, of which there has to be one.
+fn revocations(text: &[u8], path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let named = |message: String| format!("{REVOKED} {}: {message}", path.display());
+    let expected = "expected lists as PEM (-----BEGIN X509 CRL-----)";
+    let lists: Result<Vec<_>, pem::Error> = CertificateRevocationListDer::pem_slice_iter(text).collect();
+    match lists {
+        Ok(lists) if lists.is_empty() => Err(named(format!("found none, {expected}"))),
+        Ok(lists) => Ok(lists),
+        Err(error) => Err(named(format!("found broken PEM ({error}), {expected}"))),
+    }
+}
+
+/// What looks at client certificates. One that a list names is refused, and so is one below an authority that is named. An
+/// authority without a list is taken to have revoked nothing, so that of several CAs some may have none; and a list whose next
+/// update is overdue still holds: one missed update must not lock everybody out, and what it names stays revoked.
 fn client_verifier(
     roots: &Arc<RootCertStore>,
+    crls: &[CertificateRevocationListDer<'static>],
     required: bool,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+        .with_crls(crls.iter().cloned())
+        .allow_unknown_revocation_status();
     let builder = if required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|error| error.to_string())
+    builder.build()
 }
 
 fn in_words(error: Error) -> String {
@@ -226,75 +256,55 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Arc<Cl
     Some(Arc::new(ClientCertificate::from_verified_der(shown)))
 }
 
-/// Makes TLS of a connection to a gateway of this machine, which has to show exactly the certificate that stands first in the
-/// file `cert`. What name it is for makes no difference.
-///
-/// # Errors
-/// What is wrong with the file. What is wrong with the gateway shows at the first read or write.
-pub(super) fn connect_to_own(
-    stream: std::net::TcpStream,
-    cert: &PathBuf,
-) -> Result<impl Read + Write, String> {
-    let named = |message: String| format!("{}: {message}", cert.display());
-    let text = std::fs::read(cert).map_err(|error| named(format!("cannot be read: {error}")))?;
-    let own = certificates(&text).map_err(named)?.swap_remove(0);
+/// Makes TLS of a connection to a gateway of this machine, whatever certificate it shows: the one in the file may be newer than
+/// the one that is served with, or broken. Nothing secret may be sent.
+pub(super) fn connect_to_own(stream: std::net::TcpStream) -> Result<impl Read + Write, Error> {
     let provider = Arc::new(default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(in_words)?
+        .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Own { certificate: own, provider }))
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     let name = ServerName::from(std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST));
-    let connection = ClientConnection::new(Arc::new(config), name).map_err(in_words)?;
-    Ok(StreamOwned::new(connection, stream))
+    Ok(StreamOwned::new(ClientConnection::new(Arc::new(config), name)?, stream))
 }
 
-/// Trusts one certificate, and no other.
+/// Takes every certificate.
 #[derive(Debug)]
-struct Own {
-    certificate: CertificateDer<'static>,
-    provider: Arc<CryptoProvider>,
-}
+struct Anybody(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Own {
+impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
         &self,
-        end_entity: &CertificateDer<'_>,
+        _end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if *end_entity == self.certificate {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

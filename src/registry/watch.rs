@@ -6,7 +6,6 @@
 //! time holds up no other. Whatever goes wrong with a version, the one before it serves on.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +21,9 @@ use scoregate_schemas::FeatureSchema;
 use super::records::Records;
 use super::version::{Loading, STACK_BYTES, Version};
 use super::{Error, Model, Published, Refused, Registry, Snapshot, State, Stated};
+use crate::audit::{self, Actor, Event};
 use crate::config::Settings;
+use crate::files::Stamp;
 use crate::rollout::{self, Candidate};
 use crate::sandbox::{AcceptJob, Job, Reasons, Sandbox, Verdict};
 
@@ -65,6 +66,7 @@ struct Tools {
     runtime: Runtime,
     sandbox: Sandbox,
     records: Records,
+    log: audit::Log,
 }
 
 /// A model, as it is watched.
@@ -132,15 +134,6 @@ enum Stage {
     Refused { reasons: Reasons, since: Instant },
 }
 
-/// What tells that a file has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// What a thread has come to.
 struct Done {
     model: String,
@@ -154,27 +147,17 @@ enum Outcome {
     Loaded(Box<Result<Version, Reasons>>, Duration),
 }
 
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let found = std::fs::symlink_metadata(path).ok()?;
-        Some(Self {
-            inode: found.ino(),
-            bytes: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        })
-    }
+/// The stamp of what is at `path` itself, be it a link.
+fn stamp(path: &Path) -> Option<Stamp> {
+    std::fs::symlink_metadata(path).ok().map(|found| Stamp::of(&found))
+}
 
-    /// Every file of a directory.
-    fn of_all(directory: &Path) -> BTreeMap<String, Self> {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| {
-                let stamp = Self::of(&entry.path())?;
-                Some((entry.file_name().to_string_lossy().into_owned(), stamp))
-            })
-            .collect()
-    }
+/// Those of every file of a directory.
+fn stamps(directory: &Path) -> BTreeMap<String, Stamp> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some((entry.file_name().to_string_lossy().into_owned(), stamp(&entry.path())?)))
+        .collect()
 }
 
 impl Watcher {
@@ -185,6 +168,7 @@ impl Watcher {
             repository: Repository::new(&settings.models.dir),
             sandbox: Sandbox::new(&settings.models, settings.scoring.workers),
             records: Records::open(&settings.state.dir, &runtime),
+            log: audit::Log::new(&settings.state.dir),
             settings,
             runtime,
         };
@@ -378,6 +362,7 @@ impl Watcher {
                             manifest_digest: seen.manifest_digest.clone(),
                             version: fresh,
                         };
+                        self.tools.record(&model, &live.version);
                         watched.live.replace(live).map(|before| before.version)
                     } else {
                         // Another one was promoted in the meantime.
@@ -538,6 +523,23 @@ impl Tools {
 }
 
 impl Tools {
+    /// Records that `version` answers from now on: who published or promoted it may have left no record. Answers wait
+    /// neither for the disk nor for a lock, and go on without a record.
+    fn record(&self, model: &str, version: &Version) {
+        let name = format!("{model}@{}", version.manifest.version);
+        let event = Event::new(Actor::gateway(), "version.live", name.as_str())
+            .with("digest", version.digest.as_str());
+        let log = self.log.clone();
+        let task = move || {
+            if let Err(error) = log.record(&event) {
+                unrecorded(&name, &error.into());
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("scoregate-audit".into()).spawn(task) {
+            unrecorded(model, &error.into());
+        }
+    }
+
     /// Removes what runs that were killed have left in the state directory.
     fn sweep(&self) {
         let (prefix, dead) = SCRATCH;
@@ -558,6 +560,11 @@ impl Tools {
     }
 }
 
+fn unrecorded(what: &str, error: &anyhow::Error) {
+    let error = format!("{error:#}");
+    tracing::error!(error, what, "a version is live, and the audit log does not say so");
+}
+
 fn reasons_of(error: package::Error) -> Reasons {
     let (code, reason) = (error.code().into(), error.reason());
     Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) }
@@ -570,7 +577,7 @@ impl Seen {
             known.filter(|known| known.reasons().is_some_and(|reasons| is_of_machine(&reasons.code)));
         let mut seen = Self {
             id,
-            files: Stamp::of_all(directory),
+            files: stamps(directory),
             manifest_digest: String::new(),
             accepted_digest: known.and_then(|known| known.accepted_digest.clone()),
             created_at: None,
@@ -632,12 +639,12 @@ impl Seen {
     fn is_unchanged(&self, directory: &Path) -> bool {
         match &self.stage {
             Stage::Accepted(_) | Stage::Loading(_) => {
-                self.files.get(MANIFEST).copied() == Stamp::of(&directory.join(MANIFEST))
+                self.files.get(MANIFEST).copied() == stamp(&directory.join(MANIFEST))
             }
             Stage::Refused { reasons, since } if is_of_machine(&reasons.code) && since.elapsed() >= REST => {
                 false
             }
-            _ => self.files == Stamp::of_all(directory),
+            _ => self.files == stamps(directory),
         }
     }
 
@@ -661,7 +668,7 @@ impl Watched {
     /// Chooses the version that is to answer, if what the choice hangs on has changed. True if it comes out differently.
     fn choose(&mut self, repository: &Repository, model: &str) -> bool {
         let basis = Basis {
-            rollout: Stamp::of(&repository.root().join(model).join(ROLLOUT)),
+            rollout: stamp(&repository.root().join(model).join(ROLLOUT)),
             versions: self.versions.iter().map(|(name, seen)| (name.clone(), seen.id)).collect(),
         };
         // What could not be read may be readable by now.

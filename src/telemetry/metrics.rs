@@ -7,18 +7,23 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tracing_appender::non_blocking::ErrorCounter;
 
-use crate::auth::{self, Credential};
+use super::Log;
+use crate::auth;
 
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
     credentials: Family<CredentialLabels, Counter>,
     /// Of the kinds of credentials, those that were accepted: looked up once.
-    accepted: [Counter; 3],
+    accepted: [Counter; 4],
     key_sets: Family<KeySetLabels, Counter>,
     quota_rows: QuotaRows,
     redis: RedisCounts,
+    lines_dropped: Counter,
+    /// The log whose lines these are; none until it is known.
+    log: Option<ErrorCounter>,
 }
 
 /// Requests to Redis by what became of them.
@@ -82,13 +87,31 @@ struct KeySetLabels {
     outcome: &'static str,
 }
 
-const KINDS: [&str; 3] = ["key", "token", "none"];
+/// What a request shows to say who it is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An API key.
+    Key,
+    /// An access token.
+    Token,
+    /// Nothing but the certificate of its connection.
+    Certificate,
+    /// Nothing, or nothing that can be read.
+    None,
+}
 
-fn kind(credential: Option<Credential<'_>>) -> usize {
-    match credential {
-        Some(Credential::Key(_)) => 0,
-        Some(Credential::UnverifiedToken(_)) => 1,
-        Some(Credential::None) | None => 2,
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Key, Self::Token, Self::Certificate, Self::None];
+
+    /// A stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+            Self::None => "none",
+        }
     }
 }
 
@@ -109,9 +132,6 @@ impl Default for Metrics {
             "Rows by the policy of a quota and whether it let them through",
             quota_rows.0.clone(),
         );
-        let accepted =
-            |kind| credentials.get_or_create(&CredentialLabels { kind, outcome: "accepted" }).clone();
-        let accepted = KINDS.map(accepted);
         let requests = Family::<OutcomeLabels, Counter>::default();
         registry.register(
             "scoregate_redis_requests",
@@ -119,7 +139,18 @@ impl Default for Metrics {
             requests.clone(),
         );
         let redis = RedisCounts::of(&requests);
-        Self { registry, credentials, accepted, key_sets, quota_rows, redis }
+        let lines_dropped = Counter::default();
+        registry.register(
+            "scoregate_log_lines_dropped",
+            "Log lines that were not written because their reader is too slow",
+            lines_dropped.clone(),
+        );
+        let accepted = |kind: Kind| {
+            let labels = CredentialLabels { kind: kind.as_str(), outcome: "accepted" };
+            credentials.get_or_create(&labels).clone()
+        };
+        let accepted = Kind::ALL.map(accepted);
+        Self { registry, credentials, accepted, key_sets, quota_rows, redis, lines_dropped, log: None }
     }
 }
 
@@ -134,13 +165,17 @@ impl Metrics {
         self.quota_rows.clone()
     }
 
-    /// Counts one request by its credential (none if it was malformed) and whether that was accepted.
-    pub fn count_credential(&self, credential: Option<Credential<'_>>, refused: Option<auth::Error>) {
-        let kind = kind(credential);
+    /// Counts the lines that `log` drops.
+    pub fn watch(&mut self, log: &Log) {
+        self.log = Some(log.dropped());
+    }
+
+    /// Counts one request by its credential and by what finally became of it.
+    pub fn count_credential(&self, kind: Kind, refused: Option<auth::Error>) {
         match refused {
-            None => drop(self.accepted[kind].inc()),
+            None => drop(self.accepted[kind as usize].inc()),
             Some(error) => {
-                let labels = CredentialLabels { kind: KINDS[kind], outcome: error.reason() };
+                let labels = CredentialLabels { kind: kind.as_str(), outcome: error.reason() };
                 self.credentials.get_or_create(&labels).inc();
             }
         }
@@ -155,6 +190,8 @@ impl Metrics {
                 self.key_sets.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
             }
         }
+        let dropped = self.log.as_ref().map_or(0, ErrorCounter::dropped_lines);
+        self.lines_dropped.inner().store(dropped as u64, Ordering::Relaxed);
         let mut document = String::new();
         text::encode(&mut document, &self.registry).expect("a text can always be appended to");
         document
@@ -174,9 +211,10 @@ mod tests {
     #[test]
     fn credentials_rows_and_fetches_are_counted_by_outcome() {
         let metrics = Metrics::default();
-        metrics.count_credential(Some(Credential::Key("k")), None);
-        metrics.count_credential(Some(Credential::Key("k")), Some(auth::Error::InvalidKey));
-        metrics.count_credential(None, Some(auth::Error::InvalidRequest("two")));
+        metrics.count_credential(Kind::Key, None);
+        metrics.count_credential(Kind::Key, Some(auth::Error::InvalidKey));
+        metrics.count_credential(Kind::Certificate, None);
+        metrics.count_credential(Kind::None, Some(auth::Error::InvalidRequest("two")));
         let [admitted, refused] = metrics.quota_rows().of("rows");
         admitted.inc_by(5);
         metrics.quota_rows().of("rows")[0].inc();
@@ -190,6 +228,8 @@ mod tests {
                 "scoregate_credentials_total{kind=\"token\",outcome=\"accepted\"} 0".to_owned(),
                 "scoregate_quota_rows_total{policy=\"rows\",outcome=\"admitted\"} 6".to_owned(),
                 "scoregate_quota_rows_total{policy=\"rows\",outcome=\"refused\"} 2".to_owned(),
+                "scoregate_credentials_total{kind=\"certificate\",outcome=\"accepted\"} 1".to_owned(),
+                "scoregate_log_lines_dropped_total 0".to_owned(),
                 format!(
                     "scoregate_key_set_fetches_total{{issuer=\"https://issuer\",outcome=\"ok\"}} {fetched}"
                 ),

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -68,6 +69,29 @@ impl Authority {
         parameters.not_before = date_time_ymd(2020, 1, 1);
         parameters.not_after = date_time_ymd(2020, 12, 31);
         self.issue(&parameters)
+    }
+
+    /// A list of certificates of this authority that are revoked, whose next update is long overdue.
+    pub(crate) fn revoking(&self, revoked: &[&Pair]) -> String {
+        let begun = date_time_ymd(2020, 1, 1);
+        let revoked = revoked.iter().map(|pair| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(&pair.der).unwrap();
+            RevokedCertParams {
+                serial_number: SerialNumber::from_slice(certificate.raw_serial()),
+                revocation_time: begun,
+                reason_code: None,
+                invalidity_date: None,
+            }
+        });
+        let parameters = CertificateRevocationListParams {
+            this_update: begun,
+            next_update: date_time_ymd(2020, 2, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        parameters.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     fn issue(&self, parameters: &CertificateParams) -> Pair {

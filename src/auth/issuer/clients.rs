@@ -1,8 +1,9 @@
 //! The clients of the built-in issuer: who they are, what they may ask for, and how they prove it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, SaltString};
@@ -15,18 +16,34 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::Error;
 use super::secrets::Memory;
 use crate::audit::{self, Actor, Event};
 use crate::auth::file::{
     self, ListFile, Named, NewEntry, check_models, hexadecimal, parse_time, random, time_after,
 };
 use crate::auth::{MODEL, Scope};
-use crate::follow::{self, Followed};
+use crate::follow::Followed;
 
 /// The most memory that checking one secret may take, in KiB: what the clients file says is believed up to here.
 const MAX_MEMORY: u32 = 64 * 1024;
 /// The most passes over it.
 const MAX_PASSES: u32 = 10;
+/// The most scopes that may be asked for at a time.
+const MAX_SCOPES: usize = 64;
+/// The longest list of scopes in a token: base64 makes 5.4 KiB of it, and whole tokens have 8.
+const MAX_SCOPE_BYTES: usize = 4 * 1024;
+
+/// Why a client is given no token with some scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScopeError {
+    /// It may not have all of them.
+    #[error("the client may not have all of the scopes that it asked for")]
+    Denied,
+    /// A token has no room for them.
+    #[error("found more scopes than a token has room for, expected fewer: ask for the models that you use")]
+    TooMany,
+}
 
 /// One entry of the clients file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,37 +84,36 @@ impl Client {
 
     /// The scopes of a token for which `requested` was asked, separated by spaces; all that it may have if nothing was.
     /// A client of some models only gets tokens that name them.
-    pub(super) fn scopes(&self, requested: Option<&str>) -> Option<String> {
+    ///
+    /// # Errors
+    /// [`ScopeError`] if there is no such token.
+    pub(super) fn scopes(&self, requested: Option<&str>) -> Result<String, ScopeError> {
         let any_model = self.models.iter().any(|model| model == "*");
-        let mut granted: Vec<&str> = Vec::new();
-        match requested {
-            None => granted.extend(self.scopes.iter().map(|scope| scope.as_str())),
+        let may_have = |name: &str| match name.strip_prefix(MODEL) {
+            Some(model) if any_model => check_name("model", model).is_ok(),
+            Some(model) => self.models.iter().any(|own| own == model),
+            None => self.scopes.iter().any(|own| own.as_str() == name),
+        };
+        let mut granted: Vec<String> = match requested {
+            None => self.scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
             Some(requested) => {
-                for name in requested.split(' ').filter(|name| !name.is_empty()) {
-                    let may = match name.strip_prefix(MODEL) {
-                        Some(model) if any_model => check_name("model", model).is_ok(),
-                        Some(model) => self.models.iter().any(|own| own == model),
-                        None => self.scopes.iter().any(|own| own.as_str() == name),
-                    };
-                    if !may {
-                        return None;
-                    }
-                    granted.push(name);
+                let names = || requested.split(' ').filter(|name| !name.is_empty());
+                if names().nth(MAX_SCOPES).is_some() {
+                    return Err(ScopeError::TooMany);
                 }
-            }
-        }
-        let mut scopes = String::new();
-        let mut add = |name: &str| {
-            if !scopes.split(' ').any(|there| there == name) {
-                scopes.push_str(if scopes.is_empty() { "" } else { " " });
-                scopes.push_str(name);
+                if !names().all(may_have) {
+                    return Err(ScopeError::Denied);
+                }
+                names().map(str::to_owned).collect()
             }
         };
-        granted.iter().for_each(|name| add(name));
         if !any_model && !granted.iter().any(|name| name.starts_with(MODEL)) {
-            self.models.iter().for_each(|model| add(&format!("{MODEL}{model}")));
+            granted.extend(self.models.iter().map(|model| format!("{MODEL}{model}")));
         }
-        Some(scopes)
+        let mut seen = HashSet::new();
+        granted.retain(|name| seen.insert(name.clone()));
+        let scopes = granted.join(" ");
+        if scopes.len() <= MAX_SCOPE_BYTES { Ok(scopes) } else { Err(ScopeError::TooMany) }
     }
 }
 
@@ -167,6 +183,7 @@ impl ClientsFile {
             plan: new.plan,
             expires_at: new.expires.map(|expires| time_after(now, expires)).transpose()?,
         };
+        entry.scopes(None).map_err(|_| file::Error::TooManyModels)?;
         let id = entry.id.clone();
         self.file.edit(|clients: &mut Vec<Client>| {
             let names: Vec<&str> = entry.scopes.iter().map(|scope| scope.as_str()).collect();
@@ -199,7 +216,7 @@ impl ClientsFile {
     }
 
     fn check(&self, clients: &[Client]) -> Result<(), file::Error> {
-        Clients::new(clients.to_vec()).map(drop).map_err(|message| self.file.content_error(message))
+        by_id(clients.to_vec()).map(drop).map_err(|message| self.file.content_error(message))
     }
 }
 
@@ -208,19 +225,76 @@ fn hash(secret: &str, salt: &[u8]) -> Result<String, argon2::password_hash::Erro
     Ok(Argon2::default().hash_password(secret.as_bytes(), &salt)?.to_string())
 }
 
-/// The clients that there are, by id.
-#[derive(Debug, Default)]
-pub(super) struct Clients {
-    entries: HashMap<String, Entry>,
-    /// What the digests of remembered secrets begin with.
-    key: [u8; 32],
+/// The clients of a list by their ids, in order.
+///
+/// # Errors
+/// What is wrong with which client.
+fn by_id(clients: Vec<Client>) -> Result<BTreeMap<String, Client>, String> {
+    let mut entries = BTreeMap::new();
+    for client in clients {
+        let id = client.id.clone();
+        let wrong = |what: &str| format!("client \"{}\": {what}", id.escape_debug());
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong("expected visible ASCII characters as id"));
+        }
+        check_hash(&client.secret_argon2).map_err(|expected| wrong(&format!("expected {expected}")))?;
+        if client.models.is_empty() {
+            return Err(wrong("expected models, or [\"*\"] for all"));
+        }
+        if client.tenant.as_deref() == Some("") {
+            return Err(wrong("expected a tenant's name, or none"));
+        }
+        if client.plan.as_deref() == Some("") {
+            return Err(wrong("expected a plan's name, or none"));
+        }
+        check_models(&client.models).map_err(|error| wrong(&error.to_string()))?;
+        let expires_at = client.expires_at.as_deref().map(parse_time).transpose();
+        expires_at.map_err(|expected| wrong(&format!("expected {expected} as expires_at")))?;
+        if entries.insert(id.clone(), client).is_some() {
+            return Err(wrong("its id is there twice"));
+        }
+    }
+    Ok(entries)
 }
 
+/// What is remembered of secrets that were right: from one reading of the file to the next, too.
+struct Proofs {
+    /// What the digests begin with.
+    key: [u8; 32],
+    by_client: Mutex<HashMap<String, Proof>>,
+}
+
+struct Proof {
+    /// The hash that the secret was compared with.
+    secret_argon2: String,
+    digest: [u8; 32],
+}
+
+impl Proofs {
+    fn new() -> Result<Self, file::Error> {
+        Ok(Self { key: random()?, by_client: Mutex::default() })
+    }
+
+    fn digest(&self, text: &str) -> [u8; 32] {
+        Sha256::new().chain_update(self.key).chain_update(text).finalize().into()
+    }
+
+    fn by_client(&self) -> MutexGuard<'_, HashMap<String, Proof>> {
+        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Proofs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Proofs").finish_non_exhaustive()
+    }
+}
+
+/// The clients that there are.
 #[derive(Debug)]
-struct Entry {
-    client: Client,
-    /// The digest of the secret, once it has been found to be right. It is gone with the entry when the file changes.
-    remembered: OnceLock<[u8; 32]>,
+pub(super) struct Clients {
+    by_id: BTreeMap<String, Client>,
+    proofs: Arc<Proofs>,
 }
 
 impl Clients {
@@ -228,75 +302,63 @@ impl Clients {
     ///
     /// # Errors
     /// What is wrong with which client.
-    fn new(clients: Vec<Client>) -> Result<Self, String> {
-        let key = random().map_err(|error| error.to_string())?;
-        let mut entries = HashMap::new();
-        for client in clients {
-            let id = client.id.clone();
-            let wrong = |what: &str| format!("client \"{}\": {what}", id.escape_debug());
-            if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(wrong("expected visible ASCII characters as id"));
-            }
-            check_hash(&client.secret_argon2).map_err(|expected| wrong(&format!("expected {expected}")))?;
-            if client.models.is_empty() {
-                return Err(wrong("expected models, or [\"*\"] for all"));
-            }
-            if client.tenant.as_deref() == Some("") {
-                return Err(wrong("expected a tenant's name, or none"));
-            }
-            if client.plan.as_deref() == Some("") {
-                return Err(wrong("expected a plan's name, or none"));
-            }
-            check_models(&client.models).map_err(|error| wrong(&error.to_string()))?;
-            let expires_at = client.expires_at.as_deref().map(parse_time).transpose();
-            expires_at.map_err(|expected| wrong(&format!("expected {expected} as expires_at")))?;
-            let entry = Entry { client, remembered: OnceLock::new() };
-            if entries.insert(id.clone(), entry).is_some() {
-                return Err(wrong("its id is there twice"));
-            }
-        }
-        Ok(Self { entries, key })
+    fn new(clients: Vec<Client>, proofs: Arc<Proofs>) -> Result<Self, String> {
+        let by_id = by_id(clients)?;
+        proofs.by_client().retain(|id, _| by_id.contains_key(id));
+        Ok(Self { by_id, proofs })
     }
 
     /// The clients that a file holds.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    fn parse(text: &[u8], proofs: Arc<Proofs>) -> Result<Self, String> {
         let clients = serde_json::from_slice(text)
             .map_err(|error| format!("expected a list of OAuth clients: {error}"))?;
-        Self::new(clients)
+        Self::new(clients, proofs)
     }
 
     /// The client called `id`, unless its time is over.
     pub(super) fn get(&self, id: &str, now: SystemTime) -> Option<&Client> {
-        let entry = self.entries.get(id)?;
-        Some(&entry.client).filter(|client| !client.has_expired(now))
+        self.by_id.get(id).filter(|client| !client.has_expired(now))
     }
 
     /// Whether `secret` is known to be that of `id`, without the work that its hash takes.
     pub(super) fn remembers(&self, id: &str, secret: &str) -> bool {
-        let known = self.entries.get(id).and_then(|entry| entry.remembered.get());
-        known.is_some_and(|known| known.ct_eq(&self.digest(secret)).into())
+        let digest = self.proofs.digest(secret);
+        let proofs = self.proofs.by_client();
+        // A proof ends with the hash that it was for.
+        self.by_id.get(id).zip(proofs.get(id)).is_some_and(|(client, proof)| {
+            proof.secret_argon2 == client.secret_argon2 && bool::from(proof.digest.ct_eq(&digest))
+        })
+    }
+
+    /// Whether a secret of `id` has been right before, be it this one or another.
+    pub(super) fn has_proved(&self, id: &str) -> bool {
+        self.proofs.by_client().contains_key(id)
     }
 
     /// Whether `secret` is that of `id`. Takes some 20 milliseconds and 19 MiB, whether there is such a client or not.
     pub(super) fn verify(&self, id: &str, secret: &str, memory: &mut Memory) -> bool {
-        let Some(entry) = self.entries.get(id) else {
+        let Some(client) = self.by_id.get(id) else {
             // Who asks must not learn from the time it takes which clients there are.
-            memory.work_in_vain(secret);
+            memory.work_in_vain(self.any_hash(id), secret);
             return false;
         };
-        let is_right = memory.is_hash_of(&entry.client.secret_argon2, secret);
+        let is_right = memory.is_hash_of(&client.secret_argon2, secret);
         if is_right {
-            // Two that are right at the same time remember the same.
-            let _ = entry.remembered.set(self.digest(secret));
+            let proof =
+                Proof { secret_argon2: client.secret_argon2.clone(), digest: self.proofs.digest(secret) };
+            self.proofs.by_client().insert(id.to_owned(), proof);
         }
         is_right
     }
 
-    fn digest(&self, secret: &str) -> [u8; 32] {
-        Sha256::new().chain_update(self.key).chain_update(secret).finalize().into()
+    /// The hash of some client, the same each time for an `id`: files may hold hashes that take more or less work.
+    fn any_hash(&self, id: &str) -> Option<&str> {
+        let [first, second, ..] = self.proofs.digest(id);
+        let at = usize::from(u16::from_le_bytes([first, second])).checked_rem(self.by_id.len())?;
+        self.by_id.values().nth(at).map(|client| client.secret_argon2.as_str())
     }
 }
 
@@ -313,10 +375,12 @@ fn check_hash(text: &str) -> Result<(), &'static str> {
 /// Follows the clients file at `path`, which need not exist yet.
 ///
 /// # Errors
-/// [`follow::Error`] if it cannot be read or is no list of clients.
-pub(super) fn follow(path: &Path) -> Result<Followed<Clients>, follow::Error> {
-    let parse = |texts: &[Vec<u8>]| Clients::parse(&texts[0]);
-    Followed::open_or("OAuth clients", path.into(), Clients::default(), parse)
+/// [`Error`] if it cannot be read or is no list of clients.
+pub(super) fn follow(path: &Path) -> Result<Followed<Clients>, Error> {
+    let proofs = Arc::new(Proofs::new()?);
+    let absent = Clients { by_id: BTreeMap::new(), proofs: Arc::clone(&proofs) };
+    let parse = move |texts: &[Vec<u8>]| Clients::parse(&texts[0], Arc::clone(&proofs));
+    Ok(Followed::open_or("OAuth clients", path.into(), absent, parse)?)
 }
 
 #[cfg(test)]
@@ -335,6 +399,10 @@ mod tests {
         (directory, file)
     }
 
+    fn proofs() -> Arc<Proofs> {
+        Arc::new(Proofs::new().unwrap())
+    }
+
     fn shop() -> NewEntry {
         let scopes = vec![Scope::ScorePredict, Scope::ModelsRead];
         NewEntry { name: "shop".into(), scopes, models: all_models(), ..NewEntry::default() }
@@ -350,7 +418,7 @@ mod tests {
             assert!(!fs::read_to_string(entry.unwrap().path()).unwrap().contains(secret));
         }
         assert!(file.read().unwrap()[0].secret_argon2.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        let clients = Clients::new(file.read().unwrap()).unwrap();
+        let clients = Clients::new(file.read().unwrap(), proofs()).unwrap();
         assert!(!clients.remembers(&id, secret));
         let mut memory = Memory::default();
         assert!(!clients.verify(&id, &secret[1..], &mut memory));
@@ -360,6 +428,66 @@ mod tests {
         assert!(clients.remembers(&id, secret));
         assert!(!clients.remembers(&id, &secret[1..]));
         assert!(!clients.remembers("nobody", secret));
+        assert!(!format!("{:?}", clients.proofs).contains('['), "neither the key nor a digest");
+    }
+
+    #[test]
+    fn what_was_proved_outlives_a_change_of_the_file_that_leaves_it_alone() {
+        let (_directory, file) = file();
+        let (id, secret) = file.create(shop(), SystemTime::now()).unwrap();
+        let secret = secret.expose_secret();
+        let proofs = proofs();
+        let read = |list: Vec<Client>| Clients::new(list, Arc::clone(&proofs)).unwrap();
+        let list = file.read().unwrap();
+        let first = read(list.clone());
+        assert!(!first.has_proved(&id));
+        assert!(first.verify(&id, secret, &mut Memory::default()) && first.has_proved(&id));
+        file.create(NewEntry { name: "other".into(), ..shop() }, SystemTime::now()).unwrap();
+        let longer = read(file.read().unwrap());
+        assert!(longer.remembers(&id, secret) && longer.has_proved(&id));
+        // The id has another secret now.
+        let mut changed = list.clone();
+        changed[0].secret_argon2 = hash("another secret", b"another salt").unwrap();
+        let changed = read(changed);
+        assert!(!changed.remembers(&id, secret) && changed.has_proved(&id));
+        let gone = read(Vec::new());
+        assert!(!gone.remembers(&id, secret) && !gone.has_proved(&id));
+        assert!(!read(list).has_proved(&id), "nothing is kept of a client that was not there");
+    }
+
+    #[test]
+    fn a_client_that_there_is_not_costs_as_much_as_one_that_there_is() {
+        let hash = |m_cost: u32| {
+            let salt = SaltString::encode_b64(b"some salt").unwrap();
+            let argon2 = Argon2::from(Params::new(m_cost, 1, 1, None).unwrap());
+            argon2.hash_password(b"secret", &salt).unwrap().to_string()
+        };
+        let client = |id: &str, hash: String| Client {
+            id: id.into(),
+            name: id.into(),
+            secret_argon2: hash,
+            scopes: Vec::new(),
+            models: all_models(),
+            tenant: None,
+            plan: None,
+            expires_at: None,
+        };
+        let (small, large) = (client("small", hash(64)), client("large", hash(1_024)));
+        let kibibytes = |clients: &[Client], id: &str| {
+            let clients = Clients::new(clients.to_vec(), proofs()).unwrap();
+            let mut memory = Memory::default();
+            // Right for another, and still no proof.
+            assert!(!clients.verify(id, "secret", &mut memory) && !clients.has_proved(id));
+            memory.kibibytes()
+        };
+        assert_eq!(kibibytes(std::slice::from_ref(&small), "nobody"), 64);
+        assert_eq!(kibibytes(std::slice::from_ref(&large), "nobody"), 1_024);
+        assert_eq!(kibibytes(&[], "nobody"), 19_456);
+        let both = Clients::new(vec![small, large], proofs()).unwrap();
+        let names: Vec<String> = (0..64).map(|at| format!("nobody-{at}")).collect();
+        let hashes: HashSet<_> = names.iter().map(|name| both.any_hash(name)).collect();
+        assert_eq!(hashes.len(), 2, "not the same for everybody");
+        assert!(names.iter().all(|name| both.any_hash(name) == both.any_hash(name)));
     }
 
     #[test]
@@ -368,7 +496,7 @@ mod tests {
         let expires = Some(Duration::from_secs(60));
         let (id, _) = file.create(NewEntry { expires, ..shop() }, SystemTime::now()).unwrap();
         assert_eq!(file.find("shop").unwrap().id, id);
-        let clients = Clients::new(file.read().unwrap()).unwrap();
+        let clients = Clients::new(file.read().unwrap(), proofs()).unwrap();
         assert!(clients.get(&id, SystemTime::now()).is_some());
         assert!(clients.get(&id, SystemTime::now() + Duration::from_secs(61)).is_none());
         file.create(shop(), SystemTime::now()).unwrap();
@@ -377,6 +505,9 @@ mod tests {
         assert_eq!(file.revoke("shop").unwrap().len(), 2);
         assert!(matches!(file.find(&id), Err(file::Error::Unknown { .. })));
         assert!(matches!(file.revoke("shop"), Err(file::Error::Unknown { .. })));
+        let models = (0..300).map(|at| format!("model-number-{at}")).collect();
+        let many = file.create(NewEntry { models, ..shop() }, SystemTime::now());
+        assert!(matches!(many, Err(file::Error::TooManyModels)));
         let odd = file.create(NewEntry { models: vec!["a b".into()], ..shop() }, SystemTime::now());
         assert!(matches!(odd, Err(file::Error::Model(_))));
     }
@@ -394,23 +525,50 @@ mod tests {
             expires_at: None,
         };
         for (models, requested, expected) in [
-            (&["*"][..], None, Some("score:predict models:read")),
-            (&["*"], Some("models:read"), Some("models:read")),
-            (&["*"], Some("models:read  models:read"), Some("models:read")),
-            (&["*"], Some("score:predict model:churn"), Some("score:predict model:churn")),
-            (&["*"], Some("model:../etc"), None),
-            (&["*"], Some("model:*"), None),
-            (&["*"], Some("models:write"), None),
-            (&["*"], Some("score"), None),
-            (&["*"], Some("Score:Predict"), None),
-            (&["a", "b"], None, Some("score:predict models:read model:a model:b")),
-            (&["a", "b"], Some("score:predict"), Some("score:predict model:a model:b")),
-            (&["a", "b"], Some("score:predict model:b"), Some("score:predict model:b")),
-            (&["a", "b"], Some("score:predict model:c"), None),
+            (&["*"][..], None, Ok("score:predict models:read")),
+            (&["*"], Some("models:read"), Ok("models:read")),
+            (&["*"], Some("models:read  models:read"), Ok("models:read")),
+            (&["*"], Some("score:predict model:churn"), Ok("score:predict model:churn")),
+            (&["*"], Some("model:../etc"), Err(ScopeError::Denied)),
+            (&["*"], Some("model:*"), Err(ScopeError::Denied)),
+            (&["*"], Some("models:write"), Err(ScopeError::Denied)),
+            (&["*"], Some("score"), Err(ScopeError::Denied)),
+            (&["*"], Some("Score:Predict"), Err(ScopeError::Denied)),
+            (&["a", "b"], None, Ok("score:predict models:read model:a model:b")),
+            (&["a", "b"], Some("score:predict"), Ok("score:predict model:a model:b")),
+            (&["a", "b"], Some("score:predict model:b"), Ok("score:predict model:b")),
+            (&["a", "b"], Some("score:predict model:c"), Err(ScopeError::Denied)),
         ] {
             let granted = client(models).scopes(requested);
-            assert_eq!(granted.as_deref(), expected, "{models:?} {requested:?}");
+            assert_eq!(granted.as_deref(), expected.as_ref().map(|text| *text), "{models:?} {requested:?}");
         }
+    }
+
+    #[test]
+    fn no_token_has_more_scopes_than_it_has_room_for() {
+        let client = |models: Vec<String>| Client {
+            id: "client_1".into(),
+            name: "shop".into(),
+            secret_argon2: String::new(),
+            scopes: vec![Scope::ScorePredict],
+            models,
+            tenant: None,
+            plan: None,
+            expires_at: None,
+        };
+        let names = |count: usize| (0..count).map(|at| format!("model:m{at}")).collect::<Vec<_>>().join(" ");
+        let any = client(all_models());
+        assert_eq!(any.scopes(Some(&names(MAX_SCOPES))), Ok(names(MAX_SCOPES)));
+        // As many as a request has room for, and the same one as often.
+        for many in [names(MAX_SCOPES + 1), names(6_500), "score:predict ".repeat(4_000)] {
+            assert_eq!(any.scopes(Some(&many)), Err(ScopeError::TooMany));
+        }
+        // Names as long as they may be.
+        let long = (0..MAX_SCOPES).map(|at| format!("model:{at:064}")).collect::<Vec<_>>().join(" ");
+        assert_eq!(any.scopes(Some(&long)), Err(ScopeError::TooMany));
+        let many = client((0..2_000).map(|at| format!("m{at}")).collect());
+        assert_eq!(many.scopes(None), Err(ScopeError::TooMany));
+        assert_eq!(many.scopes(Some("model:m1999")), Ok("model:m1999".into()));
     }
 
     #[test]

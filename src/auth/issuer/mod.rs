@@ -17,11 +17,12 @@ use secrecy::SecretString;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use self::clients::{Client, Clients};
+use self::clients::{Client, Clients, ScopeError};
 use self::secrets::{Busy, Comparer};
 use self::signing::{KeysFile, SigningKeys};
 use super::file::{self, random};
-use super::tokens::jwk::KeySet;
+use super::tokens::{MAX_BYTES, jwk::KeySet};
+use crate::aside::{Aside, Undone};
 use crate::audit::{self, Actor, Event};
 use crate::config::{IssuerSettings, KeyLocation, OauthSettings};
 use crate::follow::{self, Followed};
@@ -37,7 +38,7 @@ pub enum Error {
     /// A file cannot be read.
     #[error(transparent)]
     Follow(#[from] follow::Error),
-    /// The signing keys cannot be made.
+    /// The signing keys cannot be made, or nothing else that has to be random.
     #[error(transparent)]
     Keys(#[from] file::Error),
     /// The system has no more threads.
@@ -51,9 +52,9 @@ pub enum GrantError {
     /// There is no such client, or the secret is not its own; which of them is nobody's business.
     #[error("no client has this id and secret")]
     Client,
-    /// The client may not have all of what it asked for.
-    #[error("the client may not have all of these scopes")]
-    Scope,
+    /// There is no token with the scopes that the client asked for.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// Too many secrets wait to be compared.
     #[error("too many clients ask for tokens at the moment; try again later")]
     Busy,
@@ -63,6 +64,9 @@ pub enum GrantError {
     /// The system gave no random bytes.
     #[error("the token has no id")]
     Random(#[source] file::Error),
+    /// It cannot be recorded.
+    #[error("the token cannot be recorded")]
+    Unrecorded,
 }
 
 impl From<Busy> for GrantError {
@@ -91,12 +95,14 @@ pub struct AccessToken {
 pub struct Issuer {
     settings: OauthSettings,
     clients: Followed<Clients>,
-    keys_file: KeysFile,
+    keys_file: Arc<KeysFile>,
+    /// Where the keys file is kept up to date.
+    keeper: Aside,
     keys: Followed<SigningKeys>,
     /// The keys to verify its tokens with.
     published: watch::Sender<Arc<KeySet>>,
     comparer: Comparer,
-    log: audit::Log,
+    recorder: audit::Recorder,
 }
 
 impl Issuer {
@@ -112,11 +118,12 @@ impl Issuer {
         Ok(Self {
             settings: settings.clone(),
             clients: clients::follow(&settings.clients_file)?,
-            keys_file,
+            keys_file: Arc::new(keys_file),
+            keeper: Aside::start("scoregate-signing").map_err(Error::Thread)?,
             keys,
             published,
             comparer: Comparer::start().map_err(Error::Thread)?,
-            log,
+            recorder: audit::Recorder::start(log).map_err(Error::Thread)?,
         })
     }
 
@@ -138,10 +145,14 @@ impl Issuer {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
-            match self.keys_file.maintain(SystemTime::now()) {
-                Ok(()) => failed.clear(),
+            let keys_file = Arc::clone(&self.keys_file);
+            match self.keeper.run(move || keys_file.maintain(SystemTime::now())).await {
+                Ok(Ok(())) => failed.clear(),
+                Err(Undone) => tracing::error!(
+                    "keeping the signing keys panicked, and goes on; this is a mistake in the gateway"
+                ),
                 // Told once, tried again every time.
-                Err(error) => {
+                Ok(Err(error)) => {
                     let error = format!("{:#}", anyhow::Error::from(error));
                     if error != failed {
                         tracing::error!(
@@ -193,6 +204,11 @@ impl Issuer {
         self.keys.get().jwks()
     }
 
+    /// How long before it signs a new key is among them.
+    pub fn notice(&self) -> Duration {
+        self.keys_file.notice()
+    }
+
     /// A token for the client that proves to be `client_id`, with the scopes that it asks for, or else all of its own.
     ///
     /// # Errors
@@ -208,17 +224,19 @@ impl Issuer {
         if !clients.remembers(client_id, client_secret) {
             let (clients, id, secret) =
                 (Arc::clone(&clients), client_id.to_owned(), client_secret.to_owned());
-            if !self.comparer.run(move |memory| clients.verify(&id, &secret, memory)).await? {
+            let is_stranger = !clients.has_proved(client_id);
+            if !self.comparer.run(is_stranger, move |memory| clients.verify(&id, &secret, memory)).await? {
                 return Err(GrantError::Client);
             }
         }
         let client = clients.get(client_id, now).ok_or(GrantError::Client)?;
         let token = issue(&self.settings, &self.keys.get(), client, requested, self.settings.token_ttl, now)?;
         let actor = Actor::caller(format!("{}#{client_id}", self.settings.issuer));
-        if let Err(error) = self.log.note(&token.event(actor, client)) {
-            // Scoring does not wait for a disk: unlike a key, a token ends by itself.
-            tracing::error!(error = %format!("{:#}", anyhow::Error::from(error)), token.id, "a token was issued without a record");
-        }
+        self.recorder.note(token.event(actor, client)).await.map_err(|error| {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(error, client.id = client_id, "no token is given: it cannot be recorded");
+            GrantError::Unrecorded
+        })?;
         Ok(token)
     }
 }
@@ -282,7 +300,7 @@ pub fn make(
     let keys = keys_file(settings, log.clone()).follow()?;
     let token = match issue(settings, &keys.get(), &client, requested, lifetime, now) {
         Ok(token) => token,
-        Err(GrantError::Scope) => {
+        Err(GrantError::Scope(ScopeError::Denied)) => {
             let (allowed, found) = (client.scopes(None).unwrap_or_default(), requested.unwrap_or_default());
             return Err(MakeError::Scope { client: client.name, allowed, found: found.into() });
         }
@@ -320,7 +338,7 @@ fn issue(
         #[serde(skip_serializing_if = "Option::is_none")]
         plan: Option<&'c str>,
     }
-    let scope = client.scopes(requested).ok_or(GrantError::Scope)?;
+    let scope = client.scopes(requested)?;
     let id = URL_SAFE_NO_PAD.encode(random::<16>().map_err(GrantError::Random)?);
     let key = keys.current(now);
     // A clock before 1970 is wrong enough for tokens that nobody takes.
@@ -339,9 +357,13 @@ fn issue(
     };
     let header =
         Header { typ: Some("at+jwt".into()), kid: Some(key.kid.clone()), ..Header::new(Algorithm::ES256) };
-    let token = jsonwebtoken::encode(&header, &claims, &key.key)?.into();
+    let token = jsonwebtoken::encode(&header, &claims, &key.key)?;
+    // A long tenant or issuer may leave too little room.
+    if token.len() > MAX_BYTES {
+        return Err(ScopeError::TooMany.into());
+    }
     Ok(AccessToken {
-        token,
+        token: token.into(),
         expires_in: Duration::from_secs(lifetime.as_secs()),
         scope,
         id,
@@ -463,7 +485,20 @@ mod tests {
             assert!(matches!(refused, Err(GrantError::Client)), "{id} {secret}");
         }
         let refused = issuer.grant(&id, &secret, Some("models:write"), now).await;
-        assert!(matches!(refused, Err(GrantError::Scope)));
+        assert!(matches!(refused, Err(GrantError::Scope(ScopeError::Denied))));
+    }
+
+    #[tokio::test]
+    async fn no_token_is_larger_than_the_gateway_takes() {
+        let mut place = Place::new();
+        let (id, secret) = place.client("*");
+        let names = (0..64).map(|at| format!("model:{at:057}")).collect::<Vec<_>>().join(" ");
+        let largest = place.issuer().grant(&id, &secret, Some(&names), SystemTime::now()).await.unwrap();
+        let length = largest.token.expose_secret().len();
+        assert!((MAX_BYTES / 2..=MAX_BYTES).contains(&length), "{length}");
+        place.settings.audience = "x".repeat(MAX_BYTES / 4);
+        let refused = place.issuer().grant(&id, &secret, Some(&names), SystemTime::now()).await;
+        assert!(matches!(refused, Err(GrantError::Scope(ScopeError::TooMany))));
     }
 
     #[tokio::test]
@@ -505,33 +540,52 @@ mod tests {
         assert!(error.contains("score:predict models:read") && error.contains("models:write"), "{error}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn a_token_that_cannot_be_recorded_is_not_given() {
+        let place = Place::new();
+        let (id, secret) = place.client("*");
+        let issuer = place.issuer();
+        let log = place._directory.path().join("audit.jsonl");
+        std::fs::remove_file(&log).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+        let refused = issuer.grant(&id, &secret, None, SystemTime::now()).await;
+        assert!(matches!(refused, Err(GrantError::Unrecorded)), "{refused:?}");
+        assert!(matches!(place.make(None, None), Err(MakeError::Audit(_))));
+        std::fs::remove_file(&log).unwrap();
+        issuer.grant(&id, &secret, None, SystemTime::now()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn changes_of_clients_and_keys_are_followed() {
         let place = Place::new();
         let issuer = place.issuer();
         let mut keys = issuer.keys();
-        let wait = || tokio::time::sleep(EVERY * 3);
         let script = async {
-            wait().await;
             let (id, secret) = place.client("*");
-            wait().await;
             let now = SystemTime::now();
-            let before = issuer.grant(&id, &secret, None, now).await.unwrap();
+            let before = loop {
+                match issuer.grant(&id, &secret, None, now).await {
+                    Ok(token) => break token,
+                    Err(error) => assert!(matches!(error, GrantError::Client), "{error}"),
+                }
+            };
             let jwks = issuer.jwks();
             keys.mark_unchanged();
             // An operator who fears for the key.
             std::fs::write(&place.settings.keys_file, "[]").unwrap();
-            wait().await;
-            assert!(keys.has_changed().unwrap() && issuer.jwks() != jwks);
+            keys.changed().await.unwrap();
+            assert_ne!(issuer.jwks(), jwks);
             let after = issuer.grant(&id, &secret, None, now).await.unwrap();
             assert_ne!(before.kid, after.kid);
             ClientsFile::new(&place.settings.clients_file, place.log.clone()).revoke(&id).unwrap();
-            wait().await;
+            while issuer.grant(&id, &secret, None, now).await.is_ok() {
+                tokio::time::sleep(EVERY / 20).await;
+            }
             assert!(matches!(issuer.grant(&id, &secret, None, now).await, Err(GrantError::Client)));
         };
         tokio::select! {
             () = issuer.follow() => {}
-            () = script => {}
+            done = tokio::time::timeout(Duration::from_secs(60), script) => done.unwrap(),
         }
     }
 }

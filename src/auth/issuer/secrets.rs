@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use argon2::password_hash::{PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use subtle::ConstantTimeEq;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 /// How many secrets are compared at a time at most; each takes some 19 MiB meanwhile.
 const MAX_THREADS: usize = 2;
 /// How many more may wait.
 const QUEUE: usize = 32;
+/// How many of them may be strangers: clients of which no secret has been right yet.
+const MAX_STRANGERS: usize = 24;
 
 type Job = Box<dyn FnOnce(&mut Memory) + Send>;
 
@@ -31,6 +33,12 @@ impl Memory {
         self.compare(hash, secret).unwrap_or(false)
     }
 
+    /// How much it has needed so far.
+    #[cfg(test)]
+    pub(super) fn kibibytes(&self) -> usize {
+        self.0.len() * Block::SIZE / 1_024
+    }
+
     fn compare(&mut self, hash: &str, secret: &str) -> Option<bool> {
         let hash = PasswordHash::new(hash).ok()?;
         let (params, expected) = (Params::try_from(&hash).ok()?, hash.hash?);
@@ -42,8 +50,13 @@ impl Memory {
         Some(found.ct_eq(expected.as_bytes()).into())
     }
 
-    /// The work that comparing `secret` with a client's hash takes, for a client that there is not.
-    pub(super) fn work_in_vain(&mut self, secret: &str) {
+    /// The work that comparing `secret` with `another`'s hash takes, for a client that there is not. New hashes set the
+    /// measure where there are no others.
+    pub(super) fn work_in_vain(&mut self, another: Option<&str>, secret: &str) {
+        if let Some(hash) = another {
+            self.is_hash_of(hash, secret);
+            return;
+        }
         let mut found = [0; Params::DEFAULT_OUTPUT_LEN];
         self.hash(Params::DEFAULT, Version::default(), secret, b"no client's salt", &mut found);
     }
@@ -69,6 +82,8 @@ impl Memory {
 #[derive(Debug)]
 pub(super) struct Comparer {
     jobs: SyncSender<Job>,
+    /// Places for strangers.
+    places: Arc<Semaphore>,
 }
 
 impl Comparer {
@@ -94,19 +109,24 @@ impl Comparer {
                 }
             })?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs, places: Arc::new(Semaphore::new(MAX_STRANGERS)) })
     }
 
-    /// Does `work` on one of the threads, unless whoever asked has left by then.
+    /// Does `work` on one of the threads, unless whoever asked has left by then. Strangers leave room for others.
     ///
     /// # Errors
     /// [`Busy`] if too many are waiting.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        is_stranger: bool,
         work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Busy> {
+        let place = || Arc::clone(&self.places).try_acquire_owned().map_err(|_| Busy);
+        let place = is_stranger.then(place).transpose()?;
         let (answer, answered) = oneshot::channel();
         let job = move |memory: &mut Memory| {
+            // It waits no more.
+            drop(place);
             if !answer.is_closed() {
                 let _ = answer.send(work(memory));
             }
@@ -137,19 +157,26 @@ mod tests {
         });
         comparer.jobs.try_send(job).unwrap();
         has_begun.recv().unwrap();
-        let waiting: Vec<_> = (0..QUEUE)
-            .map(|at| {
+        let wait = |is_stranger: bool, count: usize| -> Vec<_> {
+            let run = |at| {
                 let comparer = Arc::clone(&comparer);
-                tokio::spawn(async move { comparer.run(move |_| at).await })
-            })
-            .collect();
+                tokio::spawn(async move { comparer.run(is_stranger, move |_| at).await })
+            };
+            (0..count).map(run).collect()
+        };
+        let mut waiting = wait(true, MAX_STRANGERS);
         tokio::task::yield_now().await;
-        assert_eq!(comparer.run(|_| ()).await, Err(Busy));
+        assert_eq!(comparer.run(true, |_| ()).await, Err(Busy));
+        waiting.extend(wait(false, QUEUE - MAX_STRANGERS));
+        tokio::task::yield_now().await;
+        assert_eq!(comparer.run(false, |_| ()).await, Err(Busy));
         release.send(()).unwrap();
-        for (at, waited) in waiting.into_iter().enumerate() {
-            assert_eq!(waited.await.unwrap(), Ok(at));
+        for waited in waiting {
+            assert!(waited.await.unwrap().is_ok());
         }
-        assert_eq!(comparer.run(|_| panic!("on purpose")).await, Err::<(), _>(Busy));
-        assert_eq!(comparer.run(|_| 7).await, Ok(7));
+        assert_eq!(comparer.run(true, |_| panic!("on purpose")).await, Err::<(), _>(Busy));
+        for _ in 0..2 * MAX_STRANGERS {
+            assert_eq!(comparer.run(true, |_| 7).await, Ok(7));
+        }
     }
 }

@@ -19,8 +19,8 @@ use crate::auth::file::{self, ListFile, parse_time, time_after};
 use crate::auth::tokens::jwk::KeySet;
 use crate::follow::{self, Followed};
 
-/// The least notice of a new key: replicas look at the file every second.
-const MIN_NOTICE: Duration = Duration::from_secs(3);
+/// The least notice of a new key: replicas look at the file every second, and believe what they see twice.
+const MIN_NOTICE: Duration = Duration::from_secs(5);
 /// The notice that is enough for whoever fetches the key set now and then.
 const MAX_NOTICE: Duration = Duration::from_secs(3_600);
 
@@ -108,7 +108,9 @@ impl KeysFile {
         self.file.edit(|entries: &mut Vec<Entry>| {
             // Another may have done it meanwhile.
             let (outlived, next) = is_due(entries)?;
-            entries.drain(..outlived);
+            for retired in entries.drain(..outlived) {
+                self.log.record(&Event::new(Actor::gateway(), "signing_key.retired", retired.kid))?;
+            }
             if let Some(from) = next {
                 let entry = entry(now, from)?;
                 let event = Event::new(Actor::gateway(), "signing_key.created", &entry.kid)
@@ -118,6 +120,11 @@ impl KeysFile {
             }
             Ok(())
         })
+    }
+
+    /// How long before it signs a new key is in the file.
+    pub(super) fn notice(&self) -> Duration {
+        self.schedule.notice()
     }
 
     /// The keys in the file, as they are now.
@@ -297,6 +304,8 @@ mod tests {
         assert_eq!(at(&file, woken + hour).1, published[1]);
         let log = fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
         assert_eq!(log.matches("signing_key.created").count(), 3);
+        let retired: Vec<&str> = log.lines().filter(|line| line.contains("signing_key.retired")).collect();
+        assert!(retired.len() == 1 && retired[0].contains(&first), "{log}");
         assert_eq!(fs::metadata(file.file.path()).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -310,8 +319,8 @@ mod tests {
             let now = start + step * Duration::from_millis(500);
             let (published, signs) = at(&file, now);
             assert!(step == 0 || known.contains(&signs), "at {step}: {signs} was not announced");
-            // Another replica knows what was published a second and a half ago.
-            if step % 3 == 0 {
+            // Another replica knows what was published three seconds ago.
+            if step % 6 == 0 {
                 known = published;
             }
             signed.push(signs);

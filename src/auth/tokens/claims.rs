@@ -58,12 +58,14 @@ impl Claims {
         if !is_for(claims.get("aud"), &settings.audience) {
             return Err(Reason::Audience);
         }
-        let subject = match claims.get("sub") {
-            None if !signed => claims.get("client_id"),
-            subject => subject,
+        let name = |claim: &str| claims.get(claim).and_then(Value::text).filter(|name| !name.is_empty());
+        let issuer = &settings.issuer;
+        let id = match claims.get("sub") {
+            // Whoever may choose the subject of a token must not become a client so.
+            None if !signed => name("client_id").map(|client| format!("client:{issuer}#{client}")),
+            _ => name("sub").map(|subject| format!("{issuer}#{subject}")),
         };
-        let subject = subject.and_then(Value::text).filter(|subject| !subject.is_empty());
-        let subject = subject.ok_or(Reason::Subject)?;
+        let id = id.ok_or(Reason::Subject)?;
         let ends = check_times(claims, signed, settings, now)?;
         let token_id = match claims.get("jti") {
             None => None,
@@ -81,7 +83,6 @@ impl Claims {
             Some(confirmation) => Some(thumbprint(confirmation).ok_or(Reason::Confirmation)?),
         };
         let grant = granted(claims, settings).ok_or(Reason::Scope)?;
-        let id = format!("{}#{subject}", settings.issuer);
         let caller = Caller::new(Identity { id, tenant, plan, grant });
         Ok(Self { caller, ends, token_id, certificate })
     }

@@ -1,6 +1,7 @@
-//! JSON objects from strangers: bounded in depth and width, no name twice, texts borrowed where they can be.
+//! JSON objects from strangers: bounded in depth, width and number of values, no name twice, texts borrowed where they can be.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -9,6 +10,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 const MAX_DEPTH: usize = 16;
 /// The most members of one object. Names are compared with one another, so that this also bounds the work.
 const MAX_MEMBERS: usize = 128;
+/// The most values of one document: each takes more memory than its text, down to the two bytes of an empty object.
+const MAX_VALUES: usize = 16_384;
+/// How many members the outermost object has room for at once: as many as a token has. Those within begin with none.
+const USUAL_MEMBERS: usize = 12;
 
 /// Any value.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +52,9 @@ impl<'t> Object<'t> {
     /// Reads `text`, which has to be one object and nothing more.
     pub(in crate::auth) fn parse(text: &'t [u8]) -> Option<Self> {
         let mut deserializer = serde_json::Deserializer::from_str(std::str::from_utf8(text).ok()?);
-        let value = Depth(MAX_DEPTH).deserialize(&mut deserializer).ok()?;
+        let left = Cell::new(MAX_VALUES);
+        let reader = Reader { depth: 0, left: &left };
+        let value = reader.deserialize(&mut deserializer).ok()?;
         deserializer.end().ok()?;
         if let Value::Object(object) = value { Some(object) } else { None }
     }
@@ -63,25 +70,35 @@ impl<'t> Object<'t> {
     }
 }
 
-/// Reads a value that may be so deep.
-struct Depth(usize);
+/// Reads a value.
+struct Reader<'l> {
+    /// Within how many others it lies.
+    depth: usize,
+    /// How many values there may still be.
+    left: &'l Cell<usize>,
+}
 
-impl Depth {
+impl Reader<'_> {
     fn below<E: serde::de::Error>(&self) -> Result<Self, E> {
-        self.0.checked_sub(1).map(Self).ok_or_else(|| E::custom("nested too deep"))
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom("nested too deep"));
+        }
+        Ok(Self { depth: self.depth + 1, left: self.left })
     }
 }
 
-impl<'t> DeserializeSeed<'t> for Depth {
+impl<'t> DeserializeSeed<'t> for Reader<'_> {
     type Value = Value<'t>;
 
     fn deserialize<D: Deserializer<'t>>(self, deserializer: D) -> Result<Value<'t>, D::Error> {
+        let left = self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?;
+        self.left.set(left);
         deserializer.deserialize_any(self)
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "see Value::Number")]
-impl<'t> Visitor<'t> for Depth {
+impl<'t> Visitor<'t> for Reader<'_> {
     type Value = Value<'t>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,7 +142,8 @@ impl<'t> Visitor<'t> for Depth {
     }
 
     fn visit_map<A: MapAccess<'t>>(self, mut members: A) -> Result<Value<'t>, A::Error> {
-        let mut object: Vec<(Cow<'t, str>, Value<'t>)> = Vec::with_capacity(12);
+        let room = if self.depth == 0 { USUAL_MEMBERS } else { 0 };
+        let mut object: Vec<(Cow<'t, str>, Value<'t>)> = Vec::with_capacity(room);
         while let Some(name) = members.next_key_seed(Name)? {
             if object.len() == MAX_MEMBERS || object.iter().any(|(known, _)| *known == name) {
                 return Err(A::Error::custom("too many members, or one of them twice"));
@@ -185,6 +203,16 @@ mod tests {
         };
         assert!(Object::parse(deep(MAX_DEPTH - 1).as_bytes()).is_some());
         assert!(Object::parse(wide(MAX_MEMBERS).as_bytes()).is_some());
+        let many = |values: usize| format!("{{\"a\":[{}]}}", vec!["{}"; values].join(","));
+        // The object itself and its list are values too.
+        let most = many(MAX_VALUES - 2);
+        let most = Object::parse(most.as_bytes()).unwrap();
+        let Some(Value::List(list)) = most.get("a") else { panic!("no list") };
+        assert_eq!(list.len(), MAX_VALUES - 2);
+        for item in list {
+            let Value::Object(Object(members)) = item else { panic!("{item:?}") };
+            assert_eq!(members.capacity(), 0, "memory for nothing");
+        }
         for (what, text) in [
             ("empty", String::new()),
             ("no object", "[]".into()),
@@ -201,6 +229,7 @@ mod tests {
             ("too deep", deep(MAX_DEPTH)),
             ("much too deep", deep(100_000)),
             ("too wide", wide(MAX_MEMBERS + 1)),
+            ("too many values", many(MAX_VALUES - 1)),
         ] {
             assert_eq!(Object::parse(text.as_bytes()), None, "{what}");
         }

@@ -33,12 +33,12 @@ pub enum Error {
     #[error("found {0} keys, expected at most {MAX_KEYS}")]
     TooMany(usize),
     /// Signatures cannot be checked with any of them.
-    #[error("found {found} keys, expected one that signatures can be checked with{}", .why.map(|why| format!("; the first: {why}")).unwrap_or_default())]
+    #[error("found {found} keys, expected one that signatures can be checked with; the first: {why}")]
     NoneUsable {
         /// How many there are.
         found: usize,
         /// Why the first of them cannot be used.
-        why: Option<&'static str>,
+        why: &'static str,
     },
     /// It is no secret that could not be guessed.
     #[error("found a secret of {0} bytes, expected at least {MIN_SECRET_BYTES}")]
@@ -200,10 +200,11 @@ pub struct KeySet {
 }
 
 impl KeySet {
-    /// Reads a JWKS document. Keys that cannot be used are left out.
+    /// Reads a JWKS document. Keys that cannot be used are left out. A set without any keys is what an issuer publishes that
+    /// has withdrawn all of them; one with keys of which none can be used is a mistake.
     ///
     /// # Errors
-    /// [`Error`] if it is none, or has no usable key.
+    /// [`Error`] if it is none, or has keys but no usable one.
     pub fn parse(document: &[u8]) -> Result<Self, Error> {
         let document = Object::parse(document).ok_or(Error::NotASet)?;
         let Some(Value::List(found)) = document.get("keys") else { return Err(Error::NotASet) };
@@ -225,7 +226,10 @@ impl KeySet {
                 }
             }
         }
-        if keys.is_empty() { Err(Error::NoneUsable { found: found.len(), why }) } else { Ok(Self { keys }) }
+        match why {
+            Some(why) if keys.is_empty() => Err(Error::NoneUsable { found: found.len(), why }),
+            _ => Ok(Self { keys }),
+        }
     }
 
     /// The one key that a shared secret is. The last line's end is not part of it.
@@ -303,14 +307,14 @@ impl Held {
     /// changed.
     pub(super) fn replace(&self, new: &KeySet) -> bool {
         let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.set.load_full();
-        let old = old.as_ref().map_or(&[][..], |old| &old.keys);
+        let set = self.set.load_full();
+        let old = set.as_ref().map_or(&[][..], |old| &old.keys);
         let known = |key: &Arc<Key>| old.iter().find(|old| old.is_same(key)).cloned();
         let keys: Vec<Arc<Key>> =
             new.keys.iter().map(|key| known(key).unwrap_or_else(|| Arc::clone(key))).collect();
         let has = |set: &[Arc<Key>], key: &Arc<Key>| set.iter().any(|other| Arc::ptr_eq(other, key));
         let leaving: Vec<&Arc<Key>> = old.iter().filter(|key| !has(&keys, key)).collect();
-        let changed = !leaving.is_empty() || keys.iter().any(|key| !has(old, key));
+        let changed = set.is_none() || !leaving.is_empty() || keys.iter().any(|key| !has(old, key));
         self.set.store(Some(Arc::new(KeySet { keys: keys.clone() })));
         for key in leaving {
             key.withdrawn.store(true, Ordering::Release);

@@ -55,7 +55,7 @@ struct Progress {
     running: bool,
     /// How many have ended.
     ended: u64,
-    /// When an unknown key was last a reason for one.
+    /// When a token was last a reason for one.
     demanded: Option<Instant>,
     /// When the next one begins by itself.
     next: Instant,
@@ -131,12 +131,21 @@ impl Keys {
         matches!(self.source, Source::Remote(_))
     }
 
+    /// Waits until they were fetched once, well or badly, if that is where they come from.
+    pub(super) async fn tried(&self) {
+        if self.are_remote() {
+            // The sender lives in `self`, so that waiting cannot fail.
+            let _ = self.progress.subscribe().wait_for(|progress| progress.ended > 0).await;
+        }
+    }
+
     /// How many fetches went well, and how many did not.
     pub(super) fn fetches(&self) -> (u64, u64) {
         (self.fetched.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
-    /// The issuer's key that signed `message`. A key that is not known is looked for anew, as seldom as the cool-down says.
+    /// The issuer's key that signed `message`. A key that is not known is looked for anew, as seldom as the cool-down says; so is
+    /// one for a token that names none and was signed by none. A bad signature under a name that is known is only that.
     ///
     /// # Errors
     /// [`Error::InvalidToken`], or [`Error::Unavailable`] if there has never been a key.
@@ -149,28 +158,36 @@ impl Keys {
     ) -> Result<Arc<Key>, Error> {
         let verify = |set: Arc<KeySet>| set.verify(algorithm, kid, message, signature).cloned();
         match self.held.get().map(verify) {
-            Some(Err(Reason::UnknownKey)) | None => {}
+            None => _ = self.look_again().await,
+            Some(Err(reason))
+                if reason == Reason::UnknownKey || kid.is_none() && reason == Reason::Signature =>
+            {
+                if !self.look_again().await {
+                    return Err(Error::InvalidToken(reason));
+                }
+            }
             Some(known) => return known.map_err(Error::InvalidToken),
         }
-        self.look_again().await;
         match self.held.get() {
             Some(set) => verify(set).map_err(Error::InvalidToken),
             None => Err(Error::Unavailable { retry_after: self.until_next() }),
         }
     }
 
-    /// Waits for keys that may be newer than those held.
-    async fn look_again(&self) {
+    /// Waits for keys that may be newer than those held. Says whether there may be any.
+    async fn look_again(&self) -> bool {
         match &self.source {
-            Source::Nowhere | Source::File(_) => {}
-            Source::Memory(keys) => _ = self.held.replace(&keys.borrow()),
+            Source::Nowhere | Source::File(_) => false,
+            Source::Memory(keys) => self.held.replace(&keys.borrow()),
             Source::Remote(_) => {
                 let mut progress = self.progress.subscribe();
                 let ended = progress.borrow_and_update().ended;
-                if self.demand() {
+                let is_running = self.demand();
+                if is_running {
                     // Too late is as good as never: the request is judged by the keys that there are.
                     let _ = timeout(PATIENCE, progress.wait_for(|progress| progress.ended > ended)).await;
                 }
+                is_running
             }
         }
     }
@@ -231,7 +248,13 @@ impl Keys {
                 Ok(set) => {
                     self.fetched.fetch_add(1, Ordering::Relaxed);
                     let issuer = &self.issuer;
-                    if self.held.replace(&set) || !told.is_empty() {
+                    let has_changed = self.held.replace(&set);
+                    if has_changed && set.is_empty() {
+                        tracing::warn!(
+                            issuer,
+                            "an issuer has withdrawn all its keys: none of its tokens holds"
+                        );
+                    } else if has_changed || !told.is_empty() {
                         tracing::info!(issuer, keys = set.len(), "an issuer's keys were fetched");
                     }
                     told.clear();

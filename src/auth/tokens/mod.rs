@@ -31,12 +31,13 @@ use self::json::{Object, Value};
 use self::jwk::{Held, Key, KeySet};
 use self::key_source::Keys;
 use self::memory::Memory;
-use self::parse::{Header, MAX_BYTES, Segments};
+use self::parse::{Header, Segments};
 use super::certificates::ClientCertificate;
 use super::{Caller, Error, fetch};
 use crate::config::IssuerSettings;
 use crate::follow::{self, Followed};
 
+pub(super) use self::parse::MAX_BYTES;
 pub use self::reason::Reason;
 
 /// SHA-256 of a token.
@@ -46,6 +47,8 @@ type Digest = [u8; 32];
 #[derive(Debug)]
 pub struct Tokens {
     issuers: Vec<Arc<Issuer>>,
+    /// The one issuer that is asked about its tokens: nothing would say which of several a token without a structure is from.
+    introspection: Option<Arc<Introspection>>,
     deny_list: Option<Followed<HashSet<String>>>,
     /// Tokens whose signature was checked.
     memory: Memory<Remembered>,
@@ -64,7 +67,6 @@ struct Issuer {
     settings: Arc<IssuerSettings>,
     secret: Option<Secret>,
     keys: Keys,
-    introspection: Option<Arc<Introspection>>,
 }
 
 /// A secret that an issuer shares with the gateway.
@@ -90,12 +92,15 @@ impl Tokens {
             Issuer::open(&settings, keys)
         });
         let others = issuers.iter().map(|settings| Issuer::open(settings, Keys::open(settings)?));
+        let issuers = own.into_iter().chain(others).map(|issuer| issuer.map(Arc::new));
+        let issuers = issuers.collect::<Result<Vec<_>, _>>()?;
+        let introspection = issuers.iter().find_map(|issuer| {
+            let settings = issuer.settings.introspection.as_ref()?;
+            Some(Introspection::open(&issuer.settings, settings).map(Arc::new))
+        });
         Ok(Self {
-            issuers: own
-                .into_iter()
-                .chain(others)
-                .map(|issuer| issuer.map(Arc::new))
-                .collect::<Result<_, _>>()?,
+            issuers,
+            introspection: introspection.transpose()?,
             deny_list: deny_list
                 .map(|path| Followed::open("denied tokens", vec![path.into()], denied))
                 .transpose()?,
@@ -127,16 +132,18 @@ impl Tokens {
         let (segments, header) = match (&segments, &header) {
             (Ok(segments), Some(header)) => (segments, header),
             (Err(reason), _) if *reason != Reason::Structure => return Err(invalid(*reason)),
-            _ => return self.ask_all(digest, unverified_token, certificate, now).await,
+            _ => {
+                let introspection = self.introspection.as_ref().ok_or(invalid(Reason::Structure))?;
+                return self.ask(introspection, digest, unverified_token, certificate, now).await;
+            }
         };
         let payload = Object::parse(segments.payload()).ok_or(invalid(Reason::Payload))?;
         let issuer = payload.get("iss").and_then(Value::text);
         let issuer =
             issuer.and_then(|name| self.issuers.iter().find(|issuer| issuer.settings.issuer == name));
         let issuer = issuer.ok_or(invalid(Reason::Issuer))?;
-        if let Some(introspection) = issuer.asks_about_everything() {
-            let answer = introspection.answer(digest, unverified_token, now).await?;
-            return self.caller(answer.claims.as_ref().map_err(|reason| invalid(*reason))?, certificate, now);
+        if let Some(introspection) = self.sole_judge_of(issuer) {
+            return self.ask(introspection, digest, unverified_token, certificate, now).await;
         }
         let header = Header::of(header).map_err(invalid)?;
         header.check(&issuer.settings).map_err(invalid)?;
@@ -152,7 +159,8 @@ impl Tokens {
     /// Keeps keys, secrets and the deny list up to date for as long as the gateway runs, and asks issuers what there is to ask.
     /// Nothing is fetched before.
     pub async fn follow(&self) {
-        let client = self.issuers.iter().any(|issuer| issuer.is_remote()).then(fetch::Client::new);
+        let is_remote = self.introspection.is_some() || self.issuers.iter().any(|it| it.keys.are_remote());
+        let client = is_remote.then(fetch::Client::new);
         let client = client.and_then(|client| {
             let told = |error| tracing::error!(error = %anyhow::Error::from(error), "nothing can be fetched");
             client.map_err(told).ok()
@@ -162,9 +170,21 @@ impl Tokens {
             let (issuer, client) = (Arc::clone(issuer), client.clone());
             tasks.spawn(async move { issuer.follow(client.as_ref()).await });
         }
+        if let (Some(introspection), Some(client)) = (&self.introspection, client) {
+            let introspection = Arc::clone(introspection);
+            tasks.spawn(async move { introspection.follow(&client).await });
+        }
         match &self.deny_list {
             Some(file) => file.follow(|_| ()).await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the keys of every issuer that has to be asked for them were fetched once, well or badly. [`Tokens::follow`]
+    /// does that.
+    pub async fn tried(&self) {
+        for issuer in &self.issuers {
+            issuer.keys.tried().await;
         }
     }
 
@@ -192,28 +212,25 @@ impl Tokens {
         (!is_withdrawn).then_some(remembered)
     }
 
-    /// Asks every issuer that can be asked about a token that nobody can read, until one of them knows it.
-    async fn ask_all(
+    /// Who is asked about all tokens of the `issuer`, as there is nothing else to check them with.
+    fn sole_judge_of(&self, issuer: &Issuer) -> Option<&Arc<Introspection>> {
+        let has_key = issuer.secret.is_some() || issuer.keys.are_somewhere();
+        let own = |introspection: &&Arc<Introspection>| Arc::ptr_eq(&introspection.issuer, &issuer.settings);
+        self.introspection.as_ref().filter(|_| !has_key).filter(own)
+    }
+
+    /// The caller that the issuer says the token belongs to.
+    async fn ask(
         &self,
+        introspection: &Introspection,
         digest: Digest,
         unverified_token: &str,
         certificate: Option<&ClientCertificate>,
         now: f64,
     ) -> Result<Caller, Error> {
-        let mut outcome = Err(Error::InvalidToken(Reason::Structure));
-        for introspection in self.issuers.iter().filter_map(|issuer| issuer.introspection.as_ref()) {
-            match introspection.answer(digest, unverified_token, now).await {
-                Ok(answer) => match &answer.claims {
-                    Ok(claims) => return self.caller(claims, certificate, now),
-                    Err(reason) if !matches!(outcome, Err(Error::Unavailable { .. })) => {
-                        outcome = Err(Error::InvalidToken(*reason));
-                    }
-                    Err(_) => {}
-                },
-                Err(error) => outcome = Err(error),
-            }
-        }
-        outcome
+        let answer = introspection.answer(digest, unverified_token, now).await?;
+        let claims = answer.claims.as_ref().map_err(|reason| Error::InvalidToken(*reason))?;
+        self.caller(claims, certificate, now)
     }
 
     fn caller(
@@ -229,23 +246,11 @@ impl Tokens {
 
 impl Issuer {
     fn open(settings: &IssuerSettings, keys: Keys) -> Result<Self, follow::Error> {
-        let introspection = settings.introspection.as_ref().map(Introspection::open).transpose()?;
         Ok(Self {
             settings: Arc::new(settings.clone()),
             secret: settings.hs256_secret_file.as_deref().map(Secret::open).transpose()?,
             keys,
-            introspection: introspection.map(Arc::new),
         })
-    }
-
-    /// Where it is asked about all its tokens, as there is nothing else to check them with.
-    fn asks_about_everything(&self) -> Option<&Arc<Introspection>> {
-        let has_key = self.secret.is_some() || self.keys.are_somewhere();
-        self.introspection.as_ref().filter(|_| !has_key)
-    }
-
-    fn is_remote(&self) -> bool {
-        self.keys.are_remote() || self.introspection.is_some()
     }
 
     /// The key that signed the token. Shared secrets and public keys are never taken for each other.
@@ -269,12 +274,7 @@ impl Issuer {
                 secret.file.follow(replace).await;
             }
         };
-        let answers = async {
-            if let (Some(introspection), Some(client)) = (&self.introspection, client) {
-                introspection.follow(&self.settings, client).await;
-            }
-        };
-        tokio::join!(secret, self.keys.follow(client), answers);
+        tokio::join!(secret, self.keys.follow(client));
     }
 }
 

@@ -11,7 +11,7 @@ use super::reason::Reason;
 use crate::config::IssuerSettings;
 
 /// The longest token that is looked at.
-pub(super) const MAX_BYTES: usize = 8 * 1024;
+pub(in crate::auth) const MAX_BYTES: usize = 8 * 1024;
 
 /// The three texts of an unverified token; the first two are decoded.
 #[derive(Debug)]

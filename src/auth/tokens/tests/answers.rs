@@ -10,7 +10,10 @@ use crate::auth::certificates::ClientCertificate;
 use crate::auth::fetch::stub::{Stub, answer, ok};
 use crate::config::IntrospectionSettings;
 
-/// An issuer that says about every token what the test sets.
+/// What begins a token that somebody has made up.
+const MADE_UP: &str = "made-up";
+
+/// An issuer that says about every token what the test sets, but for those that are made up.
 struct Server {
     stub: Stub,
     says: Arc<Mutex<String>>,
@@ -21,11 +24,15 @@ impl Server {
     async fn start(delay: Duration) -> Self {
         let says: Arc<Mutex<String>> = Arc::default();
         let said = Arc::clone(&says);
-        let stub = Stub::start(move |_| {
+        let stub = Stub::start(move |request| {
             let said = Arc::clone(&said);
             async move {
                 tokio::time::sleep(delay).await;
-                said.lock().unwrap().clone()
+                if request.contains(&format!("token={MADE_UP}")) {
+                    ok(r#"{"active":false}"#)
+                } else {
+                    said.lock().unwrap().clone()
+                }
             }
         })
         .await;
@@ -69,7 +76,13 @@ async fn what_the_issuer_says_decides() {
         for (number, (what, answer, expected)) in [
             ("active", changed(json!({})), SHOP),
             ("with its issuer", changed(json!({"iss": ISSUER, "token_type": "bearer"})), SHOP),
-            ("for a client", changed(json!({"sub": null, "client_id": "shop"})), SHOP),
+            (
+                "for a client",
+                changed(json!({"sub": null, "client_id": "shop"})),
+                "client:https://issuer.example#shop",
+            ),
+            ("for a client without a name", changed(json!({"sub": null, "client_id": ""})), "subject"),
+            ("no subject, but one said", changed(json!({"sub": "", "client_id": "shop"})), "subject"),
             ("without end", changed(json!({"exp": null})), SHOP),
             ("inactive", ok(r#"{"active":false}"#), "inactive"),
             ("another issuer", changed(json!({"iss": "x"})), "issuer"),
@@ -181,10 +194,98 @@ async fn equal_tokens_ask_once_and_not_too_many_at_a_time() {
         (0..100).for_each(|number| ask(format!("opaque-{number}")));
         let found = asking.join_all().await;
         let count = |expected: &str| found.iter().filter(|found| *found == expected).count();
-        assert_eq!((count(SHOP), count("unavailable")), (50 + 63, 37));
-        assert_eq!(server.stub.requests().len(), 64);
+        assert_eq!((count(SHOP), count("unavailable")), (50 + 31, 69));
+        assert_eq!(server.stub.requests().len(), 32);
         // They are over, and others can be asked.
         assert_eq!(verified(&tokens, "opaque-99", NOW).await, SHOP);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn texts_that_others_make_up_do_not_get_in_the_way_of_an_active_token() {
+    let delay = Duration::from_millis(200);
+    let server = Server::start(delay).await;
+    server.say(ok(&active().to_string()));
+    let mut settings = server.settings();
+    settings.introspection.as_mut().unwrap().cache = Duration::from_millis(1_000);
+    let tokens = Arc::new(Tokens::open(&[settings], None, None).unwrap());
+    following(&tokens, async {
+        assert_eq!(verified(&tokens, "opaque", NOW).await, SHOP);
+        let begun = std::time::Instant::now();
+        let (mut made_up, mut slowest) = (tokio::task::JoinSet::new(), Duration::ZERO);
+        let mut number = 0;
+        while begun.elapsed() < Duration::from_secs(4) {
+            for _ in 0..100 {
+                let (tokens, token) = (Arc::clone(&tokens), format!("{MADE_UP}-{number}"));
+                made_up.spawn(async move { verified(&tokens, &token, NOW).await });
+                number += 1;
+            }
+            let asked = std::time::Instant::now();
+            assert_eq!(verified(&tokens, "opaque", NOW).await, SHOP, "after {:?}", begun.elapsed());
+            slowest = slowest.max(asked.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        made_up.abort_all();
+        assert!(slowest < delay, "somebody waited {slowest:?} for an answer that could be asked for before");
+        let about_it = server.stub.requests().iter().filter(|asked| asked.contains("token=opaque&")).count();
+        assert!((4..=8).contains(&about_it), "asked {about_it} times about one token");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_issuer_is_not_flooded_with_what_others_make_up() {
+    let server = Server::start(Duration::ZERO).await;
+    let tokens = Tokens::open(&[server.settings()], None, None).unwrap();
+    following(&tokens, async {
+        let begun = std::time::Instant::now();
+        let mut refused = [0, 0];
+        let mut number = 0;
+        while begun.elapsed() < Duration::from_millis(2_500) {
+            match verified(&tokens, &format!("{MADE_UP}-{number}"), NOW).await.as_str() {
+                "inactive" => refused[0] += 1,
+                "unavailable" => refused[1] += 1,
+                other => panic!("{other}"),
+            }
+            number += 1;
+        }
+        let asked = server.stub.requests().len();
+        // One may have begun before the flood, and another one just before its end.
+        let seconds = 2 + begun.elapsed().as_secs() as usize;
+        assert!((1..=100 * seconds).contains(&asked), "{asked} questions in {seconds} s");
+        assert_eq!((refused[0], refused[0] + refused[1]), (asked, number));
+        assert!(refused[1] > 0, "only {number} could be made up in that time");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_active_token_is_asked_about_anew_before_its_answer_ends() {
+    let server = Server::start(Duration::ZERO).await;
+    let mut settings = server.settings();
+    settings.introspection.as_mut().unwrap().cache = Duration::from_secs(2);
+    let tokens = Tokens::open(&[settings], None, None).unwrap();
+    following(&tokens, async {
+        server.say(ok(&active().to_string()));
+        assert_eq!(verified(&tokens, "opaque", NOW).await, SHOP);
+        // Nobody answers any more: what was said holds for its time, and a broken server is not hammered.
+        server.say(answer("500 Internal Server Error", "", ""));
+        let begun = std::time::Instant::now();
+        while verified(&tokens, "opaque", NOW).await == SHOP {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(begun.elapsed() > Duration::from_millis(1_900), "{:?}", begun.elapsed());
+        assert_eq!(server.stub.requests().len(), 2);
+        assert_eq!(verified(&tokens, "opaque", NOW).await, "unavailable");
+        assert_eq!(server.stub.requests().len(), 2, "a second has not passed");
+        server.say(ok(&active().to_string()));
+        while verified(&tokens, "opaque", NOW).await != SHOP {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(server.stub.requests().len(), 3);
     })
     .await;
 }

@@ -120,10 +120,81 @@ async fn a_flood_of_unknown_keys_is_one_fetch() {
         assert_eq!(verified(&tokens, &token(&attacker, "bogus"), NOW).await, "unknown_key");
         assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
         assert_eq!(server.asked().len(), 2);
-        // Neither a bad signature nor another algorithm is a reason for a fetch.
-        assert_eq!(verified(&tokens, &token(&attacker, "k1"), NOW).await, "signature");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_bad_signature_is_a_reason_to_look_only_without_a_name() {
+    let (server, signers, attacker) =
+        (Server::start(Duration::ZERO).await, [Signer::p256(), Signer::p256()], Signer::p256());
+    let nameless = |signer: &Signer| {
+        let mut key = signer.jwk("");
+        key.as_object_mut().unwrap().remove("kid");
+        ok(&jwks(&[key]))
+    };
+    let unnamed =
+        |signer: &Signer| signer.token(&with(header(), json!({"kid": null})), &claims().to_string());
+    server.serve("/keys", ok(&jwks(&[signers[0].jwk("k1")])));
+    let tokens = Tokens::open(&[server.settings()], None, None).unwrap();
+    following(&tokens, async {
+        assert_eq!(verified(&tokens, &token(&signers[0], "k1"), NOW).await, SHOP);
+        assert_eq!(verified(&tokens, &token(&attacker, "k1"), NOW).await, "signature");
+        assert_eq!(server.asked().len(), 1, "attackers would drive it");
+        server.serve("/keys", nameless(&signers[1]));
+        assert_eq!(verified(&tokens, &unnamed(&signers[1]), NOW).await, SHOP, "a change without names");
+        assert_eq!(server.asked().len(), 2);
+        for _ in 0..10 {
+            assert_eq!(verified(&tokens, &unnamed(&attacker), NOW).await, "signature");
+        }
+        assert_eq!(server.asked().len(), 2, "within the cool-down");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_empty_set_withdraws_all_keys() {
+    let (server, signer) = (Server::start(Duration::ZERO).await, Signer::p256());
+    let mut settings = server.settings();
+    settings.refresh = Duration::from_millis(50);
+    server.serve("/keys", ok(&jwks(&[signer.jwk("k1")])));
+    let tokens = Tokens::open(&[settings], None, None).unwrap();
+    following(&tokens, async {
+        let valid = token(&signer, "k1");
+        assert_eq!(verified(&tokens, &valid, NOW).await, SHOP);
+        server.serve("/keys", ok(&jwks(&[])));
+        until(&tokens, &valid, "unknown_key").await;
+        assert_eq!(tokens.fetches().next().unwrap().2, 0, "no failure");
+        server.serve("/keys", ok(&jwks(&[signer.jwk("k1")])));
+        until(&tokens, &valid, SHOP).await;
+    })
+    .await;
+}
+
+/// Keys come from a host whose name has to be looked up, and the runtime that verifies has no thread to do that with.
+#[test]
+fn whoever_verifies_fetches_nothing() {
+    let signer = Signer::p256();
+    let elsewhere =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = elsewhere.block_on(Server::start(Duration::ZERO));
+    server.serve("/keys", ok(&jwks(&[signer.jwk("k1")])));
+    let mut url = server.stub.at("keys");
+    url.set_host(Some("localhost")).unwrap();
+    let tokens = Arc::new(Tokens::open(&[settings(KeyLocation::Url(url))], None, None).unwrap());
+    let followed = Arc::clone(&tokens);
+    elsewhere.spawn(async move { followed.follow().await });
+    let here =
+        tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    here.spawn_blocking(move || released.recv());
+    here.block_on(async {
+        until(&tokens, &token(&signer, "k1"), SHOP).await;
+        // One that has to be asked for by whoever verifies.
+        server.serve("/keys", ok(&jwks(&[signer.jwk("k2")])));
+        assert_eq!(verified(&tokens, &token(&signer, "k2"), NOW).await, SHOP);
+    });
+    drop(release);
 }
 
 #[tokio::test]
@@ -176,9 +247,8 @@ async fn an_outage_keeps_the_keys_that_are_there() {
         );
         server.serve("/keys", keys);
         until(&tokens, &valid, SHOP).await;
-        for broken in
-            [ok("{\"keys\":[]}"), ok("<html>"), answer("500 Internal Server Error", "", ""), "x".into()]
-        {
+        let unusable = ok(&jwks(&[json!({"kty": "AKP"})]));
+        for broken in [unusable, ok("<html>"), answer("500 Internal Server Error", "", ""), "x".into()] {
             let (_, _, failed) = tokens.fetches().next().unwrap();
             server.serve("/keys", broken);
             while tokens.fetches().next().unwrap().2 == failed {
