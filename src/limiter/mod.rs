@@ -407,35 +407,49 @@ mod tests {
         assert_eq!((found("rows"), found("rows-churn")), ([6, 0], [6, 2]));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn plans_are_followed_and_mistakes_change_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("scoregate.toml");
-        let mut settings = settings("[quota]\ndefault = \"10/min\"");
+        let mut settings = settings("[quota]\ndefault = \"1000/min\"");
         settings.file = Some(path.clone());
         let limiter = Limiter::open(&settings, None, QuotaRows::default()).unwrap();
         let caller = Caller::named("a", Some("free"));
+        let begun = Instant::now();
         let limit = async || {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            let standing = limiter.admit(&caller, None, Loss::CountHere, Instant::now()).await.unwrap();
+            let standing = limiter.admit(&caller, None, Loss::CountHere, begun).await.unwrap();
             standing.tightest().map(|tightest| tightest.limit)
         };
-        let script = async {
-            assert_eq!(limit().await, Some(10), "an unknown plan means the default");
-            for (text, expected) in [
-                ("[plan.free]\nquota = \"20/min\"", Some(20)),
-                ("[plan.free]\nquota = \"twenty\"", Some(20)),
-                ("[plan.free", Some(20)),
-                // The rest of the file is read at a start only; it need not be right here.
-                ("[server]\nadr = 1\n[plan.free]\nquota = \"30/min\"", Some(30)),
-                ("[plan.free]\nquota = \"off\"", None),
-                ("[plan.gold]\nquota = \"40/min\"", Some(10)),
-            ] {
-                fs::write(&path, text).unwrap();
-                assert_eq!(limit().await, expected, "{text}");
+        let until = async |expected, why: &str| {
+            while limit().await != expected {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{why}: {:?} for ever", limit().await);
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
+        };
+        let unchanged = async |expected, why: &str| {
+            // Files are looked at many times in so long.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(limit().await, expected, "{why}");
+        };
+        let script = async {
+            assert_eq!(limit().await, Some(1_000), "an unknown plan means the default");
+            fs::write(&path, "[plan.free]\nquota = \"2000/min\"").unwrap();
+            until(Some(2_000), "a plan").await;
+            for mistake in ["[plan.free]\nquota = \"twenty\"", "[plan.free"] {
+                fs::write(&path, mistake).unwrap();
+                unchanged(Some(2_000), mistake).await;
+            }
+            // The rest of the file is read at a start only; it need not be right here.
+            fs::write(&path, "[server]\nadr = 1\n[plan.free]\nquota = \"3000/min\"").unwrap();
+            until(Some(3_000), "another mistake in the file").await;
+            fs::write(&path, "[plan.free]\nquota = \"off\"").unwrap();
+            until(None, "no quota").await;
+            fs::write(&path, "[plan.gold]\nquota = \"4000/min\"").unwrap();
+            until(Some(1_000), "a plan that is gone").await;
+            fs::write(&path, "[plan.free]\nquota = \"2000/min\"").unwrap();
+            until(Some(2_000), "a plan that is back").await;
             fs::remove_file(&path).unwrap();
-            assert_eq!(limit().await, Some(10), "a file that is gone");
+            unchanged(Some(2_000), "a file that is gone").await;
         };
         tokio::select! {
             () = limiter.follow() => {}
