@@ -310,7 +310,7 @@ fn callers_are_counted_apart() {
 
 #[test]
 fn tokens_carry_the_plan_of_their_client() {
-    let settings = Settings::new().set("SCOREGATE_OAUTH_ISSUER", "http://issuer.example");
+    let settings = Settings::new().set("SCOREGATE_OAUTH_ISSUER", "https://issuer.example");
     let keys = settings.directory().join("issuer_keys.json");
     let settings = settings.set("SCOREGATE_OAUTH_KEYS_FILE", keys.to_str().unwrap());
     let settings = settings.set("SCOREGATE_QUOTA", "50/day");
