@@ -1,15 +1,19 @@
-//! What it costs to let a request in: an API key, a token that is remembered, and new tokens beside their signature alone.
+//! What it costs to let a request in: an API key, a token that is remembered, and new tokens beside their signature alone; and
+//! what it costs to count its row of a quota.
 //!
-//! Everything happens on one thread, in CPU time, through the function that the gateway's handlers call. Prints one line of
+//! Everything happens on one thread, in CPU time, through the functions that the gateway's handlers call. Prints one line of
 //! JSON with microseconds. A new token and its bare signature check are timed in turn, and the medians are compared.
 
 #![allow(clippy::print_stdout, reason = "printing the measurement is what this program is for")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
@@ -23,11 +27,12 @@ use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 use scoregate::app::App;
 use scoregate::audit;
-use scoregate::auth::Scope;
 use scoregate::auth::file::NewEntry;
 use scoregate::auth::keys::KeysFile;
+use scoregate::auth::{Caller, Scope};
 use scoregate::config::{Settings, Sources};
-use scoregate::http::admission::admit;
+use scoregate::http::admission::verify;
+use scoregate::limiter::Loss;
 use serde_json::json;
 
 const ISSUER: &str = "https://issuer.example";
@@ -36,6 +41,17 @@ const AUDIENCE: &str = "https://scores.example";
 const KNOWN: usize = 100_000;
 /// New tokens per algorithm.
 const NEW: usize = 4_000;
+/// Callers whose rows are counted in turn.
+const CALLERS: usize = 1_000;
+/// The model whose rows are counted apart.
+const MODEL: &str = "churn";
+/// More rows than are sent, as quotas that hold for all models and for one.
+const PLANS: &str =
+    "[plan.bench]\nquota = \"1000000000/hour\"\n[plan.bench.models]\nchurn = \"1000000000/min\"\n";
+/// Quotas of the usual size, of which leases are taken from Redis.
+const LEASED: &str = "[plan.bench]\nquota = \"60000/min\"\n[plan.bench.models]\nchurn = \"60000/min\"\n";
+/// Callers whose leased rows are counted in turn, and the rows of each: nearly its whole quota.
+const LEASING: (usize, usize) = (20, 50_000);
 /// Each figure of known credentials is the best of so many, because whatever else the machine does only ever adds.
 const REPEATS: usize = 5;
 
@@ -59,6 +75,7 @@ fn main() -> Result<()> {
         models: vec!["*".into()],
         expires: None,
         tenant: None,
+        plan: Some("bench".into()),
     };
     let log = audit::Log::new(&path("state"));
     let (_, key) = KeysFile::new(path("keys.json"), log).create(new, SystemTime::now())?;
@@ -73,25 +90,31 @@ fn main() -> Result<()> {
         ("SCOREGATE_JWT_AUDIENCE", AUDIENCE.into()),
         ("SCOREGATE_JWT_JWKS", text("jwks.json")),
     ];
-    let environment: BTreeMap<_, _> =
+    let environment: BTreeMap<String, String> =
         environment.into_iter().map(|(name, value)| (name.into(), value)).collect();
-    let settings = Settings::load(Sources { environment, ..Sources::default() })?;
+    let settings = |plans: &str, redis: Option<String>| {
+        let mut environment = environment.clone();
+        environment.extend(redis.map(|url| ("SCOREGATE_REDIS_URL".into(), url)));
+        Settings::load(Sources { environment, file: Some(plans.into()), ..Sources::default() })
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let figures = runtime.block_on(async {
-        let app = App::new(settings)?;
+        let app = App::new(settings(PLANS, None)?)?;
         let mut figures = serde_json::Map::new();
         figures.insert("key_us".into(), known(&app, &key).await?.into());
         for signer in &signers {
             let name = format!("{:?}", signer.algorithm).to_lowercase();
             let token = token(signer, 0);
-            admit(&app, &request(&token), Scope::ScorePredict, Some("churn"))
-                .await
-                .map_err(|error| anyhow!("{error}"))?;
+            verified(&app, &token).await?;
             figures.insert(format!("remembered_{name}_us"), known(&app, &token).await?.into());
             let (new, signature) = new_tokens(&app, signer).await?;
             figures.insert(format!("new_{name}_us"), new.into());
             figures.insert(format!("signature_{name}_us"), signature.into());
         }
+        figures.insert("quota_us".into(), counted(&app, &signers[0]).await?.into());
+        let redis = Redis::start(directory.path())?;
+        let app = App::new(settings(LEASED, Some(redis.url()))?)?;
+        figures.insert("leased_us".into(), leased(&app, &signers[0]).await?.into());
         anyhow::Ok(figures)
     })?;
     println!("{}", serde_json::Value::Object(figures));
@@ -105,12 +128,84 @@ async fn known(app: &App, credential: &str) -> Result<f64> {
     for _ in 0..REPEATS {
         let start = cpu_ns()?;
         for _ in 0..KNOWN {
-            let admitted = admit(app, &request, Scope::ScorePredict, Some("churn")).await;
-            std::hint::black_box(admitted.map_err(|error| anyhow!("{error}"))?);
+            let verified = verify(app, &request, Scope::ScorePredict, Some(MODEL)).await;
+            std::hint::black_box(verified.map_err(|error| anyhow!("{error}"))?);
         }
         best = best.min((cpu_ns()? - start) as f64 / KNOWN as f64 / 1e3);
     }
     Ok(best)
+}
+
+async fn verified(app: &App, credential: &str) -> Result<Caller> {
+    let verified = verify(app, &request(credential), Scope::ScorePredict, Some(MODEL)).await;
+    Ok(verified.map_err(|error| anyhow!("{error}"))?.caller().clone())
+}
+
+/// One row of a quota for all models and of one for this model, in microseconds, with what the clock costs.
+async fn counted(app: &App, signer: &Signer) -> Result<f64> {
+    let mut callers = Vec::new();
+    for number in 0..CALLERS {
+        callers.push(verified(app, &token_of(signer, &format!("client-{number:08x}"), number)).await?);
+    }
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let start = cpu_ns()?;
+        for caller in callers.iter().cycle().take(KNOWN) {
+            let standing = app.limiter.admit(caller, Some(MODEL), Loss::CountHere, Instant::now()).await;
+            std::hint::black_box(standing?);
+        }
+        best = best.min((cpu_ns()? - start) as f64 / KNOWN as f64 / 1e3);
+    }
+    Ok(best)
+}
+
+/// The same with leases from Redis, in microseconds that pass: with the waits for Redis, which is asked for every 1,200th row.
+async fn leased(app: &App, signer: &Signer) -> Result<f64> {
+    // Until it is connected, rows are counted here.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (callers, rows) = LEASING;
+    let mut best = f64::INFINITY;
+    for repeat in 0..REPEATS {
+        let mut leasing = Vec::new();
+        for number in 0..callers {
+            let name = format!("leasing-{repeat}-{number:08x}");
+            leasing.push(verified(app, &token_of(signer, &name, number)).await?);
+        }
+        let (start, asked) = (Instant::now(), app.metrics.redis().answered.get());
+        for caller in leasing.iter().cycle().take(callers * rows) {
+            let standing = app.limiter.admit(caller, Some(MODEL), Loss::CountHere, Instant::now()).await;
+            std::hint::black_box(standing?);
+        }
+        let (took, asked) = (start.elapsed(), app.metrics.redis().answered.get() - asked);
+        let expected = (callers * rows / 1_200) as u64;
+        ensure!(asked >= expected, "Redis was asked {asked} times instead of {expected}");
+        best = best.min(took.as_secs_f64() * 1e6 / (callers * rows) as f64);
+    }
+    Ok(best)
+}
+
+/// A Redis server; killed when dropped.
+struct Redis(Child, u16);
+
+impl Redis {
+    fn start(directory: &Path) -> Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()]);
+        command.current_dir(directory).stdout(Stdio::null());
+        Ok(Self(command.spawn().context("redis-server (Debian's package of that name) cannot be run")?, port))
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.1)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Admission of tokens that were never seen, and the check of their signatures alone: medians, in microseconds.
@@ -130,9 +225,9 @@ async fn new_tokens(app: &App, signer: &Signer) -> Result<(f64, f64)> {
                 signatures.push(cpu_ns()? - start);
                 assert!(verified?, "the signature alone holds");
             } else {
-                let admitted = admit(app, &request, Scope::ScorePredict, Some("churn")).await;
+                let verified = verify(app, &request, Scope::ScorePredict, Some(MODEL)).await;
                 news.push(cpu_ns()? - start);
-                admitted.map_err(|error| anyhow!("{error}"))?;
+                verified.map_err(|error| anyhow!("{error}"))?;
             }
         }
     }
@@ -156,10 +251,14 @@ fn request(credential: &str) -> Parts {
 
 /// A token as RFC 9068 has them, the `number`th.
 fn token(signer: &Signer, number: usize) -> String {
+    token_of(signer, "client-8f14e45f", number)
+}
+
+fn token_of(signer: &Signer, client: &str, number: usize) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let header = json!({ "typ": "at+jwt", "alg": signer.algorithm, "kid": signer.jwk["kid"] });
     let claims = json!({
-        "iss": ISSUER, "aud": AUDIENCE, "sub": "client-8f14e45f", "client_id": "client-8f14e45f",
+        "iss": ISSUER, "aud": AUDIENCE, "sub": client, "client_id": client, "plan": "bench",
         "iat": now, "exp": now + 3_600, "jti": format!("3f2504e0-4f89-11d3-9a0c-{number:012}"),
         "scope": "score:predict models:read",
     });

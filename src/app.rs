@@ -12,6 +12,8 @@ use crate::auth::Auth;
 use crate::auth::issuer::{self, Issuer};
 use crate::config::{RuntimeSettings, Settings};
 use crate::follow;
+use crate::limiter::Limiter;
+use crate::redis::{self, Redis};
 use crate::registry::watch::Watcher;
 use crate::registry::{self, Registry};
 use crate::scoring::Engine;
@@ -32,6 +34,8 @@ pub struct App {
     pub audit: audit::Log,
     /// What is counted.
     pub metrics: Metrics,
+    /// How many rows callers may send.
+    pub limiter: Limiter,
     /// Where work runs.
     pub engine: Engine,
     registry: OnceLock<Arc<Registry>>,
@@ -42,9 +46,12 @@ pub struct App {
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of credentials cannot be used.
+    /// A file of credentials or plans cannot be used.
     #[error(transparent)]
-    Credentials(#[from] follow::Error),
+    File(#[from] follow::Error),
+    /// Redis could never be reached.
+    #[error(transparent)]
+    Redis(#[from] redis::OpenError),
     /// The built-in issuer cannot work.
     #[error(transparent)]
     Issuer(#[from] issuer::Error),
@@ -74,7 +81,7 @@ impl App {
     /// blocking threads of the runtime that this is called from.
     ///
     /// # Errors
-    /// [`Error::NoKeys`] if nobody could call it, [`Error::Credentials`] if a file of credentials cannot be used.
+    /// [`Error::NoKeys`] if nobody could call it, [`Error::File`] if a file of credentials or plans cannot be used.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let audit = audit::Log::new(&settings.state.dir);
         let open = |oauth| Issuer::open(oauth, audit.clone(), SystemTime::now());
@@ -96,12 +103,18 @@ impl App {
         let resource_metadata =
             format!("{}/.well-known/oauth-protected-resource", settings.public_url()).into();
         let metrics = Metrics::default();
+        let redis = settings.redis.as_ref();
+        let runtime = tokio::runtime::Handle::current();
+        let redis = redis.map(|redis| Redis::open(redis, metrics.redis(), &runtime));
+        let redis = redis.transpose()?.map(Arc::new);
+        let limiter = Limiter::open(&settings, redis, metrics.quota_rows())?;
         Ok(Self {
             auth,
             issuer,
             resource_metadata,
             audit,
             metrics,
+            limiter,
             engine,
             registry: OnceLock::new(),
             opened: AtomicBool::new(false),

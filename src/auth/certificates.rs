@@ -68,6 +68,7 @@ impl Certificates {
             caller: Caller::new(Identity {
                 id: format!("certificate:{}", settings.name),
                 tenant: settings.tenant.clone(),
+                plan: settings.plan.clone(),
                 grant: Grant::new(&settings.scopes, &settings.models),
             }),
         });
@@ -188,11 +189,16 @@ mod tests {
         );
 
         let first = CertificateSettings { dns: some("nobody.example"), ..settings("first") };
-        let second =
-            CertificateSettings { dns: some("a.example"), tenant: some("shop"), ..settings("second") };
+        let second = CertificateSettings {
+            dns: some("a.example"),
+            tenant: some("shop"),
+            plan: some("free"),
+            ..settings("second")
+        };
         let third = CertificateSettings { dns: some("b.example"), ..settings("third") };
         let caller = Certificates::new(&[first, second, third]).caller(&shown).unwrap();
         assert_eq!((caller.id(), caller.tenant()), ("certificate:second", Some("shop")));
+        assert_eq!(caller.plan(), Some("free"));
         assert!(caller.may(Scope::ScorePredict) && !caller.may(Scope::ModelsRead));
         assert!(caller.may_use("churn") && !caller.may_use("another"));
         assert!(Certificates::default().caller(&shown).is_none());

@@ -117,6 +117,8 @@ pub struct NewEntry {
     pub expires: Option<Duration>,
     /// The tenant that its caller belongs to.
     pub tenant: Option<String>,
+    /// The plan that its caller is on.
+    pub plan: Option<String>,
 }
 
 /// An entry that can be found.

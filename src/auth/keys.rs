@@ -41,6 +41,9 @@ pub struct Key {
     /// The tenant that its caller belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// The plan that its caller is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
 }
 
 impl Key {
@@ -48,6 +51,7 @@ impl Key {
         Caller::new(Identity {
             id: self.id.clone(),
             tenant: self.tenant.clone(),
+            plan: self.plan.clone(),
             grant: Grant::new(&self.scopes, &self.models),
         })
     }
@@ -105,6 +109,7 @@ impl KeysFile {
             models: new.models,
             expires_at: new.expires.map(|expires| time_after(now, expires)).transpose()?,
             tenant: new.tenant,
+            plan: new.plan,
         };
         let id = entry.id.clone();
         self.file.edit(|keys: &mut Vec<Key>| {
@@ -115,6 +120,7 @@ impl KeysFile {
                 .with("scopes", names)
                 .with("models", entry.models.as_slice())
                 .with("tenant", entry.tenant.as_deref())
+                .with("plan", entry.plan.as_deref())
                 .with("expires_at", entry.expires_at.as_deref());
             self.log.record(&event)?;
             keys.push(entry);

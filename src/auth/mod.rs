@@ -151,6 +151,8 @@ pub struct Identity {
     pub id: String,
     /// Those whose data may be mixed with its own; nobody's if none is named.
     pub tenant: Option<String>,
+    /// Its plan, which says how many rows it may have scored; the default quota's if none is named.
+    pub plan: Option<String>,
     /// What it may do.
     pub grant: Grant,
 }
@@ -161,6 +163,13 @@ impl Caller {
         Self(Arc::new(identity))
     }
 
+    /// A caller of this name and plan that may do nothing.
+    #[cfg(test)]
+    pub(crate) fn named(id: &str, plan: Option<&str>) -> Self {
+        let plan = plan.map(Into::into);
+        Self::new(Identity { id: id.into(), tenant: None, plan, grant: Grant::default() })
+    }
+
     /// The caller's identity in logs.
     pub fn id(&self) -> &str {
         &self.0.id
@@ -169,6 +178,11 @@ impl Caller {
     /// The tenant that the caller belongs to, if one is named; else it is its own.
     pub fn tenant(&self) -> Option<&str> {
         self.0.tenant.as_deref()
+    }
+
+    /// The caller's plan, if it has one.
+    pub fn plan(&self) -> Option<&str> {
+        self.0.plan.as_deref()
     }
 
     /// Whether the caller may do what `scope` names.

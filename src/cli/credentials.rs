@@ -38,6 +38,10 @@ pub(super) struct NewArgs {
     /// Those whose data may be mixed with its own [default: nobody].
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     tenant: Option<String>,
+    /// The plan that says how many rows it may have scored, a table `[plan.NAME]` of the settings file [default: the default
+    /// quota].
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    plan: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,6 +104,7 @@ impl NewArgs {
             models: self.models.clone(),
             expires: self.expires,
             tenant: self.tenant.clone(),
+            plan: self.plan.clone(),
         }
     }
 }

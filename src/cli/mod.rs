@@ -190,7 +190,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps keys, issuers and clients up to date for as long as the process runs, on a thread with a runtime of its own: names
+/// Keeps keys, issuers, clients and plans up to date for as long as the process runs, on a thread with a runtime of its own: names
 /// are resolved on a runtime's blocking threads, and those of the others may all be busy scoring.
 fn follow(app: Arc<App>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -203,7 +203,7 @@ fn follow(app: Arc<App>) -> std::io::Result<()> {
                 issuer.follow().await;
             }
         };
-        tokio::join!(app.auth.follow(), issuer);
+        tokio::join!(app.auth.follow(), app.limiter.follow(), issuer);
     };
     let thread = std::thread::Builder::new().name("scoregate-follow".into());
     thread.spawn(move || runtime.block_on(follow)).map(drop)

@@ -47,6 +47,8 @@ pub struct IssuerSettings {
     pub scope_claim: Option<String>,
     /// `tenant_claim` (`tenant`): the claim that names the caller's tenant.
     pub tenant_claim: String,
+    /// `plan_claim` (`plan`): the claim that names the caller's plan.
+    pub plan_claim: String,
     /// `leeway` (60s): by how much clocks may differ.
     pub leeway: Duration,
     /// `max_lifetime` (24h): the longest time that a token may be valid for.
@@ -106,6 +108,8 @@ pub struct CertificateSettings {
     pub models: Vec<String>,
     /// `tenant` (none): see [`crate::auth::Identity::tenant`].
     pub tenant: Option<String>,
+    /// `plan` (none): see [`crate::auth::Identity::plan`].
+    pub plan: Option<String>,
 }
 
 /// The issuer that is built in.
@@ -273,6 +277,7 @@ impl Reader {
                     .texts("models", "a list of models, or [\"*\"]")
                     .unwrap_or_else(|| vec!["*".into()]),
                 tenant: reader.text("tenant"),
+                plan: reader.text("plan"),
             };
             let CertificateSettings { sha256, dns, uri, common_name, .. } = &settings;
             if sha256.is_none() && dns.is_none() && uri.is_none() && common_name.is_none() {
@@ -370,6 +375,7 @@ fn issuer_settings(mut reader: TableReader<'_>) -> IssuerSettings {
             .unwrap_or_else(|| vec!["at+jwt".into()]),
         scope_claim: reader.text("scope_claim"),
         tenant_claim: reader.text("tenant_claim").unwrap_or_else(|| "tenant".into()),
+        plan_claim: reader.text("plan_claim").unwrap_or_else(|| "plan".into()),
         leeway: reader.duration("leeway").unwrap_or(Duration::from_secs(60)),
         max_lifetime: reader.duration("max_lifetime").unwrap_or(Duration::from_secs(86_400)),
         cooldown: reader.duration("cooldown").unwrap_or(Duration::from_secs(30)),

@@ -3,7 +3,9 @@
 //! Every mistake is reported at once, and keys that nobody knows are mistakes.
 
 mod auth;
+mod quota;
 mod reader;
+mod redis;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,9 @@ pub use self::auth::{
     AuthSettings, CertificateSettings, IntrospectionSettings, IssuerSettings, KeyLocation, OauthSettings,
     TlsSettings, is_safe,
 };
+pub use self::quota::{PlanSettings, QuotaSettings, plans};
 use self::reader::{Reader, TableReader};
+pub use self::redis::RedisSettings;
 pub use self::values::duration;
 use self::values::{
     COUNT, address, base_url, count, interval, labels, log_filter, log_format, optional_path, origins, path,
@@ -44,12 +48,20 @@ pub struct Settings {
     pub oauth: Option<OauthSettings>,
     /// TLS, where it is switched on.
     pub tls: Option<TlsSettings>,
+    /// Redis, where it is named.
+    pub redis: Option<RedisSettings>,
     /// ONNX Runtime.
     pub runtime: RuntimeSettings,
     /// Work in flight.
     pub scoring: ScoringSettings,
+    /// Quotas.
+    pub quota: QuotaSettings,
+    /// Who has another quota, by name: the tables `[plan.NAME]` of the settings file.
+    pub plan: BTreeMap<String, PlanSettings>,
     /// Logs.
     pub log: LogSettings,
+    /// The settings file, whether it is there or not; none for a process that has none.
+    pub file: Option<PathBuf>,
 }
 
 /// Listeners and their limits.
@@ -224,6 +236,8 @@ pub struct Sources {
     pub environment: BTreeMap<String, String>,
     /// The text of `scoregate.toml`, where there is one.
     pub file: Option<String>,
+    /// Where that is, or would be.
+    pub path: Option<PathBuf>,
 }
 
 impl Sources {
@@ -255,7 +269,7 @@ impl Sources {
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(Mistakes(vec![format!("cannot read {}: {error}", path.display())])),
         };
-        Ok(Self { flags, environment, file })
+        Ok(Self { flags, environment, file, path: Some(path) })
     }
 }
 
@@ -265,10 +279,12 @@ impl Settings {
     /// # Errors
     /// [`Mistakes`] with every value that cannot be used and every key that is not known.
     pub fn load(sources: Sources) -> Result<Self, Mistakes> {
+        let file = sources.path.clone();
         let mut reader = Reader::new(sources);
         let clients_file =
             reader.take("SCOREGATE_OAUTH_CLIENTS_FILE", "oauth.clients_file", "oauth_clients.json", path);
         let (oauth, tls) = (reader.oauth(clients_file.clone()), reader.tls());
+        let quota = reader.quota();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let settings = Self {
             server: ServerSettings {
@@ -346,6 +362,7 @@ impl Settings {
             },
             oauth,
             tls,
+            redis: reader.redis(),
             runtime: RuntimeSettings {
                 library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", optional_path),
                 execution_providers: reader.take(
@@ -383,10 +400,13 @@ impl Settings {
                     duration,
                 ),
             },
+            plan: reader.plans(quota.default),
+            quota,
             log: LogSettings {
                 filter: reader.take("SCOREGATE_LOG", "log.filter", "info", log_filter),
                 format: reader.take("SCOREGATE_LOG_FORMAT", "log.format", "auto", log_format),
             },
+            file,
         };
         reader.finish()?;
         Ok(settings.completed())
@@ -492,7 +512,7 @@ mod tests {
 
     pub(super) fn load(environment: &[(&str, &str)], file: Option<&str>) -> Result<Settings, Vec<String>> {
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let sources = Sources { flags: BTreeMap::new(), environment, file: file.map(Into::into) };
+        let sources = Sources { environment, file: file.map(Into::into), ..Sources::default() };
         Settings::load(sources).map_err(|mistakes| mistakes.0)
     }
 

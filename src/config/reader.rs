@@ -14,6 +14,8 @@ pub(super) struct Reader {
     pub(super) file: BTreeMap<String, String>,
     /// `[model.NAME]` of the file.
     pub(super) model: toml::Table,
+    /// `[plan.NAME]` of the file.
+    pub(super) plan: toml::Table,
     /// `[[auth.issuer]]` of the file.
     pub(super) issuer: Vec<toml::Table>,
     /// `[[auth.certificate]]` of the file.
@@ -25,18 +27,14 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(sources: Sources) -> Self {
         let mut mistakes = Vec::new();
-        let (mut file, mut model) = (BTreeMap::new(), toml::Table::new());
+        let mut file = BTreeMap::new();
+        let (mut model, mut plan) = (toml::Table::new(), toml::Table::new());
         let (mut issuer, mut certificate) = (Vec::new(), Vec::new());
         match sources.file.as_deref().map(str::parse::<toml::Table>) {
             None => {}
             Some(Ok(mut table)) => {
-                match table.remove("model") {
-                    None => {}
-                    Some(toml::Value::Table(tables)) => model = tables,
-                    Some(_) => {
-                        mistakes.push("model of the settings file: expected tables [model.NAME]".into())
-                    }
-                }
+                model = named_tables(&mut table, "model", &mut mistakes);
+                plan = named_tables(&mut table, "plan", &mut mistakes);
                 if let Some(toml::Value::Table(auth)) = table.get_mut("auth") {
                     issuer = tables(auth, "issuer", &mut mistakes);
                     certificate = tables(auth, "certificate", &mut mistakes);
@@ -52,6 +50,7 @@ impl Reader {
             environment,
             file,
             model,
+            plan,
             issuer,
             certificate,
             known: Vec::new(),
@@ -179,6 +178,18 @@ impl TableReader<'_> {
     }
 }
 
+/// Takes the tables `[KEY.NAME]` out of the file.
+pub(super) fn named_tables(file: &mut toml::Table, key: &str, mistakes: &mut Vec<String>) -> toml::Table {
+    match file.remove(key) {
+        None => toml::Table::new(),
+        Some(toml::Value::Table(tables)) => tables,
+        Some(_) => {
+            mistakes.push(format!("{key} of the settings file: expected tables [{key}.NAME]"));
+            toml::Table::new()
+        }
+    }
+}
+
 /// A value as it may be shown. Secrets stand in files of their own, but a URL may have been given one all the same.
 fn shown(value: &str) -> String {
     let Some((before, rest)) = value.split_once("://") else { return value.to_owned() };
@@ -230,8 +241,10 @@ fn flatten(
             toml::Value::Table(inner) => flatten(&name, inner, into, mistakes),
             toml::Value::String(text) => drop(into.insert(name, text.clone())),
             toml::Value::Integer(number) => drop(into.insert(name, number.to_string())),
-            other => mistakes
-                .push(format!("{name} of the settings file: found {other}, expected text or a number")),
+            toml::Value::Boolean(switch) => drop(into.insert(name, switch.to_string())),
+            other => mistakes.push(format!(
+                "{name} of the settings file: found {other}, expected text, a whole number, true or false"
+            )),
         }
     }
 }

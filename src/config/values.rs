@@ -58,6 +58,10 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "true or false".into())
+}
+
 /// What whole numbers have to be.
 pub(super) const COUNT: &str = "a whole number of at least 1";
 

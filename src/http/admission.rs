@@ -1,32 +1,83 @@
-//! Headers → [`Admitted`]: a verified caller that may do what the route asks for. Runs before the body is read.
+//! Headers → [`Verified`]: a caller that may do what the route asks for → [`Admitted`]: within its quota. Runs before the body
+//! is read.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use axum::response::Response;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 use memchr::memchr2;
 
 use super::problem::Error;
+use super::quota::Told;
 use crate::app::App;
 use crate::auth::certificates::ClientCertificate;
 use crate::auth::keys::PREFIX;
 use crate::auth::{self, Caller, Credential, Scope};
+use crate::limiter::{Loss, Standing};
 use crate::telemetry::metrics::Kind;
 
 /// The largest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
 
-/// A caller that passed admission. Handlers that score ask for one, so that no route forgets.
+/// A caller that is who it says, and may do what the route is for.
 #[derive(Debug)]
+pub struct Verified {
+    caller: Caller,
+}
+
+impl Verified {
+    /// Who it is.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Takes one row of the caller's quota, which every request costs, and of that for the `model` that it scores with.
+    ///
+    /// # Errors
+    /// [`Error::Quota`] saying when to come again.
+    pub async fn admit(self, app: &App, model: Option<&str>, loss: Loss) -> Result<Admitted, Error> {
+        let standing = app.limiter.admit(&self.caller, model, loss, Instant::now()).await;
+        let legacy = app.settings.quota.legacy_headers;
+        let standing = standing.map_err(|error| Error::Quota { error, legacy })?;
+        Ok(Admitted { caller: self.caller, told: Told { standing, legacy } })
+    }
+}
+
+/// A caller that passed admission. Handlers that score ask for one, so that no route forgets.
+#[derive(Debug, Clone)]
 pub struct Admitted {
     caller: Caller,
+    told: Told,
 }
 
 impl Admitted {
     /// Who it is.
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// How it stands under its quota.
+    pub fn standing(&self) -> &Standing {
+        &self.told.standing
+    }
+
+    /// Takes the rest of a batch's `rows` of the caller's quota.
+    ///
+    /// # Errors
+    /// [`Error::Quota`] saying when to come again, or with how many rows.
+    pub async fn settle(&mut self, app: &App, rows: usize) -> Result<(), Error> {
+        let settled = app.limiter.settle(&self.caller, &self.told.standing, rows, Instant::now()).await;
+        if let Some(standing) = settled.map_err(|error| Error::Quota { error, legacy: self.told.legacy })? {
+            self.told.standing = standing;
+        }
+        Ok(())
+    }
+
+    /// The answer, be it a refusal, with what is left of the caller's quota.
+    pub(super) fn answer(&self, answer: Result<Response, Error>) -> Response {
+        self.told.answer(answer)
     }
 }
 
@@ -35,7 +86,7 @@ impl Admitted {
 ///
 /// # Errors
 /// [`Error::Auth`] saying what to fix, to an honest client.
-pub async fn admit(app: &App, parts: &Parts, scope: Scope, model: Option<&str>) -> Result<Admitted, Error> {
+pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>) -> Result<Verified, Error> {
     let certificate = parts.extensions.get::<Arc<ClientCertificate>>().map(AsRef::as_ref);
     let (kind, decided) = match credential(parts) {
         Err(error) => (Kind::None, Err(error)),
@@ -52,7 +103,7 @@ pub async fn admit(app: &App, parts: &Parts, scope: Scope, model: Option<&str>) 
     };
     app.metrics.count_credential(kind, decided.as_ref().err().copied());
     decided
-        .map(|caller| Admitted { caller })
+        .map(|caller| Verified { caller })
         .map_err(|error| Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) })
 }
 

@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
-use scoregate_model::features::BodyError;
+use hyper::http::request::Parts;
+use scoregate_model::features::{BodyError, FeatureRows};
+use tokio::runtime::Handle;
 
+use super::admission::Admitted;
 use super::body::{Format, Received, accepted_format, content_format, receive};
-use super::predict::{ModelPath, admit_to_model, no_parameters};
+use super::predict::{ModelPath, no_parameters, verify_for_model};
 use super::problem::{Error, Fault};
 use super::wire::Answers;
 use crate::app::App;
 use crate::auth::Scope;
+use crate::limiter::Loss;
 use crate::registry::Version;
 use crate::scoring::{self, Permit};
 
@@ -24,22 +29,51 @@ pub(super) async fn predict_batch(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let (_, model) = admit_to_model(&app, &parts, Scope::ScorePredict, &path).await?;
+    let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
+    let mut admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
+    let answer = score(&app, model, &mut admitted, &parts, body).await;
+    Ok(admitted.answer(answer))
+}
+
+async fn score(
+    app: &Arc<App>,
+    model: &str,
+    admitted: &mut Admitted,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Error> {
     let version = scoring::look_up(app.registry(), model)?;
-    no_parameters(&parts)?;
+    no_parameters(parts)?;
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {
         Format::Json => accepted_format(&parts.headers, &[Format::Json])?,
         Format::Ndjson => accepted_format(&parts.headers, &[Format::Ndjson])?,
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
-    let received = receive(&app, &parts.headers, body).await?;
+    let received = receive(app, &parts.headers, body).await?;
     let cost = version.cost;
-    let work = Work { app: Arc::clone(&app), version, input, output };
+    let work = Work { app: Arc::clone(app), version, input, output };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let here = rows > 0 && app.engine.fits_inline(rows, cost);
-    let answer = app.engine.run(rows, here, move |has_left| work.score(received, has_left)).await??;
+    let answer = if here {
+        let read = work.read(received)?;
+        admitted.settle(app, read.rows.submitted).await?;
+        work.answer(read, &|| false)?
+    } else {
+        let mut own = admitted.clone();
+        let done = move |has_left: &dyn Fn() -> bool| {
+            let answer = work.read(received).and_then(|read| {
+                // To wait here for who counts rows is to wait on a thread that is made for it.
+                Handle::current().block_on(own.settle(&work.app, read.rows.submitted))?;
+                work.answer(read, has_left)
+            });
+            (own, answer)
+        };
+        let (settled, answer) = app.engine.run(rows, false, done).await?;
+        *admitted = settled;
+        answer?
+    };
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
 }
 
@@ -63,12 +97,12 @@ impl Work {
         1 + marks.max(body.len() / 1_024).min(self.version.max_batch_rows)
     }
 
-    /// Bytes → checked columns → tensors → ONNX Runtime → answer. A caller that `has_left` needs none.
-    fn score(&self, received: Received, has_left: &dyn Fn() -> bool) -> Result<Bytes, Error> {
+    /// Bytes → checked columns, and the memory that their answer takes.
+    fn read(&self, received: Received) -> Result<Read, Error> {
         let Self { app, version, .. } = self;
         let max_rows = version.max_batch_rows;
         let body = received.decode(app.settings.server.max_body_bytes)?;
-        let _decoded = if received.is_gzip() {
+        let decoded = if received.is_gzip() {
             Some(app.engine.hold_rows(self.estimate_rows(&body)).map_err(scoring::Error::from)?)
         } else {
             None
@@ -78,22 +112,36 @@ impl Work {
             Format::Ndjson => (version.reader.ndjson_rows(&body, max_rows)?, "#"),
             Format::Csv => (self.csv_rows(&body)?, "#"),
         };
-        if rows.is_empty() {
+        // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
+        let sent = (self.output == Format::Csv).then_some((body, received));
+        let room = match rows.is_empty() {
+            true => None,
+            false => {
+                let (body, held) =
+                    sent.as_ref().map_or((0, 0), |(body, received)| (body.len(), received.held()));
+                Some(self.room(&Answers::new(version), rows.submitted, body, held)?)
+            }
+        };
+        Ok(Read { rows, prefix, sent, room, _decoded: decoded })
+    }
+
+    /// Checked columns → tensors → ONNX Runtime → answer. A caller that `has_left` needs none.
+    fn answer(&self, read: Read, has_left: &dyn Fn() -> bool) -> Result<Bytes, Error> {
+        let Self { app, version, .. } = self;
+        let Read { rows, prefix, sent, room, _decoded } = read;
+        let Some(mut room) = room else {
             return Err(Error::Rows {
                 count: rows.submitted,
                 faults: Fault::of_rows(&rows, &version.reader, prefix),
             });
-        }
-        // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
-        let sent = (self.output == Format::Csv).then_some((body, received));
-        let (body, held) = sent.as_ref().map_or((&[][..], 0), |(body, received)| (body, received.held()));
-        let mut answers = Answers::new(version);
-        let mut room = self.room(&answers, rows.submitted, body.len(), held)?;
+        };
         if has_left() {
             return Err(scoring::Error::Deadline.into());
         }
         let scores = version.run_unless(&rows, has_left).map_err(scoring::Error::from)?;
         let scores = scores.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
+        let mut answers = Answers::new(version);
+        let body = sent.as_ref().map_or(&[][..], |(body, _)| body);
         let answer = match self.output {
             Format::Json => answers.json_batch(&rows, &scores, prefix),
             Format::Ndjson => answers.ndjson_batch(&rows, &scores),
@@ -121,13 +169,25 @@ impl Work {
         Ok(self.app.engine.hold_bytes(wanted).map_err(scoring::Error::from)?)
     }
 
-    fn csv_rows(&self, body: &[u8]) -> Result<scoregate_model::features::FeatureRows, Error> {
+    fn csv_rows(&self, body: &[u8]) -> Result<FeatureRows, Error> {
         let reader = &self.version.reader;
         reader.csv_rows(body, self.version.max_batch_rows).map_err(|error| match error {
             BodyError::Header(faults) => Error::Header(Fault::of_row(&faults, reader)),
             other => other.into(),
         })
     }
+}
+
+/// A batch that has been read.
+struct Read {
+    rows: FeatureRows,
+    /// What pointers to its rows begin with.
+    prefix: &'static str,
+    /// The body, where the answer repeats it.
+    sent: Option<(Bytes, Received)>,
+    /// None if no row can be scored.
+    room: Option<Permit>,
+    _decoded: Option<Permit>,
 }
 
 /// An answer whose memory counts until the client has taken it.

@@ -1,7 +1,7 @@
 //! The only module that knows HTTP.
 //!
 //! Reading order: [`serve`] accepts connections and wraps every request, [`router`] lists every route, [`admission`] turns
-//! headers into a caller, the handlers call scoring once, [`wire`] writes answers, [`description`] says what is known of the
+//! headers into a caller within its quota, the handlers call scoring once, [`wire`] writes answers, [`description`] says what is known of the
 //! models, and [`problem`] writes refusals.
 
 pub mod admission;
@@ -17,6 +17,7 @@ mod oauth;
 mod patience;
 mod predict;
 pub mod problem;
+mod quota;
 mod rollout;
 pub mod router;
 pub mod serve;

@@ -9,26 +9,29 @@ use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
 use serde::Serialize;
 
-use super::admission::admit;
+use super::admission::{Verified, verify};
 use super::body::{Format, accepted_format};
 use super::description::{ModelDescription, Models, VersionDescription, VersionSummary, Versions};
-use super::predict::{ModelPath, admit_to_model, no_parameters, parameter};
+use super::predict::{ModelPath, no_parameters, parameter, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{Caller, Scope};
+use crate::limiter::Loss;
 use crate::registry::{Model, Snapshot};
 use crate::scoring;
 
 /// Every model that the caller may use, each version in few words.
 pub(super) async fn models(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
-    let admitted = admit(&app, &parts, Scope::ModelsRead, None).await?;
-    let snapshot = read(&app, &parts)?;
-    let default = &app.settings.models.default;
-    let allowed = snapshot.models.iter().filter(|(name, _)| admitted.caller().may_use(name));
-    let models =
-        allowed.map(|(name, model)| ModelDescription::new(name, model, default, VersionSummary::new));
-    Ok(json(&Models { models: models.collect() }))
+    let verified = verify(&app, &parts, Scope::ModelsRead, None).await?;
+    let answer = |caller: &Caller, snapshot: &Snapshot| {
+        let default = &app.settings.models.default;
+        let allowed = snapshot.models.iter().filter(|(name, _)| caller.may_use(name));
+        let models =
+            allowed.map(|(name, model)| ModelDescription::new(name, model, default, VersionSummary::new));
+        Ok(json(&Models { models: models.collect() }))
+    };
+    read(&app, verified, &parts, answer).await
 }
 
 /// One model, with all that is known of each version.
@@ -37,12 +40,11 @@ pub(super) async fn model(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (parts, _) = request.into_parts();
-    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
-    let snapshot = read(&app, &parts)?;
-    let (name, model) = find(&snapshot, name)?;
-    let default = &app.settings.models.default;
-    Ok(json(&ModelDescription::new(name, model, default, VersionDescription::new)))
+    let answer = |name: &str, model: &Model| {
+        let default = &app.settings.models.default;
+        Ok(json(&ModelDescription::new(name, model, default, VersionDescription::new)))
+    };
+    read_model(&app, &path, request, answer).await
 }
 
 /// All that is known of each version of a model.
@@ -51,13 +53,12 @@ pub(super) async fn versions(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (parts, _) = request.into_parts();
-    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
-    let snapshot = read(&app, &parts)?;
-    let (name, model) = find(&snapshot, name)?;
-    let described =
-        model.versions.iter().map(|(version, found)| VersionDescription::new(name, version, found));
-    Ok(json(&Versions { versions: described.collect() }))
+    let answer = |name: &str, model: &Model| {
+        let described =
+            model.versions.iter().map(|(version, found)| VersionDescription::new(name, version, found));
+        Ok(json(&Versions { versions: described.collect() }))
+    };
+    read_model(&app, &path, request, answer).await
 }
 
 /// All that is known of one version.
@@ -66,14 +67,13 @@ pub(super) async fn version(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (parts, _) = request.into_parts();
-    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
-    let snapshot = read(&app, &parts)?;
-    let (name, model) = find(&snapshot, name)?;
-    let wanted = parameter(&path, "version")?;
-    let found = wanted.and_then(|version| model.versions.get_key_value(version));
-    let (version, found) = found.ok_or(Error::UnknownVersion)?;
-    Ok(json(&VersionDescription::new(name, version, found)))
+    let answer = |name: &str, model: &Model| {
+        let wanted = parameter(&path, "version")?;
+        let found = wanted.and_then(|version| model.versions.get_key_value(version));
+        let (version, found) = found.ok_or(Error::UnknownVersion)?;
+        Ok(json(&VersionDescription::new(name, version, found)))
+    };
+    read_model(&app, &path, request, answer).await
 }
 
 /// All that is known of the default model's live version.
@@ -82,25 +82,45 @@ pub(super) async fn metadata(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
+    let answer = |name: &str, model: &Model| {
+        let live = model.live.as_ref().and_then(|live| model.versions.get_key_value(&live.manifest.version));
+        let (version, found) = live.ok_or(scoring::Error::UnknownModel)?;
+        Ok(json(&VersionDescription::new(name, version, found)))
+    };
+    read_model(&app, &path, request, answer).await
+}
+
+/// What routes about one model have in common: the caller may use it, and it is there.
+async fn read_model(
+    app: &App,
+    path: &ModelPath,
+    request: Request,
+    answer: impl FnOnce(&str, &Model) -> Result<Response, Error>,
+) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
-    let (_, name) = admit_to_model(&app, &parts, Scope::ModelsRead, &path).await?;
-    let snapshot = read(&app, &parts)?;
-    let (name, model) = find(&snapshot, name)?;
-    let live = model.live.as_ref().and_then(|live| model.versions.get_key_value(&live.manifest.version));
-    let (version, found) = live.ok_or(scoring::Error::UnknownModel)?;
-    Ok(json(&VersionDescription::new(name, version, found)))
+    let (verified, model) = verify_for_model(app, &parts, Scope::ModelsRead, path).await?;
+    let answer = |_: &Caller, snapshot: &Snapshot| {
+        let (name, model) = snapshot.models.get_key_value(model).ok_or(scoring::Error::UnknownModel)?;
+        answer(name, model)
+    };
+    read(app, verified, &parts, answer).await
 }
 
-/// What each of these routes goes on with: the models as they are at this moment.
-fn read(app: &App, parts: &Parts) -> Result<Arc<Snapshot>, Error> {
-    no_parameters(parts)?;
-    accepted_format(&parts.headers, &[Format::Json])?;
-    Ok(app.registry().ok_or(scoring::Error::NotReady)?.models())
-}
-
-fn find<'s>(snapshot: &'s Snapshot, model: &str) -> Result<(&'s str, &'s Model), Error> {
-    let (name, model) = snapshot.models.get_key_value(model).ok_or(scoring::Error::UnknownModel)?;
-    Ok((name, model))
+/// What all of them have in common: the caller's quota, and the models as they are at this moment.
+async fn read(
+    app: &App,
+    verified: Verified,
+    parts: &Parts,
+    answer: impl FnOnce(&Caller, &Snapshot) -> Result<Response, Error>,
+) -> Result<Response, Error> {
+    let admitted = verified.admit(app, None, Loss::CountHere).await?;
+    let read = || {
+        no_parameters(parts)?;
+        accepted_format(&parts.headers, &[Format::Json])?;
+        let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
+        answer(admitted.caller(), &snapshot)
+    };
+    Ok(admitted.answer(read()))
 }
 
 fn json(document: &impl Serialize) -> Response {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -10,12 +11,13 @@ use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
 use scoregate_model::features::BodyError;
 
-use super::admission::{Admitted, admit};
+use super::admission::{Verified, verify};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
 use super::wire;
 use crate::app::App;
 use crate::auth::Scope;
+use crate::limiter::Loss;
 use crate::registry::Version;
 use crate::scoring::{self, RowError};
 
@@ -25,12 +27,17 @@ pub(super) async fn predict(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let (_, model) = admit_to_model(&app, &parts, Scope::ScorePredict, &path).await?;
+    let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
+    let admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
+    Ok(admitted.answer(score(&app, model, &parts, body).await))
+}
+
+async fn score(app: &Arc<App>, model: &str, parts: &Parts, body: Body) -> Result<Response, Error> {
     let version = scoring::look_up(app.registry(), model)?;
-    no_parameters(&parts)?;
+    no_parameters(parts)?;
     content_format(&parts.headers, &[Format::Json])?;
     accepted_format(&parts.headers, &[Format::Json])?;
-    let received = receive(&app, &parts.headers, body).await?;
+    let received = receive(app, &parts.headers, body).await?;
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
@@ -71,17 +78,17 @@ pub(super) fn parameter<'p>(path: &'p ModelPath, name: &str) -> Result<Option<&'
     Ok(path.iter().find(|(found, _)| *found == name).map(|(_, value)| value))
 }
 
-/// Admits a caller to the model of the path, or to the default model, and says which one it is.
-pub(super) async fn admit_to_model<'p>(
+/// Verifies that the caller may use the model of the path, or the default model, and says which one it is.
+pub(super) async fn verify_for_model<'p>(
     app: &'p App,
     parts: &Parts,
     scope: Scope,
     path: &'p ModelPath,
-) -> Result<(Admitted, &'p str), Error> {
+) -> Result<(Verified, &'p str), Error> {
     let model = parameter(path, "model").map(|model| model.unwrap_or(&app.settings.models.default));
     // What is wrong with the path is told to callers alone.
-    let admitted = admit(app, parts, scope, model.as_ref().ok().copied()).await?;
-    Ok((admitted, model?))
+    let verified = verify(app, parts, scope, model.as_ref().ok().copied()).await?;
+    Ok((verified, model?))
 }
 
 /// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.

@@ -10,7 +10,8 @@ use scoregate_model::features::{BodyError, FaultCode, FeatureRows, FieldFault, R
 use serde::Serialize;
 
 use super::oauth::Refusal;
-use crate::{audit, auth, rollout, scoring};
+use super::quota::Told;
+use crate::{audit, auth, limiter, rollout, scoring};
 
 /// The most faults that one problem document describes.
 const MAX_LISTED: usize = 100;
@@ -108,6 +109,15 @@ pub enum Error {
         rows: usize,
         /// How many would fit.
         fit: usize,
+    },
+    /// The caller's quota does not let the rows through.
+    #[error("{error}")]
+    Quota {
+        /// Why.
+        #[source]
+        error: limiter::Error,
+        /// Whether the client is told what is left in the older way, too.
+        legacy: bool,
     },
     /// Scoring failed.
     #[error(transparent)]
@@ -215,6 +225,15 @@ impl Error {
             | Self::Header(_)
             | Self::Rows { .. } => (422, "invalid_rows", "Invalid rows"),
             Self::Row(_) => (422, "invalid_row", "Invalid row"),
+            Self::Quota { error: limiter::Error::Exceeded(_), .. } => {
+                (429, "quota_exceeded", "Request cannot be satisfied as assigned quota has been exceeded")
+            }
+            Self::Quota { error: limiter::Error::TooManyRows { .. }, .. } => {
+                (413, "too_many_rows", "Too many rows")
+            }
+            Self::Quota { error: limiter::Error::Unavailable, .. } => {
+                (503, "quota_unavailable", "The quota cannot be checked")
+            }
             Self::Scoring(scoring::Error::UnknownModel) => (404, "unknown_model", "Unknown model"),
             Self::Scoring(scoring::Error::NotReady) => (503, "not_ready", "Not ready"),
             Self::Scoring(scoring::Error::Overloaded(_)) => (503, "overloaded", "Overloaded"),
@@ -233,6 +252,14 @@ impl Error {
         match self {
             Self::Auth { error, resource_metadata } => challenges(*error, resource_metadata),
             Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
+                vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
+            }
+            Self::Quota { error: limiter::Error::Exceeded(standing), legacy } => {
+                let told = Told { standing: standing.clone(), legacy: *legacy };
+                let retry = (header::RETRY_AFTER, HeaderValue::from(standing.retry_after()));
+                std::iter::once(retry).chain(told.headers()).collect()
+            }
+            Self::Quota { error: limiter::Error::Unavailable, .. } => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Token { refusal: Refusal::Other(error), .. } => error.headers(),
@@ -269,6 +296,26 @@ impl Error {
             }),
             Self::Token { .. } => Some(self.problem().code),
             _ => None,
+        }
+    }
+
+    /// The type of the problem: a registered one, else ours.
+    fn kind(&self, code: &str) -> String {
+        match self {
+            Self::Quota { error: limiter::Error::Exceeded(_), .. } => {
+                "https://iana.org/assignments/http-problem-types#quota-exceeded".into()
+            }
+            _ => format!("/problems/{}", code.replace('_', "-")),
+        }
+    }
+
+    /// The policies that refuse the request.
+    fn violated_policies(&self) -> Vec<String> {
+        match self {
+            Self::Quota { error: limiter::Error::Exceeded(standing), .. } => {
+                standing.violated().map(ToOwned::to_owned).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -329,13 +376,14 @@ impl Error {
         }
         let headers = self.headers();
         let document = Document {
-            kind: format!("/problems/{}", code.replace('_', "-")),
+            kind: self.kind(code),
             title,
             status: status.as_u16(),
             code,
             detail: self.detail(),
             instance: path,
             request_id,
+            violated_policies: self.violated_policies(),
             errors: self.faults(),
             error: self.oauth_error(status),
             error_description: self.oauth_error(status).map(|_| self.detail()),
@@ -411,6 +459,8 @@ struct Document<'d> {
     detail: String,
     instance: &'d str,
     request_id: &'d str,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+    violated_policies: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
+use hyper::http::request::Parts;
 use scoregate_model::package::Repository;
 use scoregate_schemas::manifest::Rollout;
 
+use super::admission::Admitted;
 use super::body::{Format, accepted_format, content_format, receive};
-use super::predict::{ModelPath, admit_to_model, no_parameters};
+use super::predict::{ModelPath, no_parameters, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
 use crate::audit::Actor;
 use crate::auth::Scope;
+use crate::limiter::Loss;
 use crate::rollout::Promotion;
 use crate::scoring;
 
@@ -24,22 +28,32 @@ pub(super) async fn put_rollout(
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let (admitted, model) = admit_to_model(&app, &parts, Scope::ModelsWrite, &path).await?;
-    let model = model.to_owned();
-    no_parameters(&parts)?;
+    let (verified, model) = verify_for_model(&app, &parts, Scope::ModelsWrite, &path).await?;
+    let admitted = verified.admit(&app, None, Loss::Refuse).await?;
+    Ok(admitted.answer(change(&app, model, &admitted, &parts, body).await))
+}
+
+async fn change(
+    app: &Arc<App>,
+    model: &str,
+    admitted: &Admitted,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Error> {
+    no_parameters(parts)?;
     content_format(&parts.headers, &[Format::Json])?;
     accepted_format(&parts.headers, &[Format::Json])?;
     let known = app.registry().ok_or(scoring::Error::NotReady)?.models();
-    if !known.models.contains_key(&model) {
+    if !known.models.contains_key(model) {
         return Err(scoring::Error::UnknownModel.into());
     }
-    let received = receive(&app, &parts.headers, body).await?;
+    let received = receive(app, &parts.headers, body).await?;
     let decoded = received.decode(app.settings.server.max_body_bytes)?;
     let rollout: Rollout = serde_json::from_slice(&decoded).map_err(|_| Error::Rollout)?;
     let caller = admitted.caller().id().to_owned();
     let answer = serde_json::to_vec(&rollout).expect("a rollout serialises");
     let work = {
-        let app = Arc::clone(&app);
+        let (app, model) = (Arc::clone(app), model.to_owned());
         move |_: &dyn Fn() -> bool| -> Result<(), Error> {
             let repository = Repository::new(&app.settings.models.dir);
             let promotion = Promotion::new(&repository, &model, &rollout.live)?;

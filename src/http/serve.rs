@@ -14,7 +14,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
@@ -228,10 +228,11 @@ async fn handled(router: Router, request: Request<Incoming>, id: &HeaderValue) -
         None => Error::Panicked.into_answer(path.path(), id),
     };
     if let Some(error) = response.extensions_mut().remove::<Pending>().and_then(Pending::take) {
-        let allow = response.headers_mut().remove(hyper::header::ALLOW);
+        let told = std::mem::take(response.headers_mut());
         response = error.into_answer(path.path(), id);
-        if let Some(allow) = allow {
-            response.headers_mut().insert(hyper::header::ALLOW, allow);
+        // What else the client is told: the methods of the path, its quota. The length was that of no body.
+        for (name, value) in told.iter().filter(|(name, _)| *name != CONTENT_LENGTH) {
+            response.headers_mut().entry(name).or_insert_with(|| value.clone());
         }
     }
     response

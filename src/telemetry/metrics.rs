@@ -19,9 +19,59 @@ pub struct Metrics {
     /// Of the kinds of credentials, those that were accepted: looked up once.
     accepted: [Counter; 4],
     key_sets: Family<KeySetLabels, Counter>,
+    quota_rows: QuotaRows,
+    redis: RedisCounts,
     lines_dropped: Counter,
     /// The log whose lines these are; none until it is known.
     log: Option<ErrorCounter>,
+}
+
+/// Requests to Redis by what became of them.
+#[derive(Debug, Clone, Default)]
+pub struct RedisCounts {
+    /// Those with an answer in time.
+    pub answered: Counter,
+    /// Those that Redis, or the way to it, failed.
+    pub failed: Counter,
+    /// Those without an answer in time.
+    pub late: Counter,
+    /// Those that were not sent, because Redis was out of reach.
+    pub out_of_reach: Counter,
+}
+
+impl RedisCounts {
+    fn of(requests: &Family<OutcomeLabels, Counter>) -> Self {
+        let count = |outcome| requests.get_or_create(&OutcomeLabels { outcome }).clone();
+        Self {
+            answered: count("answered"),
+            failed: count("failed"),
+            late: count("late"),
+            out_of_reach: count("out_of_reach"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// Rows by the policy of a quota and whether it let them through.
+#[derive(Debug, Clone, Default)]
+pub struct QuotaRows(Family<QuotaLabels, Counter>);
+
+impl QuotaRows {
+    /// The counts of a policy: rows that it admitted, and those that it refused.
+    pub fn of(&self, policy: &str) -> [Counter; 2] {
+        ["admitted", "refused"]
+            .map(|outcome| self.0.get_or_create(&QuotaLabels { policy: policy.into(), outcome }).clone())
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct QuotaLabels {
+    policy: String,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -76,6 +126,19 @@ impl Default for Metrics {
         );
         let key_sets = Family::<KeySetLabels, Counter>::default();
         registry.register("scoregate_key_set_fetches", "Fetches of issuers' key sets", key_sets.clone());
+        let quota_rows = QuotaRows::default();
+        registry.register(
+            "scoregate_quota_rows",
+            "Rows by the policy of a quota and whether it let them through",
+            quota_rows.0.clone(),
+        );
+        let requests = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "scoregate_redis_requests",
+            "Requests to Redis by what became of them",
+            requests.clone(),
+        );
+        let redis = RedisCounts::of(&requests);
         let lines_dropped = Counter::default();
         registry.register(
             "scoregate_log_lines_dropped",
@@ -87,11 +150,21 @@ impl Default for Metrics {
             credentials.get_or_create(&labels).clone()
         };
         let accepted = Kind::ALL.map(accepted);
-        Self { registry, credentials, accepted, key_sets, lines_dropped, log: None }
+        Self { registry, credentials, accepted, key_sets, quota_rows, redis, lines_dropped, log: None }
     }
 }
 
 impl Metrics {
+    /// Where requests to Redis are counted.
+    pub fn redis(&self) -> RedisCounts {
+        self.redis.clone()
+    }
+
+    /// Where rows under a quota are counted.
+    pub fn quota_rows(&self) -> QuotaRows {
+        self.quota_rows.clone()
+    }
+
     /// Counts the lines that `log` drops.
     pub fn watch(&mut self, log: &Log) {
         self.log = Some(log.dropped());
@@ -136,12 +209,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_and_fetches_are_counted_by_outcome() {
+    fn credentials_rows_and_fetches_are_counted_by_outcome() {
         let metrics = Metrics::default();
         metrics.count_credential(Kind::Key, None);
         metrics.count_credential(Kind::Key, Some(auth::Error::InvalidKey));
         metrics.count_credential(Kind::Certificate, None);
         metrics.count_credential(Kind::None, Some(auth::Error::InvalidRequest("two")));
+        let [admitted, refused] = metrics.quota_rows().of("rows");
+        admitted.inc_by(5);
+        metrics.quota_rows().of("rows")[0].inc();
+        refused.inc_by(2);
         for fetched in 1..=2 {
             let document = metrics.encode([("https://issuer", fetched, 0)].into_iter());
             for line in [
@@ -149,6 +226,8 @@ mod tests {
                 "scoregate_credentials_total{kind=\"key\",outcome=\"key\"} 1".to_owned(),
                 "scoregate_credentials_total{kind=\"none\",outcome=\"malformed\"} 1".to_owned(),
                 "scoregate_credentials_total{kind=\"token\",outcome=\"accepted\"} 0".to_owned(),
+                "scoregate_quota_rows_total{policy=\"rows\",outcome=\"admitted\"} 6".to_owned(),
+                "scoregate_quota_rows_total{policy=\"rows\",outcome=\"refused\"} 2".to_owned(),
                 "scoregate_credentials_total{kind=\"certificate\",outcome=\"accepted\"} 1".to_owned(),
                 "scoregate_log_lines_dropped_total 0".to_owned(),
                 format!(

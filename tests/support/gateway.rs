@@ -26,7 +26,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The repository of fitted models, free ports, JSON logs, no keys yet.
+    /// The repository of fitted models, free ports, JSON logs, no quotas, no keys yet.
     pub(crate) fn new() -> Self {
         let models = repository().models.to_str().unwrap();
         // Shared, so that a package which many tests serve is tried once.
@@ -37,6 +37,8 @@ impl Settings {
             .set("SCOREGATE_ADDR", "127.0.0.1:0")
             .set("SCOREGATE_ADMIN_ADDR", "127.0.0.1:0")
             .set("SCOREGATE_LOG_FORMAT", "json")
+            // Tests send faster than any quota lets them; those of quotas set one.
+            .set("SCOREGATE_QUOTA", "off")
     }
 
     /// Nothing set, in an empty working directory.

@@ -8,6 +8,7 @@ mod gateway;
 pub(crate) mod graph;
 mod http;
 pub(crate) mod page;
+pub(crate) mod redis;
 mod table;
 pub(crate) mod tls;
 pub(crate) mod tokens;

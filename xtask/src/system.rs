@@ -21,6 +21,15 @@ pub(crate) const STRACE: Package =
 pub(crate) const CURL: Package =
     Package { name: "curl", present: || succeeds(Command::new("curl").arg("--version")) };
 
+/// `redis-server`, which is sentinel and cluster as well, and brings `redis-cli` along.
+pub(crate) const REDIS: Package = Package {
+    name: "redis-server",
+    present: || {
+        let is_there = |program: &str| succeeds(Command::new(program).arg("--version"));
+        is_there("redis-server") && is_there("redis-cli")
+    },
+};
+
 /// `chromium`, which shows that pages may call the gateway where they should, and only there.
 pub(crate) const CHROMIUM: Package =
     Package { name: "chromium", present: || succeeds(Command::new("chromium").arg("--version")) };

@@ -63,6 +63,9 @@ pub struct Client {
     /// The tenant that it belongs to.
     #[serde(default)]
     pub tenant: Option<String>,
+    /// The plan that it is on.
+    #[serde(default)]
+    pub plan: Option<String>,
     /// When it ends to be given tokens, RFC 3339.
     #[serde(default)]
     pub expires_at: Option<String>,
@@ -177,6 +180,7 @@ impl ClientsFile {
             scopes: new.scopes,
             models: new.models,
             tenant: new.tenant,
+            plan: new.plan,
             expires_at: new.expires.map(|expires| time_after(now, expires)).transpose()?,
         };
         entry.scopes(None).map_err(|_| file::Error::TooManyModels)?;
@@ -188,6 +192,7 @@ impl ClientsFile {
                 .with("scopes", names)
                 .with("models", entry.models.as_slice())
                 .with("tenant", entry.tenant.as_deref())
+                .with("plan", entry.plan.as_deref())
                 .with("expires_at", entry.expires_at.as_deref());
             clients.push(entry);
             self.check(clients)?;
@@ -238,6 +243,9 @@ fn by_id(clients: Vec<Client>) -> Result<BTreeMap<String, Client>, String> {
         }
         if client.tenant.as_deref() == Some("") {
             return Err(wrong("expected a tenant's name, or none"));
+        }
+        if client.plan.as_deref() == Some("") {
+            return Err(wrong("expected a plan's name, or none"));
         }
         check_models(&client.models).map_err(|error| wrong(&error.to_string()))?;
         let expires_at = client.expires_at.as_deref().map(parse_time).transpose();
@@ -461,6 +469,7 @@ mod tests {
             scopes: Vec::new(),
             models: all_models(),
             tenant: None,
+            plan: None,
             expires_at: None,
         };
         let (small, large) = (client("small", hash(64)), client("large", hash(1_024)));
@@ -512,6 +521,7 @@ mod tests {
             scopes: vec![Scope::ScorePredict, Scope::ModelsRead],
             models: models.iter().map(|model| (*model).into()).collect(),
             tenant: None,
+            plan: None,
             expires_at: None,
         };
         for (models, requested, expected) in [
@@ -543,6 +553,7 @@ mod tests {
             scopes: vec![Scope::ScorePredict],
             models,
             tenant: None,
+            plan: None,
             expires_at: None,
         };
         let names = |count: usize| (0..count).map(|at| format!("model:m{at}")).collect::<Vec<_>>().join(" ");
@@ -577,6 +588,7 @@ mod tests {
             (format!("[{}]", entry("$argon2id$v=19$m=19456,t=2,p=1", "")), "an argon2id PHC string"),
             (format!("[{}]", entry(&right, r#","models":[]"#)), "expected models"),
             (format!("[{}]", entry(&right, r#","tenant":"""#)), "expected a tenant"),
+            (format!("[{}]", entry(&right, r#","plan":"""#)), "expected a plan"),
             (format!("[{}]", entry(&right, r#","models":["a b"]"#)), "found the model"),
             (format!("[{}]", entry(&right, r#","expires_at":"soon""#)), "an RFC 3339 time"),
             (format!("[{}]", entry(&right, r#","secret":"x""#)), "unknown field"),

@@ -183,6 +183,7 @@ impl Issuer {
             typ: vec!["at+jwt".into()],
             scope_claim: Some("scope".into()),
             tenant_claim: "tenant".into(),
+            plan_claim: "plan".into(),
             leeway: LEEWAY,
             // Tokens from before the setting was lowered are to be taken, too.
             max_lifetime: self.settings.token_ttl.max(Duration::from_secs(86_400)),
@@ -334,6 +335,8 @@ fn issue(
         scope: &'c str,
         #[serde(skip_serializing_if = "Option::is_none")]
         tenant: Option<&'c str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        plan: Option<&'c str>,
     }
     let scope = client.scopes(requested)?;
     let id = URL_SAFE_NO_PAD.encode(random::<16>().map_err(GrantError::Random)?);
@@ -350,6 +353,7 @@ fn issue(
         jti: &id,
         scope: &scope,
         tenant: client.tenant.as_deref(),
+        plan: client.plan.as_deref(),
     };
     let header =
         Header { typ: Some("at+jwt".into()), kid: Some(key.kid.clone()), ..Header::new(Algorithm::ES256) };
@@ -416,6 +420,7 @@ mod tests {
                 scopes: vec![Scope::ScorePredict, Scope::ModelsRead],
                 models: vec![models.into()],
                 tenant: Some("acme".into()),
+                plan: Some("free".into()),
                 expires: None,
             };
             let file = ClientsFile::new(&self.settings.clients_file, self.log.clone());
@@ -464,6 +469,7 @@ mod tests {
             ("client_id", &id),
             ("scope", "score:predict model:churn"),
             ("tenant", "acme"),
+            ("plan", "free"),
         ] {
             assert_eq!(claims[claim], expected, "{claim}");
         }

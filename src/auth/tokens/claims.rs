@@ -71,17 +71,19 @@ impl Claims {
             None => None,
             Some(id) => Some(id.text().ok_or(Reason::TokenId)?.to_owned()),
         };
-        let tenant = match claims.get(&settings.tenant_claim) {
-            None => None,
-            Some(Value::Text(tenant)) if !tenant.is_empty() => Some(tenant.clone().into_owned()),
-            Some(_) => return Err(Reason::Tenant),
+        let named = |claim: &str, reason| match claims.get(claim) {
+            None => Ok(None),
+            Some(Value::Text(name)) if !name.is_empty() => Ok(Some(name.clone().into_owned())),
+            Some(_) => Err(reason),
         };
+        let tenant = named(&settings.tenant_claim, Reason::Tenant)?;
+        let plan = named(&settings.plan_claim, Reason::Plan)?;
         let certificate = match claims.get("cnf") {
             None => None,
             Some(confirmation) => Some(thumbprint(confirmation).ok_or(Reason::Confirmation)?),
         };
         let grant = granted(claims, settings).ok_or(Reason::Scope)?;
-        let caller = Caller::new(Identity { id, tenant, grant });
+        let caller = Caller::new(Identity { id, tenant, plan, grant });
         Ok(Self { caller, ends, token_id, certificate })
     }
 

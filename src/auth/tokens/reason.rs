@@ -47,6 +47,8 @@ pub enum Reason {
     Scope,
     /// Its tenant is no text, or empty.
     Tenant,
+    /// Its plan is no text, or empty.
+    Plan,
     /// It is bound to its holder in a way that cannot be checked here.
     Confirmation,
     /// It is bound to another certificate than the connection's.
@@ -57,7 +59,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::TooLong,
         Self::Structure,
         Self::Header,
@@ -80,6 +82,7 @@ impl Reason {
         Self::Revoked,
         Self::Scope,
         Self::Tenant,
+        Self::Plan,
         Self::Confirmation,
         Self::Certificate,
         Self::Inactive,
@@ -110,6 +113,7 @@ impl Reason {
             Self::Revoked => "revoked",
             Self::Scope => "scope_claim",
             Self::Tenant => "tenant",
+            Self::Plan => "plan",
             Self::Confirmation => "confirmation",
             Self::Certificate => "certificate",
             Self::Inactive => "inactive",

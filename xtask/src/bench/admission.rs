@@ -12,6 +12,11 @@ use crate::workspace::{self, Workspace};
 const REMEMBERED_US: f64 = 2.0;
 /// The most that a new token may cost, as a multiple of checking its signature alone.
 const NEW_SHARE: f64 = 1.15;
+/// The most that counting a request's row of two quotas may cost, in microseconds of CPU.
+const QUOTA_US: f64 = 0.5;
+
+/// The most that it may cost with leases from Redis, in microseconds that pass.
+const LEASED_US: f64 = 1.5;
 
 /// Microseconds of CPU time by what was measured, one entry a round.
 #[derive(Default)]
@@ -53,6 +58,14 @@ impl Admission {
             let name = format!("admission of a new token signed with {algorithm}");
             rows.push(other(&name, Some(cost("new")), Some(bar)));
         }
+        let quota = self.cost("quota_us");
+        let bar = at_most(format!("{QUOTA_US} µs"), quota, QUOTA_US, format!("{quota:.2} µs"));
+        let name = "counting a row of two quotas, in process";
+        rows.push(other(name, Some(quota), Some(bar)));
+        let leased = self.cost("leased_us");
+        let bar = at_most(format!("{LEASED_US} µs"), leased, LEASED_US, format!("{leased:.2} µs"));
+        let name = "the same with leases of 2 % from Redis, waits for it included";
+        rows.push(other(name, Some(leased), Some(bar)));
         format!("{}\n", rows.join("\n"))
     }
 }
@@ -71,6 +84,8 @@ mod tests {
             ("remembered_rs256_us", 3.0),
             ("signature_rs256_us", 20.0),
             ("new_rs256_us", 24.0),
+            ("quota_us", 0.3),
+            ("leased_us", 1.6),
         ];
         let costs = costs.into_iter().map(|(name, cost)| (name.to_owned(), vec![cost])).collect();
         let table = Admission { costs }.table();
@@ -79,6 +94,8 @@ mod tests {
             "new token signed with ES256 | | | 110.0 | | | ≤ 1.15× this | 1.10× | yes |",
             "signed with RS256 that is remembered | | | 3.0 | | | ≤ 2 µs | 3.00 µs | **no** |",
             "new token signed with RS256 | | | 24.0 | | | ≤ 1.15× this | 1.20× | **no** |",
+            "row of two quotas, in process | | | 0.3 | | | ≤ 0.5 µs | 0.30 µs | yes |",
+            "waits for it included | | | 1.6 | | | ≤ 1.5 µs | 1.60 µs | **no** |",
         ] {
             assert!(table.contains(expected), "{expected}\nis not in\n{table}");
         }

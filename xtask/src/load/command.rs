@@ -65,6 +65,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if outcome.statuses.contains_key(&401) && options.key.is_none() {
         println!("401 means that a key is needed: --key KEY or LOAD_API_KEY");
     }
+    if outcome.statuses.contains_key(&429) {
+        println!("429 means that the key's quota is used up: start the gateway with SCOREGATE_QUOTA=off");
+    }
     if outcome.answers() == 0 {
         bail!("nothing was answered");
     }

@@ -49,6 +49,7 @@ pub(super) fn settings(keys: KeyLocation) -> IssuerSettings {
         typ: vec!["at+jwt".into()],
         scope_claim: None,
         tenant_claim: "tenant".into(),
+        plan_claim: "plan".into(),
         leeway: Duration::from_secs(60),
         max_lifetime: Duration::from_secs(86_400),
         cooldown: Duration::from_secs(30),

@@ -226,6 +226,8 @@ async fn claims_that_do_not_hold() {
         ("scp null", changed(json!({"scope": null})).replacen('{', r#"{"scp":null,"#, 1), "scope_claim"),
         ("tenant a number", changed(json!({"tenant": 1})), "tenant"),
         ("tenant empty", changed(json!({"tenant": ""})), "tenant"),
+        ("plan a number", changed(json!({"plan": 1})), "plan"),
+        ("plan empty", changed(json!({"plan": ""})), "plan"),
     ] {
         check(&tokens, &signer, (what, header().to_string(), payload, expected)).await;
     }
@@ -238,6 +240,7 @@ async fn what_the_caller_may_do() {
         issuer: "https://other.example".into(),
         scope_claim: Some("permissions".into()),
         tenant_claim: "org".into(),
+        plan_claim: "tier".into(),
         ..files.settings(&[signer.jwk("k1")])
     };
     let tokens = Tokens::open(&[files.settings(&[signer.jwk("k1")]), own], None, None).unwrap();
@@ -263,6 +266,14 @@ async fn what_the_caller_may_do() {
     let token = signer.token(&header().to_string(), &claims().to_string());
     let caller = tokens.verify(&token, None, at(NOW)).await.unwrap();
     assert!(caller.may_use("churn") && !caller.may_use("other"));
+    assert_eq!(caller.plan(), None);
+    for (claims_of_plan, plan) in [
+        (json!({"plan": "free"}), "free"),
+        (json!({"iss": "https://other.example", "tier": "gold", "plan": 1}), "gold"),
+    ] {
+        let token = signer.token(&header().to_string(), &with(claims(), claims_of_plan));
+        assert_eq!(tokens.verify(&token, None, at(NOW)).await.unwrap().plan(), Some(plan));
+    }
 }
 
 #[tokio::test]
