@@ -1,8 +1,8 @@
 //! What it costs to let a request in: an API key, a token that is remembered, and new tokens beside their signature alone; and
-//! what it costs to count its row of a quota.
+//! what it costs to count its row of a quota, and how exact that is where replicas share it.
 //!
-//! Everything happens on one thread, in CPU time, through the functions that the gateway's handlers call. Prints one line of
-//! JSON with microseconds. A new token and its bare signature check are timed in turn, and the medians are compared.
+//! What is timed happens on one thread, in CPU time, through the functions that the gateway's handlers call. Prints one line of
+//! JSON with microseconds and rows. A new token and its bare signature check are timed in turn, and the medians are compared.
 
 #![allow(clippy::print_stdout, reason = "printing the measurement is what this program is for")]
 
@@ -11,6 +11,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -34,6 +35,7 @@ use scoregate::config::{Settings, Sources};
 use scoregate::http::admission::verify;
 use scoregate::limiter::Loss;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "https://scores.example";
@@ -52,6 +54,12 @@ const PLANS: &str =
 const LEASED: &str = "[plan.bench]\nquota = \"60000/min\"\n[plan.bench.models]\nchurn = \"60000/min\"\n";
 /// Callers whose leased rows are counted in turn, and the rows of each: nearly its whole quota.
 const LEASING: (usize, usize) = (20, 50_000);
+/// A quota of which two replicas at once let through what they can, and clients of each.
+const SHARED: &str = "[plan.bench]\nquota = \"1000/min\"\n";
+const REPLICAS: usize = 2;
+const CLIENTS: usize = 32;
+/// Longer than all leases of that quota take to come back, 2 % of a minute each.
+const UNTIL_WHOLE: Duration = Duration::from_secs(3);
 /// Each figure of known credentials is the best of so many, because whatever else the machine does only ever adds.
 const REPEATS: usize = 5;
 
@@ -92,14 +100,14 @@ fn main() -> Result<()> {
     ];
     let environment: BTreeMap<String, String> =
         environment.into_iter().map(|(name, value)| (name.into(), value)).collect();
-    let settings = |plans: &str, redis: Option<String>| {
+    let settings = |plans: &str, more: &[(&str, &str)]| {
         let mut environment = environment.clone();
-        environment.extend(redis.map(|url| ("SCOREGATE_REDIS_URL".into(), url)));
+        environment.extend(more.iter().map(|(name, value)| ((*name).into(), (*value).into())));
         Settings::load(Sources { environment, file: Some(plans.into()), ..Sources::default() })
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let figures = runtime.block_on(async {
-        let app = App::new(settings(PLANS, None)?)?;
+        let app = App::new(settings(PLANS, &[])?)?;
         let mut figures = serde_json::Map::new();
         figures.insert("key_us".into(), known(&app, &key).await?.into());
         for signer in &signers {
@@ -113,8 +121,20 @@ fn main() -> Result<()> {
         }
         figures.insert("quota_us".into(), counted(&app, &signers[0]).await?.into());
         let redis = Redis::start(directory.path())?;
-        let app = App::new(settings(LEASED, Some(redis.url()))?)?;
+        let url = redis.url();
+        let app = App::new(settings(LEASED, &[("SCOREGATE_REDIS_URL", &url)])?)?;
         figures.insert("leased_us".into(), leased(&app, &signers[0]).await?.into());
+        for (lease, name) in [("2%", "rows_with_leases"), ("off", "rows_without_leases")] {
+            let more = [
+                ("SCOREGATE_REDIS_URL", url.as_str()),
+                ("SCOREGATE_QUOTA_LEASE", lease),
+                // What a machine that is busy adds to the error is another question.
+                ("SCOREGATE_REDIS_TIMEOUT", "5s"),
+            ];
+            let replicas = (0..REPLICAS).map(|_| settings(SHARED, &more)).collect::<Result<Vec<_>, _>>()?;
+            let token = token_of(&signers[0], &format!("sharing-{lease}"), 0);
+            figures.insert(name.into(), let_through(replicas, &token)?.into());
+        }
         anyhow::Ok(figures)
     })?;
     println!("{}", serde_json::Value::Object(figures));
@@ -182,6 +202,56 @@ async fn leased(app: &App, signer: &Signer) -> Result<f64> {
         best = best.min(took.as_secs_f64() * 1e6 / (callers * rows) as f64);
     }
     Ok(best)
+}
+
+/// The rows of one quota that replicas let through at once, each of which had let a row through before, holds what remains of its
+/// lease if it has one, and sees the quota whole again: the worst that can be. Without what comes back meanwhile.
+fn let_through(replicas: Vec<Settings>, token: &str) -> Result<u64> {
+    let together = Barrier::new(replicas.len());
+    let (mut rows, mut took) = (0, Duration::ZERO);
+    std::thread::scope(|scope| {
+        let start = |settings| {
+            scope.spawn(|| -> Result<(u64, Duration)> {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let app = runtime.block_on(async { App::new(settings) })?;
+                runtime.block_on(replica(Arc::new(app), token, &together))
+            })
+        };
+        let running: Vec<_> = replicas.into_iter().map(start).collect();
+        for replica in running {
+            let (admitted, during) = replica.join().map_err(|_| anyhow!("a replica panicked"))??;
+            (rows, took) = (rows + admitted, took.max(during));
+        }
+        anyhow::Ok(())
+    })?;
+    let came_back = (took.as_secs_f64() * 1_000.0 / 60.0) as u64;
+    Ok(rows - came_back)
+}
+
+/// What the clients of one replica are let through with until they are refused, and how long that takes.
+async fn replica(app: Arc<App>, token: &str, together: &Barrier) -> Result<(u64, Duration)> {
+    let caller = verified(&app, token).await?;
+    let begun = Instant::now();
+    while app.metrics.redis().answered.get() == 0 {
+        ensure!(begun.elapsed() < Duration::from_secs(10), "Redis does not answer");
+        let _ = app.limiter.admit(&caller, Some(MODEL), Loss::CountHere, Instant::now()).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(UNTIL_WHOLE).await;
+    together.wait();
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (app, caller) = (Arc::clone(&app), caller.clone());
+        clients.spawn(async move {
+            let mut admitted = 0;
+            while app.limiter.admit(&caller, Some(MODEL), Loss::CountHere, Instant::now()).await.is_ok() {
+                admitted += 1;
+            }
+            admitted
+        });
+    }
+    Ok((clients.join_all().await.into_iter().sum(), begun.elapsed()))
 }
 
 /// A Redis server; killed when dropped.

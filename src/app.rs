@@ -10,6 +10,7 @@ use scoregate_model::runtime::{self, Runtime};
 use crate::audit;
 use crate::auth::Auth;
 use crate::auth::issuer::{self, Issuer};
+use crate::cache::{self, Cache};
 use crate::config::{RuntimeSettings, Settings};
 use crate::follow;
 use crate::limiter::Limiter;
@@ -36,6 +37,8 @@ pub struct App {
     pub metrics: Metrics,
     /// How many rows callers may send.
     pub limiter: Limiter,
+    /// Scores that were computed before.
+    pub cache: Cache,
     /// Where work runs.
     pub engine: Engine,
     registry: OnceLock<Arc<Registry>>,
@@ -52,6 +55,9 @@ pub enum Error {
     /// Redis could never be reached.
     #[error(transparent)]
     Redis(#[from] redis::OpenError),
+    /// The key of the cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
     /// The built-in issuer cannot work.
     #[error(transparent)]
     Issuer(#[from] issuer::Error),
@@ -107,6 +113,7 @@ impl App {
         let runtime = tokio::runtime::Handle::current();
         let redis = redis.map(|redis| Redis::open(redis, metrics.redis(), &runtime));
         let redis = redis.transpose()?.map(Arc::new);
+        let cache = Cache::open(&settings.cache, redis.clone(), metrics.cache(), &runtime)?;
         let limiter = Limiter::open(&settings, redis, metrics.quota_rows())?;
         Ok(Self {
             auth,
@@ -115,6 +122,7 @@ impl App {
             audit,
             metrics,
             limiter,
+            cache,
             engine,
             registry: OnceLock::new(),
             opened: AtomicBool::new(false),

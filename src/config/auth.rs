@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use url::{Host, Url};
 
 use super::reader::{ENVIRONMENT, Reader, TableReader};
-use super::values::{base_url, lifetime, one_or_many, optional_path, text, yes_or_no};
+use super::values::{base_url, lifetime, one_or_many, optional_path, switch, text};
 use crate::auth::Scope;
 use crate::auth::file::check_models;
 
@@ -156,7 +156,7 @@ impl Reader {
         let keys_file = self.take("SCOREGATE_OAUTH_KEYS_FILE", "oauth.keys_file", "", optional_path);
         let token_ttl = self.take("SCOREGATE_OAUTH_TOKEN_TTL", "oauth.token_ttl", "15m", lifetime);
         let key_rotation = self.take("SCOREGATE_OAUTH_KEY_ROTATION", "oauth.key_rotation", "30d", lifetime);
-        let allow_http = self.take("SCOREGATE_OAUTH_ALLOW_HTTP", "oauth.allow_http", "false", yes_or_no);
+        let allow_http = self.take("SCOREGATE_OAUTH_ALLOW_HTTP", "oauth.allow_http", "false", switch);
         let issuer = issuer?;
         if !allow_http && !Url::parse(&issuer).is_ok_and(|url| is_safe(&url)) {
             self.mistakes.push(format!(

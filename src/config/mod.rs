@@ -3,6 +3,7 @@
 //! Every mistake is reported at once, and keys that nobody knows are mistakes.
 
 mod auth;
+mod cache;
 mod quota;
 mod reader;
 mod redis;
@@ -22,6 +23,7 @@ pub use self::auth::{
     AuthSettings, CertificateSettings, IntrospectionSettings, IssuerSettings, KeyLocation, OauthSettings,
     TlsSettings, is_safe,
 };
+pub use self::cache::{CacheMode, CacheSettings};
 pub use self::quota::{PlanSettings, QuotaSettings, plans};
 use self::reader::{Reader, TableReader};
 pub use self::redis::RedisSettings;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// Redis, where it is named.
     pub redis: Option<RedisSettings>,
+    /// The cache of scores.
+    pub cache: CacheSettings,
     /// ONNX Runtime.
     pub runtime: RuntimeSettings,
     /// Work in flight.
@@ -284,7 +288,7 @@ impl Settings {
         let clients_file =
             reader.take("SCOREGATE_OAUTH_CLIENTS_FILE", "oauth.clients_file", "oauth_clients.json", path);
         let (oauth, tls) = (reader.oauth(clients_file.clone()), reader.tls());
-        let quota = reader.quota();
+        let (quota, redis) = (reader.quota(), reader.redis());
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let settings = Self {
             server: ServerSettings {
@@ -362,7 +366,8 @@ impl Settings {
             },
             oauth,
             tls,
-            redis: reader.redis(),
+            cache: reader.cache(redis.is_some()),
+            redis,
             runtime: RuntimeSettings {
                 library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", optional_path),
                 execution_providers: reader.take(

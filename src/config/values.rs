@@ -35,11 +35,6 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     if is_plain && is_http { Ok(text.trim_end_matches('/').into()) } else { Err(expected()) }
 }
 
-/// A switch.
-pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "true or false".into())
-}
-
 /// A list of origins, or `*`.
 pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
     let origin = |text: &str| {
@@ -58,6 +53,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
+/// A switch.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "true or false".into())
 }

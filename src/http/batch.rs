@@ -14,14 +14,16 @@ use tokio::runtime::Handle;
 
 use super::admission::Admitted;
 use super::body::{Format, Received, accepted_format, content_format, receive};
+use super::cache;
 use super::predict::{ModelPath, no_parameters, verify_for_model};
 use super::problem::{Error, Fault};
 use super::wire::Answers;
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{Caller, Scope};
+use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
 use crate::registry::Version;
-use crate::scoring::{self, Permit};
+use crate::scoring::{self, Permit, Recall, Recalled};
 
 pub(super) async fn predict_batch(
     State(app): State<Arc<App>>,
@@ -56,17 +58,18 @@ async fn score(
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let here = rows > 0 && app.engine.fits_inline(rows, cost);
-    let answer = if here {
+    let wish = cache::wish(&parts.headers);
+    let (answer, status) = if here {
         let read = work.read(received)?;
-        admitted.settle(app, read.rows.submitted).await?;
-        work.answer(read, &|| false)?
+        let recalled = work.prepare(&read, admitted, wish).await?;
+        work.answer(read, recalled, admitted.caller(), wish, &|| false)?
     } else {
         let mut own = admitted.clone();
         let done = move |has_left: &dyn Fn() -> bool| {
             let answer = work.read(received).and_then(|read| {
-                // To wait here for who counts rows is to wait on a thread that is made for it.
-                Handle::current().block_on(own.settle(&work.app, read.rows.submitted))?;
-                work.answer(read, has_left)
+                // To wait here for others is to wait on a thread that is made for it.
+                let recalled = Handle::current().block_on(work.prepare(&read, &mut own, wish))?;
+                work.answer(read, recalled, own.caller(), wish, has_left)
             });
             (own, answer)
         };
@@ -74,7 +77,10 @@ async fn score(
         *admitted = settled;
         answer?
     };
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response())
+    let mut response =
+        ([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response();
+    cache::tell(status, response.headers_mut());
+    Ok(response)
 }
 
 struct Work {
@@ -125,8 +131,30 @@ impl Work {
         Ok(Read { rows, prefix, sent, room, _decoded: decoded })
     }
 
+    /// Takes the rows of the caller's quota, and looks for those that were scored before.
+    async fn prepare(
+        &self,
+        read: &Read,
+        admitted: &mut Admitted,
+        wish: Wish,
+    ) -> Result<Option<Recalled>, Error> {
+        admitted.settle(&self.app, read.rows.submitted).await?;
+        Ok(self.recall(admitted.caller(), wish).look_up_batch(&self.version, &read.rows).await)
+    }
+
+    fn recall<'r>(&'r self, caller: &'r Caller, wish: Wish) -> Recall<'r> {
+        Recall { cache: &self.app.cache, caller, wish }
+    }
+
     /// Checked columns → tensors → ONNX Runtime → answer. A caller that `has_left` needs none.
-    fn answer(&self, read: Read, has_left: &dyn Fn() -> bool) -> Result<Bytes, Error> {
+    fn answer(
+        &self,
+        read: Read,
+        recalled: Option<Recalled>,
+        caller: &Caller,
+        wish: Wish,
+        has_left: &dyn Fn() -> bool,
+    ) -> Result<(Bytes, Status), Error> {
         let Self { app, version, .. } = self;
         let Read { rows, prefix, sent, room, _decoded } = read;
         let Some(mut room) = room else {
@@ -138,8 +166,8 @@ impl Work {
         if has_left() {
             return Err(scoring::Error::Deadline.into());
         }
-        let scores = version.run_unless(&rows, has_left).map_err(scoring::Error::from)?;
-        let scores = scores.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
+        let scored = self.recall(caller, wish).score_batch(version, &rows, recalled, has_left)?;
+        let (scores, status) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
         let mut answers = Answers::new(version);
         let body = sent.as_ref().map_or(&[][..], |(body, _)| body);
         let answer = match self.output {
@@ -152,7 +180,7 @@ impl Work {
         // What is said of refused rows may be longer than scores.
         let more = answer.len() - room.held().min(answer.len());
         let more = app.engine.hold_bytes(more).map_err(scoring::Error::from)?;
-        Ok(Bytes::from_owner(Held { answer, _permits: [room, more] }))
+        Ok((Bytes::from_owner(Held { answer, _permits: [room, more] }), status))
     }
 
     /// The memory for scores and answer, taken before there is any: with many classes they are many times the body. `body`

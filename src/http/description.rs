@@ -7,6 +7,7 @@ use scoregate_schemas::manifest::{Manifest, Metrics, Source, Task};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::cache::{Cache, Size};
 use crate::import::{bindings_in_words, output_in_words};
 use crate::registry::{self, Model, Published, Refused, State, Version};
 
@@ -143,7 +144,51 @@ struct Loaded<'s> {
     sessions: usize,
     memory_bytes: u64,
     cost: Cost,
+    cache: Cached,
     max_batch_rows: usize,
+}
+
+/// Whether and where its scores are kept, and what that costs and saves, in microseconds for each look-up of one row.
+#[derive(Serialize)]
+struct Cached {
+    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_s: Option<f64>,
+    /// What it takes to compute a score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compute_us: Option<f64>,
+    levels: BTreeMap<&'static str, LevelUse>,
+}
+
+#[derive(Serialize)]
+struct LevelUse {
+    used: bool,
+    hit_ratio: f64,
+    cost_us: f64,
+    saving_us: f64,
+}
+
+impl Cached {
+    fn new(cache: &Cache, version: &Version) -> Self {
+        let round = |number: f64, digits: i32| (number * 10_f64.powi(digits)).round() / 10_f64.powi(digits);
+        let microseconds = |seconds: f64| round(seconds * 1e6, 2);
+        let levels = cache.estimates(&version.worth).map(|(level, estimate)| {
+            let level_use = LevelUse {
+                used: estimate.used,
+                hit_ratio: round(estimate.hit_ratio, 3),
+                cost_us: microseconds(estimate.cost),
+                saving_us: microseconds(estimate.saving),
+            };
+            (level.as_str(), level_use)
+        });
+        let is_on = cache.is_on();
+        Self {
+            mode: cache.mode().as_str(),
+            ttl_s: is_on.then(|| cache.ttl().as_secs_f64()),
+            compute_us: is_on.then(|| microseconds(version.worth.compute(Size::Single))),
+            levels: levels.collect(),
+        }
+    }
 }
 
 /// A run of one row in microseconds, and each row of a large run in nanoseconds.
@@ -154,7 +199,7 @@ struct Cost {
 }
 
 impl<'s> VersionDescription<'s> {
-    pub(super) fn new(model: &'s str, version: &'s str, found: &'s Published) -> Self {
+    pub(super) fn new(model: &'s str, version: &'s str, found: &'s Published, cache: &Cache) -> Self {
         let live = match &found.state {
             State::Live(live) => Some(live.as_ref()),
             State::Checking | State::Accepted | State::Refused(_) => None,
@@ -168,7 +213,7 @@ impl<'s> VersionDescription<'s> {
             digest: found.digest.as_deref(),
             created_at: found.created_at.as_deref(),
             source: found.stated.as_ref().map(|stated| &stated.manifest.source),
-            loaded: live.map(Loaded::new),
+            loaded: live.map(|live| Loaded::new(live, cache)),
         }
     }
 }
@@ -211,7 +256,7 @@ impl<'s> Stated<'s> {
 }
 
 impl<'s> Loaded<'s> {
-    fn new(version: &'s Version) -> Self {
+    fn new(version: &'s Version, cache: &Cache) -> Self {
         let crate::registry::Cost { run, row } = version.cost;
         // Whole nanoseconds, so that no digits appear which nobody measured.
         let cost = Cost { run_us: run.as_nanos() as f64 / 1e3, row_ns: row.as_nanos() };
@@ -220,6 +265,7 @@ impl<'s> Loaded<'s> {
             sessions: version.sessions,
             memory_bytes: version.memory_bytes,
             cost,
+            cache: Cached::new(cache, version),
             max_batch_rows: version.max_batch_rows,
         }
     }

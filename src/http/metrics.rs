@@ -9,6 +9,8 @@ use hyper::header::{ACCEPT, CONTENT_TYPE};
 use super::predict::no_parameters;
 use super::problem::Error;
 use crate::app::App;
+use crate::registry::Registry;
+use crate::telemetry::metrics::CacheState;
 
 /// OpenMetrics for whoever asks for it, else the older type, whose readers understand it too.
 pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
@@ -20,5 +22,15 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Re
         true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         false => "text/plain; version=0.0.4; charset=utf-8",
     };
-    Ok(([(CONTENT_TYPE, content_type)], app.metrics.encode(app.auth.tokens.fetches())).into_response())
+    let (entries, bytes) = app.cache.size();
+    let models = app.registry().map(Registry::models).unwrap_or_default();
+    let live = models.models.values().filter_map(|model| model.live.as_deref());
+    let levels = live.flat_map(|version| {
+        let name = || (version.manifest.name.clone(), version.manifest.version.clone());
+        let estimates = app.cache.estimates(&version.worth);
+        estimates.map(move |(level, estimate)| (name().0, name().1, level, estimate))
+    });
+    let cache = CacheState { entries, bytes, levels: levels.collect() };
+    let document = app.metrics.encode(app.auth.tokens.fetches(), cache);
+    Ok(([(CONTENT_TYPE, content_type)], document).into_response())
 }

@@ -7,6 +7,7 @@
 pub mod admission;
 mod batch;
 mod body;
+mod cache;
 mod cors;
 mod description;
 mod framing;

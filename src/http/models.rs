@@ -42,7 +42,9 @@ pub(super) async fn model(
 ) -> Result<Response, Error> {
     let answer = |name: &str, model: &Model| {
         let default = &app.settings.models.default;
-        Ok(json(&ModelDescription::new(name, model, default, VersionDescription::new)))
+        Ok(json(&ModelDescription::new(name, model, default, |name, version, found| {
+            VersionDescription::new(name, version, found, &app.cache)
+        })))
     };
     read_model(&app, &path, request, answer).await
 }
@@ -54,8 +56,10 @@ pub(super) async fn versions(
     request: Request,
 ) -> Result<Response, Error> {
     let answer = |name: &str, model: &Model| {
-        let described =
-            model.versions.iter().map(|(version, found)| VersionDescription::new(name, version, found));
+        let described = model
+            .versions
+            .iter()
+            .map(|(version, found)| VersionDescription::new(name, version, found, &app.cache));
         Ok(json(&Versions { versions: described.collect() }))
     };
     read_model(&app, &path, request, answer).await
@@ -71,7 +75,7 @@ pub(super) async fn version(
         let wanted = parameter(&path, "version")?;
         let found = wanted.and_then(|version| model.versions.get_key_value(version));
         let (version, found) = found.ok_or(Error::UnknownVersion)?;
-        Ok(json(&VersionDescription::new(name, version, found)))
+        Ok(json(&VersionDescription::new(name, version, found, &app.cache)))
     };
     read_model(&app, &path, request, answer).await
 }
@@ -85,7 +89,7 @@ pub(super) async fn metadata(
     let answer = |name: &str, model: &Model| {
         let live = model.live.as_ref().and_then(|live| model.versions.get_key_value(&live.manifest.version));
         let (version, found) = live.ok_or(scoring::Error::UnknownModel)?;
-        Ok(json(&VersionDescription::new(name, version, found)))
+        Ok(json(&VersionDescription::new(name, version, found, &app.cache)))
     };
     read_model(&app, &path, request, answer).await
 }

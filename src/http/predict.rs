@@ -14,12 +14,12 @@ use scoregate_model::features::BodyError;
 use super::admission::{Verified, verify};
 use super::body::{Format, accepted_format, content_format, receive};
 use super::problem::{Error, Fault};
-use super::wire;
+use super::{cache, wire};
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{Caller, Scope};
 use crate::limiter::Loss;
 use crate::registry::Version;
-use crate::scoring::{self, RowError};
+use crate::scoring::{self, Recall, RowError, Scored};
 
 pub(super) async fn predict(
     State(app): State<Arc<App>>,
@@ -29,32 +29,49 @@ pub(super) async fn predict(
     let (parts, body) = request.into_parts();
     let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
     let admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
-    Ok(admitted.answer(score(&app, model, &parts, body).await))
+    Ok(admitted.answer(score(&app, model, admitted.caller(), &parts, body).await))
 }
 
-async fn score(app: &Arc<App>, model: &str, parts: &Parts, body: Body) -> Result<Response, Error> {
+async fn score(
+    app: &Arc<App>,
+    model: &str,
+    caller: &Caller,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Error> {
     let version = scoring::look_up(app.registry(), model)?;
     no_parameters(parts)?;
     content_format(&parts.headers, &[Format::Json])?;
     accepted_format(&parts.headers, &[Format::Json])?;
     let received = receive(app, &parts.headers, body).await?;
+    let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers) };
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
-    let scored = if rows == 1 && !received.is_gzip() && app.engine.fits_inline(rows, version.cost) {
-        scoring::score_together(&version, received.raw(), app.engine.inline_budget()).await
+    let is_small = rows == 1 && !received.is_gzip();
+    let scored = if is_small && app.engine.fits_inline(rows, version.cost) {
+        scoring::score_together(&version, received.raw(), &app.engine, &recall).await
     } else {
-        let work = {
+        let row = if is_small {
+            scoring::read_alone(&version, received.raw())
+        } else {
             let version = Arc::clone(&version);
-            move |_: &dyn Fn() -> bool| {
-                received.decode(limit).map(|body| scoring::score_alone(&version, &body))
-            }
+            let read = move |_: &dyn Fn() -> bool| {
+                received.decode(limit).map(|body| scoring::read_alone(&version, &body))
+            };
+            app.engine.run(rows, false, read).await??
         };
-        app.engine.run(rows, false, work).await??
+        match row {
+            Ok(row) => Ok(scoring::score_alone(&version, row, &app.engine, &recall).await?),
+            Err(error) => Err(error),
+        }
     };
-    let score = scored.map_err(|error| refusal(error, &version))?;
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], wire::one(&version, score.values()))
-        .into_response())
+    let Scored { score, status } = scored.map_err(|error| refusal(error, &version))?;
+    let answer = wire::one(&version, score.values());
+    let mut response =
+        ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response();
+    cache::tell(status, response.headers_mut());
+    Ok(response)
 }
 
 fn refusal(error: RowError, version: &Version) -> Error {

@@ -14,6 +14,7 @@ use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{Manifest, Task};
 
+use crate::cache::Worth;
 use crate::config::Serving;
 
 /// What opening a session may take of the stack: ONNX Runtime reads trees by recursion, and the child process that tries a
@@ -48,6 +49,10 @@ pub struct Version {
     pub golden: Golden,
     /// What one row, or one more row of many, costs on this machine.
     pub cost: Cost,
+    /// A digest of all that its scores depend on but the row: two versions never have the same one.
+    pub fingerprint: [u8; 32],
+    /// What caching its scores costs and saves.
+    pub worth: Worth,
     /// The nodes that run, by execution provider, as ONNX Runtime counts them.
     pub execution_providers: BTreeMap<String, usize>,
     /// How many sessions it holds.
@@ -206,7 +211,15 @@ impl Version {
             opener.count_nodes(&options(providers))?
         };
         let digest = package.digest().to_string();
+        let mut fingerprint = blake3::Hasher::new_derive_key("scoregate 2026-11 fingerprints of versions");
+        for part in [&package.manifest_digest, &digest, loading.runtime.build()] {
+            fingerprint.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        // Other devices round in other ways.
+        fingerprint.update(format!("{providers:?}").as_bytes());
         Ok(Self {
+            fingerprint: *fingerprint.finalize().as_bytes(),
+            worth: Worth::new(cost.run, cost.row),
             task,
             float32,
             threshold: serving.threshold.unwrap_or(package.manifest.threshold),

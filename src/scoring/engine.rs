@@ -104,6 +104,11 @@ impl Engine {
         Permit::take(&self.rows, rows, self.max_rows)
     }
 
+    /// The time to answer.
+    pub fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
+    }
+
     /// What work may take on a thread that serves connections.
     pub fn inline_budget(&self) -> Duration {
         self.inline_budget

@@ -6,13 +6,15 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use scoregate_model::features::{BodyError, FeatureRows, RowFault};
 use scoregate_model::runtime::Score;
 use tokio::sync::oneshot;
 
-use super::Error;
+use super::recall::{self, Looked, Missed, Recall, Scored};
+use super::{Engine, Error, run_one};
+use crate::cache::{Join, Lead, Size, Status};
 use crate::registry::Version;
 
 /// Why one row has no score.
@@ -32,51 +34,95 @@ impl From<Error> for RowError {
     }
 }
 
-/// Scores one row by itself, here and now.
+/// Reads one row by itself.
 ///
 /// # Errors
-/// [`RowError`] if the body is no row that passes, or scoring fails.
-pub fn score_alone(version: &Version, body: &[u8]) -> Result<Score, RowError> {
+/// [`RowError`] if the body is no row that passes.
+pub fn read_alone(version: &Version, body: &[u8]) -> Result<FeatureRows, RowError> {
     let mut rows = version.reader.empty(1);
     read(version, body, &mut rows)?;
-    Ok(run(version, &rows)?)
+    Ok(rows)
 }
 
-/// Scores one row together with others that are there at the same moment. A run may take `budget`: rows beyond that make
-/// another.
+/// Scores one checked row by itself, if it was not before.
+///
+/// # Errors
+/// [`Error`] if scoring fails.
+pub async fn score_alone(
+    version: &Arc<Version>,
+    row: FeatureRows,
+    engine: &Engine,
+    recall: &Recall<'_>,
+) -> Result<Scored, Error> {
+    match recall.look_up(version, &row, 0) {
+        Looked::Found(scored) => Ok(scored),
+        Looked::Missed(missed) => recall.find_or_compute(engine, version, row, missed).await,
+        Looked::Bypassed => {
+            let score = recall::compute(engine, version, row).await?;
+            Ok(Scored { score, status: Status::default() })
+        }
+    }
+}
+
+/// Scores one row, if it was not before, together with others that are there at the same moment.
 ///
 /// # Errors
 /// [`RowError`] if the body is no row that passes, or scoring fails.
 pub async fn score_together(
     version: &Arc<Version>,
     body: &[u8],
-    budget: Duration,
-) -> Result<Score, RowError> {
-    let (sender, score) = oneshot::channel();
-    {
+    engine: &Engine,
+    recall: &Recall<'_>,
+) -> Result<Scored, RowError> {
+    let step = {
         let gathering = Gathering::of(version);
         let mut gathered = gathering.lock();
         read(version, body, &mut gathered.rows)?;
-        gathered.waiting.push(sender);
-        let rows = u32::try_from(gathered.waiting.len()).unwrap_or(u32::MAX);
-        if version.cost.row.saturating_mul(rows) >= budget {
-            gathered.run(version);
-        } else if rows == 1 {
-            let (gathering, version) = (gathering.clone(), Arc::clone(version));
-            tokio::spawn(async move { gathering.lock().run(&version) });
+        let last = gathered.rows.len() - 1;
+        match recall.look_up(version, &gathered.rows, last) {
+            Looked::Found(scored) => {
+                gathered.rows.forget_last();
+                return Ok(scored);
+            }
+            Looked::Bypassed => Step::Run(gathered.join(&gathering, version, engine.inline_budget()), None),
+            // Nothing is asked for elsewhere: the row can stay with the others, unless somebody computes it already.
+            Looked::Missed(missed) if !missed.plan.has_redis() => match recall.join(&missed) {
+                None => {
+                    let score = gathered.join(&gathering, version, engine.inline_budget());
+                    Step::Run(score, Some((missed, None)))
+                }
+                Some(Join::Lead(lead)) => {
+                    let score = gathered.join(&gathering, version, engine.inline_budget());
+                    Step::Run(score, Some((missed, Some(lead))))
+                }
+                Some(Join::Follow(_) | Join::Landed(..)) => Step::Seek(gathered.take_last(), missed),
+            },
+            Looked::Missed(missed) => Step::Seek(gathered.take_last(), missed),
         }
+    };
+    match step {
+        Step::Run(score, missed) => {
+            let score = score.await.map_err(|_| Error::Panicked)??;
+            Ok(match missed {
+                Some((missed, lead)) => recall.land(missed, score, lead),
+                None => Scored { score, status: Status::default() },
+            })
+        }
+        Step::Seek(row, missed) => Ok(recall.find_or_compute(engine, version, row, missed).await?),
     }
-    Ok(score.await.map_err(|_| Error::Panicked)??)
+}
+
+/// What happens to a row that was read.
+enum Step {
+    /// It waits for the run of all that were gathered.
+    Run(oneshot::Receiver<Result<Score, Error>>, Option<(Missed, Option<Lead>)>),
+    /// It goes its own way.
+    Seek(FeatureRows, Missed),
 }
 
 fn read(version: &Version, body: &[u8], rows: &mut FeatureRows) -> Result<(), RowError> {
     version.reader.json_row(body, rows).map_err(RowError::Body)?;
     rows.take_fault().map_or(Ok(()), |fault| Err(RowError::Row(fault)))
-}
-
-fn run(version: &Version, rows: &FeatureRows) -> Result<Score, Error> {
-    let scores = version.run(rows)?;
-    Ok(scores.scores().next().expect("a run answers every row"))
 }
 
 /// The rows that a thread gathers for one version.
@@ -131,6 +177,32 @@ impl Gathering {
 }
 
 impl Gathered {
+    /// Has the row that was read last run with the others. A run may take `budget`: rows beyond that make another.
+    fn join(
+        &mut self,
+        gathering: &Gathering,
+        version: &Arc<Version>,
+        budget: Duration,
+    ) -> oneshot::Receiver<Result<Score, Error>> {
+        let (sender, score) = oneshot::channel();
+        self.waiting.push(sender);
+        let rows = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        if version.cost.row.saturating_mul(rows) >= budget {
+            self.run(version);
+        } else if rows == 1 {
+            let (gathering, version) = (gathering.clone(), Arc::clone(version));
+            tokio::spawn(async move { gathering.lock().run(&version) });
+        }
+        score
+    }
+
+    /// Takes the row that was read last away from the others.
+    fn take_last(&mut self) -> FeatureRows {
+        let row = self.rows.single(self.rows.len() - 1);
+        self.rows.forget_last();
+        row
+    }
+
     /// Runs what has been gathered and answers everyone. If the run fails, each row is run by itself: one row's bad answer
     /// is not another's.
     fn run(&mut self, version: &Version) {
@@ -142,8 +214,10 @@ impl Gathered {
         let mut waiting = std::mem::take(&mut self.waiting);
         std::mem::swap(&mut self.rows, &mut self.running);
         self.rows.clear();
+        let begin = Instant::now();
         match version.run(&self.running) {
             Ok(scores) => {
+                version.worth.computed(Size::Single, begin.elapsed(), waiting.len());
                 for (caller, score) in waiting.into_iter().zip(scores.scores()) {
                     // A caller that has left needs no answer.
                     let _ = caller.send(Ok(score));
@@ -152,7 +226,7 @@ impl Gathered {
             Err(error) if waiting.len() == 1 => drop(waiting.remove(0).send(Err(error.into()))),
             Err(_) => {
                 for (row, caller) in waiting.into_iter().enumerate() {
-                    let _ = caller.send(run(version, &self.running.single(row)));
+                    let _ = caller.send(run_one(version, &self.running.single(row)));
                 }
             }
         }

@@ -2,13 +2,18 @@
 
 mod engine;
 mod gather;
+mod recall;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use scoregate_model::runtime;
+use scoregate_model::features::FeatureRows;
+use scoregate_model::runtime::{self, Score};
 
 pub use self::engine::{Engine, Overloaded, Permit};
-pub use self::gather::{RowError, score_alone, score_together};
+pub use self::gather::{RowError, read_alone, score_alone, score_together};
+pub use self::recall::{Recall, Recalled, Scored};
+use crate::cache::Size;
 use crate::registry::{Registry, Version};
 
 /// Why rows were not scored.
@@ -52,4 +57,12 @@ impl From<runtime::Error> for Error {
 /// [`Error::NotReady`] before the models are loaded, [`Error::UnknownModel`] if none has this name.
 pub fn look_up(registry: Option<&Registry>, model: &str) -> Result<Arc<Version>, Error> {
     registry.ok_or(Error::NotReady)?.live(model).ok_or(Error::UnknownModel)
+}
+
+/// Runs one checked row here and now.
+fn run_one(version: &Version, row: &FeatureRows) -> Result<Score, Error> {
+    let begin = Instant::now();
+    let scores = version.run(row)?;
+    version.worth.computed(Size::Single, begin.elapsed(), 1);
+    Ok(scores.scores().next().expect("a run answers every row"))
 }

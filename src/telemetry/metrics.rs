@@ -1,16 +1,18 @@
 //! What is counted, by the names that dashboards use.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::Log;
 use crate::auth;
+use crate::cache::{Estimate, Level};
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -21,6 +23,8 @@ pub struct Metrics {
     key_sets: Family<KeySetLabels, Counter>,
     quota_rows: QuotaRows,
     redis: RedisCounts,
+    cache: CacheCounts,
+    cache_gauges: CacheGauges,
     lines_dropped: Counter,
     /// The log whose lines these are; none until it is known.
     log: Option<ErrorCounter>,
@@ -54,6 +58,124 @@ impl RedisCounts {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
+}
+
+/// What became of rows at the cache of scores.
+#[derive(Debug, Clone, Default)]
+pub struct CacheCounts {
+    /// By level, the one in process before Redis.
+    pub levels: [LevelCounts; 2],
+    /// Those that were asked of Redis in vain.
+    pub failed: Counter,
+    /// Those that Redis had, but not as they were written.
+    pub garbled: Counter,
+    /// Those that were written to Redis.
+    pub stored: Counter,
+    /// Those that were not, because Redis was too slow or out of reach.
+    pub dropped: Counter,
+}
+
+/// Rows that were looked up at one level.
+#[derive(Debug, Clone, Default)]
+pub struct LevelCounts {
+    /// Those that were found.
+    pub hits: Counter,
+    /// Those that were not.
+    pub misses: Counter,
+}
+
+impl CacheCounts {
+    fn of(rows: &Family<CacheLabels, Counter>) -> Self {
+        let count = |level: Level, outcome| {
+            let labels = CacheLabels { level: level.as_str(), outcome };
+            rows.get_or_create(&labels).clone()
+        };
+        Self {
+            levels: Level::ALL
+                .map(|level| LevelCounts { hits: count(level, "hit"), misses: count(level, "miss") }),
+            failed: count(Level::Redis, "failed"),
+            garbled: count(Level::Redis, "garbled"),
+            stored: count(Level::Redis, "stored"),
+            dropped: count(Level::Redis, "dropped"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CacheLabels {
+    level: &'static str,
+    outcome: &'static str,
+}
+
+/// Which level of the cache is told about, for which version.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorthLabels {
+    model: String,
+    version: String,
+    level: &'static str,
+}
+
+/// What the cache of scores looks like at the moment.
+#[derive(Debug, Default)]
+pub struct CacheState {
+    /// How many scores are kept in process.
+    pub entries: u64,
+    /// The memory that they take.
+    pub bytes: u64,
+    /// Of each live version, by model and version, what each level costs and saves.
+    pub levels: Vec<(String, String, Level, Estimate)>,
+}
+
+#[derive(Debug, Default)]
+struct CacheGauges {
+    entries: Gauge,
+    bytes: Gauge,
+    used: Family<WorthLabels, Gauge>,
+    hit_ratio: Family<WorthLabels, Gauge<f64, AtomicU64>>,
+    saving: Family<WorthLabels, Gauge<f64, AtomicU64>>,
+}
+
+impl CacheGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register(
+            "scoregate_cache_entries",
+            "Scores that are kept in process",
+            gauges.entries.clone(),
+        );
+        registry.register("scoregate_cache_bytes", "The memory that they take, about", gauges.bytes.clone());
+        registry.register(
+            "scoregate_cache_level_used",
+            "Whether scores of single rows are looked for at a level of the cache, which is where that saves time",
+            gauges.used.clone(),
+        );
+        registry.register(
+            "scoregate_cache_hit_ratio",
+            "The share of look-ups at a level that found a score of late",
+            gauges.hit_ratio.clone(),
+        );
+        registry.register(
+            "scoregate_cache_saving_seconds",
+            "What a look-up at a level saves on average, its own cost taken off; negative if it costs more than it saves",
+            gauges.saving.clone(),
+        );
+        gauges
+    }
+
+    fn set(&self, state: CacheState) {
+        self.entries.set(i64::try_from(state.entries).unwrap_or(i64::MAX));
+        self.bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+        // Versions that answer no more are told of no more.
+        self.used.clear();
+        self.hit_ratio.clear();
+        self.saving.clear();
+        for (model, version, level, estimate) in state.levels {
+            let labels = WorthLabels { model, version, level: level.as_str() };
+            self.used.get_or_create(&labels).set(estimate.used.into());
+            self.hit_ratio.get_or_create(&labels).set(estimate.hit_ratio);
+            self.saving.get_or_create(&labels).set(estimate.saving);
+        }
+    }
 }
 
 /// Rows by the policy of a quota and whether it let them through.
@@ -139,6 +261,14 @@ impl Default for Metrics {
             requests.clone(),
         );
         let redis = RedisCounts::of(&requests);
+        let rows = Family::<CacheLabels, Counter>::default();
+        registry.register(
+            "scoregate_cache_rows",
+            "Rows that were looked up in the cache of scores, by level and what became of them",
+            rows.clone(),
+        );
+        let cache = CacheCounts::of(&rows);
+        let cache_gauges = CacheGauges::register(&mut registry);
         let lines_dropped = Counter::default();
         registry.register(
             "scoregate_log_lines_dropped",
@@ -150,7 +280,18 @@ impl Default for Metrics {
             credentials.get_or_create(&labels).clone()
         };
         let accepted = Kind::ALL.map(accepted);
-        Self { registry, credentials, accepted, key_sets, quota_rows, redis, lines_dropped, log: None }
+        Self {
+            registry,
+            credentials,
+            accepted,
+            key_sets,
+            quota_rows,
+            redis,
+            cache,
+            cache_gauges,
+            lines_dropped,
+            log: None,
+        }
     }
 }
 
@@ -158,6 +299,11 @@ impl Metrics {
     /// Where requests to Redis are counted.
     pub fn redis(&self) -> RedisCounts {
         self.redis.clone()
+    }
+
+    /// Where rows at the cache of scores are counted.
+    pub fn cache(&self) -> CacheCounts {
+        self.cache.clone()
     }
 
     /// Where rows under a quota are counted.
@@ -183,7 +329,12 @@ impl Metrics {
 
     /// All counts in the text format of OpenMetrics, which Prometheus reads as its own; `key_sets` are issuers with the
     /// fetches of their keys that went well and those that did not.
-    pub fn encode<'i>(&self, key_sets: impl Iterator<Item = (&'i str, u64, u64)>) -> String {
+    pub fn encode<'i>(
+        &self,
+        key_sets: impl Iterator<Item = (&'i str, u64, u64)>,
+        cache: CacheState,
+    ) -> String {
+        self.cache_gauges.set(cache);
         for (issuer, well, badly) in key_sets {
             for (outcome, count) in [("ok", well), ("failed", badly)] {
                 let labels = KeySetLabels { issuer: issuer.into(), outcome };
@@ -220,7 +371,8 @@ mod tests {
         metrics.quota_rows().of("rows")[0].inc();
         refused.inc_by(2);
         for fetched in 1..=2 {
-            let document = metrics.encode([("https://issuer", fetched, 0)].into_iter());
+            let document =
+                metrics.encode([("https://issuer", fetched, 0)].into_iter(), CacheState::default());
             for line in [
                 "scoregate_credentials_total{kind=\"key\",outcome=\"accepted\"} 1".to_owned(),
                 "scoregate_credentials_total{kind=\"key\",outcome=\"key\"} 1".to_owned(),

@@ -81,14 +81,32 @@ impl FeatureRows {
     /// # Panics
     /// If there is no such row.
     pub fn single(&self, row: usize) -> Self {
+        self.select(&[row])
+    }
+
+    /// The checked rows at `at` by themselves.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn select(&self, at: &[usize]) -> Self {
         let columns = self.columns.iter().map(|column| match column {
-            Column::Number(values) => Column::Number(vec![values[row]]),
+            Column::Number(values) => Column::Number(at.iter().map(|row| values[*row]).collect()),
             Column::Category(column) => Column::Category(CategoryColumn {
-                codes: vec![column.codes[row]],
+                codes: at.iter().map(|row| column.codes[*row]).collect(),
                 others: column.others.clone(),
             }),
         });
-        Self { columns: columns.collect(), indices: vec![0], submitted: 1, ..Self::default() }
+        let indices = (0..u32::try_from(at.len()).unwrap_or(u32::MAX)).collect();
+        Self { columns: columns.collect(), indices, submitted: at.len(), ..Self::default() }
+    }
+
+    /// Forgets the row that was read last, if it passed.
+    pub fn forget_last(&mut self) {
+        let before = self.indices.len().saturating_sub(1);
+        self.truncate(before);
+        self.indices.truncate(before);
+        self.entities.truncate(before);
+        self.submitted -= usize::from(self.submitted > 0);
     }
 
     /// `count` rows: these, over and over.

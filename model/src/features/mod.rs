@@ -196,6 +196,36 @@ impl RowReader {
         self.fields.iter().map(|reader| &reader.field)
     }
 
+    /// Appends checked row `row` to `out`, in one form for all ways of writing it. Two rows of one schema have the same form
+    /// only if the graph is given the same values.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn write_canonical(&self, rows: &FeatureRows, row: usize, out: &mut Vec<u8>) {
+        for reader in &self.fields {
+            let Slot::Feature(column) = reader.slot else { continue };
+            match &rows.columns[column] {
+                // Of missing values there is one kind, whatever its bits.
+                Column::Number(values) if values[row].is_nan() => {
+                    out.extend_from_slice(&f64::NAN.to_bits().to_le_bytes());
+                }
+                Column::Number(values) => out.extend_from_slice(&values[row].to_bits().to_le_bytes()),
+                Column::Category(column) => {
+                    let code = column.codes[row] as usize;
+                    match code.checked_sub(reader.codes.len()) {
+                        None => out.extend_from_slice(&column.codes[row].to_le_bytes()),
+                        Some(other) => {
+                            let text = column.others[other].as_bytes();
+                            out.extend_from_slice(&u32::MAX.to_le_bytes());
+                            out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+                            out.extend_from_slice(text);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Where a fault is within its row: `/tenure_days`, or nothing for the row itself.
     pub fn pointer(&self, place: &Place) -> String {
         match place {

@@ -439,6 +439,15 @@ impl Score {
 }
 
 impl Scores {
+    /// The answers to rows, as many numbers each as `width`, row after row.
+    ///
+    /// # Panics
+    /// If the last row has fewer.
+    pub fn new(width: usize, values: Vec<f64>) -> Self {
+        assert!(width > 0 && values.len().is_multiple_of(width), "{} values, {width} a row", values.len());
+        Self { width, values }
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.width

@@ -208,7 +208,7 @@ fn verdict(bar: Option<Bar>) -> String {
     })
 }
 
-fn at_least(bar: String, found: f64, least: f64, reached: String) -> Bar {
+pub(super) fn at_least(bar: String, found: f64, least: f64, reached: String) -> Bar {
     Bar { bar: format!("≥ {bar}"), reached, met: found >= least }
 }
 
@@ -221,7 +221,7 @@ pub(super) fn more_than(bar: String, found: f64, least: f64, reached: String) ->
 }
 
 /// A whole number with its thousands set apart.
-fn thousands(number: f64) -> String {
+pub(super) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut grouped = String::new();
     for (position, digit) in digits.chars().enumerate() {

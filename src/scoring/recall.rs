@@ -1,0 +1,342 @@
+//! Scores that were computed before take the place of a run, for one row and for the rows of a batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use scoregate_model::features::FeatureRows;
+use scoregate_model::runtime::{Score, Scores};
+
+use super::{Engine, Error};
+use crate::auth::Caller;
+use crate::cache::{Cache, Join, Key, Lead, Outcome, Plan, Size, Status, Wish};
+use crate::registry::Version;
+
+/// What a request needs to be answered from the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Recall<'r> {
+    /// The scores that were computed before.
+    pub cache: &'r Cache,
+    /// Whose are looked at.
+    pub caller: &'r Caller,
+    /// What the request wants of them.
+    pub wish: Wish,
+}
+
+/// A score, and what the cache had to do with it.
+#[derive(Debug)]
+pub struct Scored {
+    /// The score.
+    pub score: Score,
+    /// What became of the request at the cache.
+    pub status: Status,
+}
+
+/// What the cache in process has of one row.
+#[derive(Debug)]
+pub(super) enum Looked {
+    /// It is not worth looking.
+    Bypassed,
+    /// The score.
+    Found(Scored),
+    /// Nothing.
+    Missed(Missed),
+}
+
+/// A row that has to be looked for elsewhere, or computed.
+#[derive(Debug)]
+pub(super) struct Missed {
+    key: Key,
+    pub(super) plan: Plan,
+    pub(super) status: Status,
+}
+
+impl Recall<'_> {
+    /// Looks for row `row` in process.
+    pub(super) fn look_up(&self, version: &Version, rows: &FeatureRows, row: usize) -> Looked {
+        let (cache, worth) = (self.cache, &version.worth);
+        if !cache.is_worth_a_key(worth, Size::Single) {
+            return Looked::Bypassed;
+        }
+        let key = cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
+        let plan = cache.plan(worth, Size::Single, &key);
+        if plan.is_empty() {
+            return Looked::Bypassed;
+        }
+        let mut status = Status::default();
+        if plan.has_memory() {
+            match cache.find(worth, &key, self.wish, plan) {
+                Ok((score, left)) => {
+                    status.memory = Some(Outcome::Hit(left));
+                    return Looked::Found(Scored { score, status });
+                }
+                Err(outcome) => status.memory = Some(outcome),
+            }
+        }
+        Looked::Missed(Missed { key, plan, status })
+    }
+
+    /// Leads for a row that is computed now, if nobody else computes it; whoever wants a fresh score, or one that nobody keeps,
+    /// computes it alone.
+    pub(super) fn join(&self, missed: &Missed) -> Option<Join> {
+        let is_shared = !self.wish.fresh && !self.wish.unkept;
+        is_shared.then(|| self.cache.join(&missed.key, missed.plan))
+    }
+
+    /// Keeps a score that was just computed, and gives it to those who wait.
+    pub(super) fn land(&self, missed: Missed, score: Score, lead: Option<Lead>) -> Scored {
+        let Missed { key, plan, mut status } = missed;
+        if !self.wish.unkept {
+            self.cache.store(&key, &score, plan);
+            status.stored = true;
+        }
+        if let Some(lead) = lead {
+            lead.land(&score);
+        }
+        Scored { score, status }
+    }
+
+    /// Finds the score of one checked row that is not in process, or computes it.
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be computed.
+    pub(super) async fn find_or_compute(
+        &self,
+        engine: &Engine,
+        version: &Arc<Version>,
+        row: FeatureRows,
+        missed: Missed,
+    ) -> Result<Scored, Error> {
+        let found = tokio::time::timeout(engine.answer_timeout(), self.seek(engine, version, row, missed));
+        found.await.map_err(|_| Error::Deadline)?
+    }
+
+    async fn seek(
+        &self,
+        engine: &Engine,
+        version: &Arc<Version>,
+        row: FeatureRows,
+        mut missed: Missed,
+    ) -> Result<Scored, Error> {
+        let lead = loop {
+            match self.join(&missed) {
+                None => break None,
+                Some(Join::Lead(lead)) => break Some(lead),
+                Some(Join::Landed(score, left)) => {
+                    missed.status.memory = Some(Outcome::Hit(left));
+                    return Ok(Scored { score, status: missed.status });
+                }
+                Some(Join::Follow(follow)) => {
+                    if let Some(score) = follow.score().await {
+                        missed.status.collapsed = true;
+                        return Ok(Scored { score, status: missed.status });
+                    }
+                }
+            }
+        };
+        let (cache, width) = (self.cache, version.task.width());
+        if missed.plan.has_redis() {
+            let found =
+                cache.find_shared(&version.worth, Size::Single, &[missed.key], width, self.wish).await;
+            match found.map(|mut found| found.pop().flatten()) {
+                Ok(Some((score, left))) => {
+                    let Missed { key, plan, mut status } = missed;
+                    status.redis = Some(Outcome::Hit(left));
+                    if !self.wish.unkept {
+                        cache.keep(&key, &score, left, plan);
+                        status.stored = true;
+                    }
+                    if let Some(lead) = lead {
+                        lead.land(&score);
+                    }
+                    return Ok(Scored { score, status });
+                }
+                Ok(None) => missed.status.redis = Some(Outcome::Miss),
+                Err(outcome) => missed.status.redis = Some(outcome),
+            }
+        }
+        let score = compute(engine, version, row).await?;
+        Ok(self.land(missed, score, lead))
+    }
+
+    /// Looks for the rows of a batch; nothing if that is not worth it.
+    pub async fn look_up_batch(&self, version: &Version, rows: &FeatureRows) -> Option<Recalled> {
+        let (cache, worth, width) = (self.cache, &version.worth, version.task.width());
+        if !cache.is_worth_a_key(worth, Size::Batch) {
+            return None;
+        }
+        let key = |row| {
+            let key = cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
+            (key, cache.plan(worth, Size::Batch, &key))
+        };
+        let keys: Vec<(Key, Plan)> = (0..rows.len()).map(key).collect();
+        if keys.iter().all(|(_, plan)| plan.is_empty()) {
+            return None;
+        }
+        let mut recalled =
+            Recalled { values: vec![f64::NAN; rows.len() * width], width, ..Recalled::default() };
+        let (mut in_memory, mut in_redis) = (Tally::default(), Tally::default());
+        let mut elsewhere = Vec::new();
+        let mut first: HashMap<Key, usize> = HashMap::new();
+        for (row, (key, plan)) in keys.iter().enumerate() {
+            if plan.has_memory() {
+                match cache.find(worth, key, self.wish, *plan) {
+                    Ok((score, left)) => {
+                        in_memory.found(left);
+                        recalled.put(row, score.values());
+                        continue;
+                    }
+                    Err(outcome) => in_memory.missed(outcome),
+                }
+            }
+            // What is sent twice is computed once.
+            match first.get(key) {
+                Some(same) => recalled.copies.push((row, *same)),
+                None => {
+                    first.insert(*key, row);
+                    if plan.has_redis() { elsewhere.push(row) } else { recalled.missing.push(row) }
+                }
+            }
+        }
+        if !elsewhere.is_empty() {
+            let asked: Vec<Key> = elsewhere.iter().map(|row| keys[*row].0).collect();
+            match cache.find_shared(worth, Size::Batch, &asked, width, self.wish).await {
+                Ok(found) => {
+                    for (row, found) in elsewhere.into_iter().zip(found) {
+                        let (key, plan) = &keys[row];
+                        match found {
+                            Some((score, left)) => {
+                                in_redis.found(left);
+                                recalled.put(row, score.values());
+                                if !self.wish.unkept {
+                                    cache.keep(key, &score, left, *plan);
+                                }
+                            }
+                            None => {
+                                in_redis.missed(Outcome::Miss);
+                                recalled.missing.push(row);
+                            }
+                        }
+                    }
+                }
+                Err(outcome) => {
+                    in_redis.missed(outcome);
+                    recalled.missing.extend(elsewhere);
+                }
+            }
+            recalled.missing.sort_unstable();
+        }
+        recalled.status = Status {
+            memory: in_memory.outcome(rows.len()),
+            redis: in_redis.outcome(in_redis.rows),
+            stored: !self.wish.unkept,
+            collapsed: false,
+        };
+        recalled.keys = keys;
+        Some(recalled)
+    }
+
+    /// Scores the rows of a batch but for those that were `recalled`, and asks `stop` between two parts of a large run; nothing
+    /// if it was to stop.
+    ///
+    /// # Errors
+    /// [`Error`] if the run fails.
+    pub fn score_batch(
+        &self,
+        version: &Version,
+        rows: &FeatureRows,
+        recalled: Option<Recalled>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<(Scores, Status)>, Error> {
+        let run = |rows: &FeatureRows| {
+            let begin = Instant::now();
+            let scores = version.run_unless(rows, stop)?;
+            version.worth.computed(Size::Batch, begin.elapsed(), rows.len());
+            Ok::<_, Error>(scores)
+        };
+        let Some(mut recalled) = recalled else {
+            return Ok(run(rows)?.map(|scores| (scores, Status::default())));
+        };
+        if !recalled.missing.is_empty() {
+            let missing = std::mem::take(&mut recalled.missing);
+            let Some(scores) = run(&rows.select(&missing))? else { return Ok(None) };
+            for (row, score) in missing.into_iter().zip(scores.scores()) {
+                recalled.put(row, score.values());
+                let (key, plan) = &recalled.keys[row];
+                if !self.wish.unkept {
+                    self.cache.store(key, &score, *plan);
+                }
+            }
+        }
+        for (row, same) in std::mem::take(&mut recalled.copies) {
+            let same = same * recalled.width..(same + 1) * recalled.width;
+            recalled.values.copy_within(same, row * recalled.width);
+        }
+        Ok(Some((Scores::new(recalled.width, recalled.values), recalled.status)))
+    }
+}
+
+/// Runs one row where that costs least.
+pub(super) async fn compute(
+    engine: &Engine,
+    version: &Arc<Version>,
+    row: FeatureRows,
+) -> Result<Score, Error> {
+    if engine.fits_inline(1, version.cost) {
+        return super::run_one(version, &row);
+    }
+    let version = Arc::clone(version);
+    engine.run(1, false, move |_| super::run_one(&version, &row)).await?
+}
+
+/// The rows of a batch that were computed before.
+#[derive(Debug, Default)]
+pub struct Recalled {
+    keys: Vec<(Key, Plan)>,
+    /// As many numbers for each row as there are; those of rows that are missing are not there yet.
+    values: Vec<f64>,
+    width: usize,
+    /// Rows to be computed, ascending.
+    missing: Vec<usize>,
+    /// Rows that are the same as another that is missing or was found elsewhere.
+    copies: Vec<(usize, usize)>,
+    status: Status,
+}
+
+impl Recalled {
+    fn put(&mut self, row: usize, values: &[f64]) {
+        self.values[row * self.width..(row + 1) * self.width].copy_from_slice(values);
+    }
+}
+
+/// What became of rows at one level.
+#[derive(Debug, Default)]
+struct Tally {
+    rows: usize,
+    found: usize,
+    /// The first goes in so much time.
+    left: Option<Duration>,
+    outcome: Option<Outcome>,
+}
+
+impl Tally {
+    fn found(&mut self, left: Duration) {
+        self.rows += 1;
+        self.found += 1;
+        self.left = Some(self.left.map_or(left, |before| before.min(left)));
+    }
+
+    fn missed(&mut self, outcome: Outcome) {
+        self.rows += 1;
+        self.outcome = Some(outcome);
+    }
+
+    /// Of `rows` rows in all; nothing if none was looked for.
+    fn outcome(&self, rows: usize) -> Option<Outcome> {
+        match (self.found, self.left) {
+            (0, _) | (_, None) => self.outcome,
+            (found, Some(left)) if found == rows => Some(Outcome::Hit(left)),
+            (found, Some(_)) => Some(Outcome::Partial { found, rows }),
+        }
+    }
+}
