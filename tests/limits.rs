@@ -373,3 +373,39 @@ fn a_peer_that_takes_nothing_of_its_answer_gives_its_memory_back() {
         drop(peer);
     }
 }
+
+/// Many clients send a head and its body apart. A refusal that comes in between must not cost them the next request.
+#[test]
+fn a_connection_outlives_a_refusal_that_comes_before_the_body() {
+    let gateway = shared();
+    let scored = gateway.with_key(Request::post("/v1/predict", REFERENCE));
+    let announced = |size: usize| {
+        let request = Request::post("/v1/predict", "").without("Content-Length");
+        request.header("Content-Length", size.to_string())
+    };
+    let chunked = Request::post("/v1/predict", "").without("Content-Length");
+    let unsent = REFERENCE.to_string();
+    for (request, body) in [
+        (announced(unsent.len()), unsent.clone()),
+        (announced(60_000), " ".repeat(60_000)),
+        (
+            chunked.header("Transfer-Encoding", "chunked"),
+            format!("{:x}\r\n{unsent}\r\n0\r\n\r\n", unsent.len()),
+        ),
+        (gateway.with_key(announced(2)).content_type("text/plain"), "{}".into()),
+    ] {
+        let mut client = gateway.connect();
+        client.send(request.head());
+        let refused = client.answer().unwrap();
+        assert!(matches!(refused.status, 401 | 415), "{refused:?}");
+        assert_eq!(refused.header("connection"), None, "{request:?}");
+        client.send(body);
+        assert_eq!(client.ask(&scored).status, 200, "{request:?}");
+    }
+    // What is too large to be read for nothing is announced to be the end, and so it is.
+    let mut client = gateway.connect();
+    client.send(announced(70_000).head());
+    let answers = client.answers_until_close();
+    assert_eq!((answers.len(), answers[0].status), (1, 401));
+    assert_eq!(answers[0].header("connection"), Some("close"));
+}

@@ -242,8 +242,15 @@ fn flatten(
             toml::Value::String(text) => drop(into.insert(name, text.clone())),
             toml::Value::Integer(number) => drop(into.insert(name, number.to_string())),
             toml::Value::Boolean(switch) => drop(into.insert(name, switch.to_string())),
+            // Its value is not shown: there may be a password in it.
             other => mistakes.push(format!(
-                "{name} of the settings file: found {other}, expected text, a whole number, true or false"
+                "{name} of the settings file: found {}, expected text, a whole number, true or false",
+                match other {
+                    toml::Value::Array(_) => "a list",
+                    toml::Value::Float(_) => "a fraction",
+                    toml::Value::Datetime(_) => "a date",
+                    _ => "something else",
+                }
             )),
         }
     }

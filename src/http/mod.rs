@@ -23,5 +23,6 @@ mod rollout;
 pub mod router;
 pub mod serve;
 pub mod tls;
+mod unread;
 mod wire;
 pub mod workers;

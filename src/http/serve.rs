@@ -34,6 +34,7 @@ use super::patience::Patience;
 use super::problem::{Error, Pending};
 use super::tls::{self, Tls};
 use super::wire::Ids;
+use super::unread::Unread;
 use super::workers::Workers;
 use crate::app::App;
 use crate::auth::certificates::ClientCertificate;
@@ -164,17 +165,22 @@ async fn connection(
     Service { router, cors, timeouts: (head, idle) }: Service,
     watcher: Watcher,
 ) -> Ended {
-    let busy = Arc::new(AtomicBool::new(false));
+    let (busy, unread) = (Arc::new(AtomicBool::new(false)), Unread::default());
     let stream = Patience::new(StrictFraming::new(stream), head, idle, Arc::clone(&busy));
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (router, cors, busy) = (router.clone(), cors.clone(), Arc::clone(&busy));
+        let (router, cors) = (router.clone(), cors.clone());
+        let (busy, unread) = (Arc::clone(&busy), unread.clone());
         if let Some(certificate) = &certificate {
             request.extensions_mut().insert(Arc::clone(certificate));
         }
         async move {
             // Hyper begins a pipelined request once the answer before it is written.
             busy.store(true, Ordering::Relaxed);
-            let response = answer(router, cors, request).await;
+            let (parts, body) = request.into_parts();
+            let body = unread.watch(body, &parts.headers);
+            let request = Request::from_parts(parts, body);
+            let mut response = answer(router, cors, request).await;
+            unread.settle(&mut response);
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
@@ -204,7 +210,7 @@ async fn accept(listener: &TcpListener) -> std::net::TcpStream {
 }
 
 /// One request: id, handler, panic → 500, refusal → problem document, and what CORS adds to any of them.
-async fn answer(router: Router, cors: Option<Arc<CorsLayer>>, request: Request<Incoming>) -> Response {
+async fn answer(router: Router, cors: Option<Arc<CorsLayer>>, request: Request<Body>) -> Response {
     let id = request_id(request.headers());
     let mut response = match cors.filter(|_| cors::concerns(request.method(), request.headers())) {
         None => handled(router, request, &id).await,
@@ -220,10 +226,10 @@ async fn answer(router: Router, cors: Option<Arc<CorsLayer>>, request: Request<I
 }
 
 /// What a handler answers, or why it does not.
-async fn handled(router: Router, request: Request<Incoming>, id: &HeaderValue) -> Response {
+async fn handled(router: Router, request: Request<Body>, id: &HeaderValue) -> Response {
     let id = id.to_str().unwrap_or_default();
     let path = request.uri().clone();
-    let mut response = match caught(router.oneshot(request.map(Body::new))).await {
+    let mut response = match caught(router.oneshot(request)).await {
         Some(Ok(response)) => response,
         None => Error::Panicked.into_answer(path.path(), id),
     };
