@@ -219,6 +219,8 @@ impl Cache {
         BYTES.with_borrow_mut(|bytes| {
             bytes.clear();
             bytes.extend_from_slice(fingerprint);
+            // What is asked for: a score.
+            bytes.push(b's');
             let (kind, owner) = match caller.tenant() {
                 Some(tenant) => (b't', tenant),
                 // A caller without a tenant is its own.

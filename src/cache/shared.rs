@@ -13,8 +13,8 @@ use super::worth::{Price, Size};
 use crate::redis::Redis;
 use crate::telemetry::metrics::CacheCounts;
 
-/// How many scores may wait to be written. Beyond, they are left out: they will be computed again.
-const QUEUE: usize = 16 * 1024;
+/// How many scores may wait to be written: those of a large batch. Beyond, they are left out: they will be computed again.
+const QUEUE: usize = 128 * 1024;
 
 /// How many scores are asked for, or written, at once: the deadline is for all of them.
 const AT_ONCE: usize = 512;
