@@ -110,9 +110,9 @@ impl App {
             format!("{}/.well-known/oauth-protected-resource", settings.public_url()).into();
         let metrics = Metrics::default();
         let redis = settings.redis.as_ref();
-        let runtime = tokio::runtime::Handle::current();
-        let redis = redis.map(|redis| Redis::open(redis, metrics.redis(), &runtime));
+        let redis = redis.map(|redis| Redis::open(redis, metrics.redis()));
         let redis = redis.transpose()?.map(Arc::new);
+        let runtime = tokio::runtime::Handle::current();
         let cache = Cache::open(&settings.cache, redis.clone(), metrics.cache(), &runtime)?;
         let limiter = Limiter::open(&settings, redis, metrics.quota_rows())?;
         Ok(Self {

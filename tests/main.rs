@@ -12,6 +12,8 @@ mod authorization_servers;
 mod bad_input;
 mod batch;
 mod bring_a_model;
+mod cache;
+mod cache_isolation;
 mod contract;
 mod cors;
 mod credentials;

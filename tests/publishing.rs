@@ -10,10 +10,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scoregate_model::package::{Repository, digest_of};
 use scoregate_schemas::manifest::{Output, Rollout};
-use scoregate_schemas::onnx::{AttributeProto, TensorProto};
+use scoregate_schemas::onnx::AttributeProto;
 use serde_json::{Value, json};
 
-use crate::support::graph::{FLOAT, Handmade, ints};
+use crate::support::graph::{FLOAT, Handmade, ints, zeros};
 use crate::support::{Gateway, Request, Settings, Stop, is_full, pause, scratch, wait_for, wait_within};
 
 /// How soon a version that was published or promoted has to answer, in a build with optimisation.
@@ -499,25 +499,6 @@ fn laborious(model: &str, version: &str, matrices: usize) -> Handmade {
         .node("Mul", &["least", "nothing"], "naught", Vec::new())
         .node("Add", &["naught", "probability"], "late", Vec::new())
         .output("late", FLOAT)
-}
-
-/// The attribute of a `Constant` that holds zeros of this shape.
-fn zeros(shape: [i64; 2]) -> AttributeProto {
-    /// `AttributeProto.AttributeType.TENSOR`
-    const TENSOR: i32 = 4;
-    let bytes = usize::try_from(shape[0] * shape[1]).unwrap() * size_of::<f32>();
-    let tensor = TensorProto {
-        dims: shape.to_vec(),
-        data_type: Some(FLOAT),
-        raw_data: Some(vec![0; bytes]),
-        ..TensorProto::default()
-    };
-    AttributeProto {
-        name: Some("value".into()),
-        r#type: Some(TENSOR),
-        t: Some(tensor),
-        ..AttributeProto::default()
-    }
 }
 
 #[test]

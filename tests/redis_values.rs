@@ -10,16 +10,17 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::support::redis::{Cluster, Redis as Server};
 
-/// Redis as the gateway's own code has it, and what it runs on.
+/// Redis as the gateway's own code has it, and a runtime for those who ask.
 fn open(url: &str) -> (Redis, Runtime) {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let settings = RedisSettings {
         address: url.parse().unwrap(),
         password_file: None,
         ca: None,
+        identity: None,
         timeout: Duration::from_secs(5),
     };
-    let redis = Redis::open(&settings, RedisCounts::default(), runtime.handle()).unwrap();
+    let redis = Redis::open(&settings, RedisCounts::default()).unwrap();
     (redis, runtime)
 }
 

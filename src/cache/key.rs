@@ -118,6 +118,10 @@ impl Secret {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         use io::Read as _;
         let read = || {
+            // A pipe would be waited for.
+            if !std::fs::metadata(path)?.is_file() {
+                return Err(io::Error::other("it is no regular file"));
+            }
             let mut secret = Vec::new();
             std::fs::File::open(path)?.take(MAX_SECRET_BYTES).read_to_end(&mut secret)?;
             Ok(secret)
@@ -234,6 +238,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         assert!(matches!(Secret::open(&path), Err(Error::Read { .. })));
+        assert!(matches!(Secret::open(directory.path()), Err(Error::Read { .. })));
         std::fs::write(&path, [7; 31]).unwrap();
         assert!(matches!(Secret::open(&path), Err(Error::Short { found: 31, .. })));
         std::fs::write(&path, [7; 32]).unwrap();

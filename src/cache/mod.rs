@@ -5,6 +5,7 @@
 
 mod flights;
 mod key;
+mod seen;
 mod shared;
 mod worth;
 
@@ -13,6 +14,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quick_cache::Weighter;
+use quick_cache::sync::DefaultLifecycle;
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::runtime::Score;
 use tokio::runtime::Handle;
@@ -21,19 +24,27 @@ use self::flights::Flights;
 pub use self::flights::{Follow, Join, Lead};
 pub use self::key::{Error, Key};
 use self::key::{Secret, Spread};
+use self::seen::Seen;
 use self::shared::Shared;
-use self::worth::Price;
-pub use self::worth::{Estimate, Size, Worth};
+pub use self::worth::{Estimate, Worth};
+use self::worth::{Price, Size};
 use crate::auth::Caller;
 use crate::config::{CacheMode, CacheSettings};
 use crate::redis::Redis;
 use crate::telemetry::metrics::CacheCounts;
 
-/// Of this many keys one is always kept, in either level: whether more would be found is known from these.
+/// Of this many keys one is always looked for in Redis: whether more would be found is known from these, which are the same
+/// for all replicas.
 const SAMPLE: u64 = 32;
 
-/// What an entry takes in process beside the numbers of its score: key, times, and what moka needs for each.
-const ENTRY_BYTES: usize = 256;
+/// The same where Redis takes longer than computing: only to know if that changes.
+const RARE_SAMPLE: u64 = 1_024;
+
+/// Of this many keys the look-up of one is measured in process.
+const TIMED: u64 = 32;
+
+/// What an entry takes in process, as measured, beside the numbers of a score that has several.
+const ENTRY_BYTES: usize = 192;
 
 /// Where scores are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,10 +106,29 @@ pub struct Status {
     pub memory: Option<Outcome>,
     /// In Redis.
     pub redis: Option<Outcome>,
-    /// Whether the score is kept now that was not found.
+    /// Whether what was not found in process is kept there now. What is to be kept in Redis is written later, if it can be.
     pub stored: bool,
     /// Whether it was computed for another request that asked for the same.
     pub collapsed: bool,
+}
+
+/// The bytes that a score takes in process.
+fn size(score: &Score) -> usize {
+    let more = match score {
+        Score::One(_) => 0,
+        Score::Classes(numbers) => 16 + size_of_val::<[f64]>(numbers),
+    };
+    ENTRY_BYTES + more
+}
+
+/// What an entry weighs.
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<Key, Kept> for Bytes {
+    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
+        size(&kept.score) as u64
+    }
 }
 
 /// A score that is kept in process.
@@ -113,8 +143,10 @@ struct Kept {
 pub struct Plan {
     memory: bool,
     redis: bool,
-    /// Whether look-ups are measured.
+    /// Whether look-ups in process are measured.
     timed: bool,
+    /// Whether the key is one of those from which is learned what Redis has.
+    sample: bool,
 }
 
 impl Plan {
@@ -139,9 +171,12 @@ pub struct Cache {
     mode: CacheMode,
     ttl: Duration,
     secret: Arc<Secret>,
-    kept: moka::sync::Cache<Key, Kept, Spread>,
+    /// Entries that have had their time stay until others need the room: no thread has to look for them.
+    kept: quick_cache::sync::Cache<Key, Kept, Bytes, Spread>,
     shared: Option<Shared>,
     flights: Flights,
+    /// Where that decides something.
+    seen: Option<Seen>,
     memory_price: Price,
     counts: CacheCounts,
 }
@@ -168,14 +203,15 @@ impl Cache {
         }
         let redis = redis.filter(|_| secret.is_some());
         let secret = Arc::new(secret.unwrap_or_else(Secret::random));
-        let weigh = |_: &Key, kept: &Kept| {
-            u32::try_from(ENTRY_BYTES + 8 * kept.score.values().len()).unwrap_or(u32::MAX)
-        };
-        let kept = moka::sync::Cache::builder()
-            .max_capacity(settings.bytes as u64)
-            .weigher(weigh)
-            .time_to_live(settings.ttl)
-            .build_with_hasher(Spread::default());
+        // Where nothing is kept there is no need of room.
+        let bytes = if settings.mode == CacheMode::Off { ENTRY_BYTES } else { settings.bytes };
+        let kept = quick_cache::sync::Cache::with(
+            bytes / ENTRY_BYTES,
+            bytes as u64,
+            Bytes,
+            Spread::default(),
+            DefaultLifecycle::default(),
+        );
         let shared =
             redis.map(|redis| Shared::new(redis, Arc::clone(&secret), settings.ttl, counts.clone(), runtime));
         Ok(Self {
@@ -185,6 +221,7 @@ impl Cache {
             kept,
             shared,
             flights: Flights::new(),
+            seen: (settings.mode == CacheMode::Auto).then(|| Seen::new(settings.ttl, Instant::now())),
             memory_price: Price::guess(Duration::from_nanos(500), Duration::from_nanos(1_500)),
             counts,
         })
@@ -195,12 +232,12 @@ impl Cache {
         self.mode != CacheMode::Off
     }
 
-    /// Whether it is worth working out keys for requests of this size.
-    pub fn is_worth_a_key(&self, worth: &Worth, size: Size) -> bool {
+    /// Whether it is worth working out the keys of a request of `rows` rows.
+    pub fn is_worth_keys(&self, worth: &Worth, rows: usize) -> bool {
         match self.mode {
             CacheMode::Off => false,
-            CacheMode::Auto => worth.is_worth_a_key(size),
-            CacheMode::Memory | CacheMode::Redis => true,
+            CacheMode::Auto => worth.is_worth_keys(rows),
+            CacheMode::Memory | CacheMode::Redis => rows > 0,
         }
     }
 
@@ -234,85 +271,106 @@ impl Cache {
         })
     }
 
-    /// Which levels are used for `key`, in a request of this size.
-    pub fn plan(&self, worth: &Worth, size: Size, key: &Key) -> Plan {
-        let is_sample = |part| key.spread(part).is_multiple_of(SAMPLE);
-        let is_used = |level, part| match self.mode {
-            CacheMode::Off => false,
-            CacheMode::Auto => is_sample(part) || self.estimate(worth, level, size).used,
-            CacheMode::Memory | CacheMode::Redis => true,
+    /// Which levels are used for each of the `keys` of a request.
+    pub fn plan<'k>(
+        &self,
+        worth: &Worth,
+        keys: &'k [Key],
+        wish: Wish,
+    ) -> impl Iterator<Item = Plan> + use<'k> {
+        // Whoever wants a fresh score would find nothing anyway.
+        if let Some(seen) = self.seen.as_ref().filter(|_| !wish.fresh) {
+            let now = Instant::now();
+            let again = keys.iter().filter(|key| seen.note(key, now)).count();
+            worth.looked_up(Level::Memory, Size::of(keys.len()), again as f64 / keys.len().max(1) as f64);
+        }
+        let estimate = |level| self.estimate(worth, level, keys.len());
+        let is_chosen = self.mode == CacheMode::Auto;
+        let memory = self.is_on() && (!is_chosen || estimate(Level::Memory).used);
+        let (redis, sample) = match self.shared.as_ref().map(|_| estimate(Level::Redis)) {
+            None => (false, None),
+            Some(_) if !is_chosen => (true, Some(SAMPLE)),
+            Some(estimate) if estimate.could_pay => (estimate.used, Some(SAMPLE)),
+            Some(_) => (false, Some(RARE_SAMPLE)),
         };
-        let memory = is_used(Level::Memory, 1);
-        let redis = self.shared.is_some() && is_used(Level::Redis, 3);
-        Plan { memory, redis, timed: is_sample(1) }
+        keys.iter().map(move |key| {
+            let sample = sample.is_some_and(|sample| key.spread(3).is_multiple_of(sample));
+            Plan { memory, redis: redis || sample, timed: key.spread(0).is_multiple_of(TIMED), sample }
+        })
     }
 
-    /// What a level costs and saves.
-    fn estimate(&self, worth: &Worth, level: Level, size: Size) -> Estimate {
+    /// What a level costs and saves, in requests of `rows` rows.
+    fn estimate(&self, worth: &Worth, level: Level, rows: usize) -> Estimate {
         let price = match (level, &self.shared) {
-            (Level::Redis, Some(shared)) => shared.price(size),
+            (Level::Redis, Some(shared)) => shared.price(Size::of(rows)),
             _ => &self.memory_price,
         };
-        worth.estimate(level, size, price)
+        worth.estimate(level, rows, price)
     }
 
     /// The score that is kept in process under `key`, and how long it is.
-    pub fn find(
-        &self,
-        worth: &Worth,
-        key: &Key,
-        wish: Wish,
-        plan: Plan,
-    ) -> Result<(Score, Duration), Outcome> {
+    pub fn find(&self, key: &Key, wish: Wish, plan: Plan) -> Result<(Score, Duration), Outcome> {
         if wish.fresh {
             return Err(Outcome::Unwanted);
         }
         let begin = plan.timed.then(Instant::now);
-        let kept = self.kept.get(key);
-        let now = Instant::now();
+        let found = self.kept(key);
         if let Some(begin) = begin {
-            self.memory_price.looked_up(now - begin, 1);
+            self.memory_price.looked_up(begin.elapsed(), 1);
         }
-        let found = kept.map(|kept| (kept.score, kept.until.saturating_duration_since(now)));
-        let found = found.filter(|(_, left)| !left.is_zero());
-        self.note(worth, Level::Memory, usize::from(found.is_some()), 1);
-        let (score, left) = found.ok_or(Outcome::Miss)?;
-        if self.is_wanted(wish, left) { Ok((score, left)) } else { Err(Outcome::Unwanted) }
+        let outcome = if found.is_some() { Outcome::Unwanted } else { Outcome::Miss };
+        let wanted = found.filter(|(_, left)| self.is_wanted(wish, *left));
+        self.count(Level::Memory, usize::from(wanted.is_some()), 1);
+        wanted.ok_or(outcome)
     }
 
-    /// The scores that are kept in Redis under `keys`, and how long they are.
+    /// What is kept in process.
+    fn kept(&self, key: &Key) -> Option<(Score, Duration)> {
+        let Kept { score, until } = self.kept.get(key)?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some((score, left))
+    }
+
+    /// The scores that are kept in Redis under the keys of some of a request's `rows` rows, and how long they are: of the first
+    /// so many as Redis has answered for.
     pub async fn find_shared(
         &self,
         worth: &Worth,
-        size: Size,
-        keys: &[Key],
+        keys: &[(Key, Plan)],
+        rows: usize,
         width: usize,
         wish: Wish,
-    ) -> Result<Vec<Option<(Score, Duration)>>, Outcome> {
-        let Some(shared) = self.shared.as_ref() else { return Err(Outcome::OutOfReach) };
-        if wish.fresh {
-            return Err(Outcome::Unwanted);
+    ) -> Vec<Option<(Score, Duration)>> {
+        let Some(shared) = self.shared.as_ref() else { return Vec::new() };
+        let size = Size::of(rows);
+        let asked: Vec<Key> = keys.iter().map(|(key, _)| *key).collect();
+        let mut found = shared.find(size, &asked, width).await;
+        let sample = || keys.iter().zip(&found).filter(|((_, plan), _)| plan.sample);
+        let of_sample = sample().count();
+        if of_sample > 0 {
+            let hits = sample().filter(|(_, found)| found.is_some()).count();
+            worth.looked_up(Level::Redis, size, hits as f64 / of_sample as f64);
         }
-        let mut found = shared.find(size, keys, width).await.ok_or(Outcome::OutOfReach)?;
-        self.note(worth, Level::Redis, found.iter().flatten().count(), found.len());
         for found in &mut found {
             found.take_if(|(_, left)| !self.is_wanted(wish, *left));
         }
-        Ok(found)
+        self.count(Level::Redis, found.iter().flatten().count(), found.len());
+        found
     }
 
     fn is_wanted(&self, wish: Wish, left: Duration) -> bool {
         wish.max_age.is_none_or(|most| self.ttl.saturating_sub(left) <= most)
     }
 
-    fn note(&self, worth: &Worth, level: Level, found: usize, rows: usize) {
-        if rows == 0 {
-            return;
-        }
-        worth.looked_up(level, found as f64 / rows as f64, rows);
+    fn count(&self, level: Level, found: usize, rows: usize) {
         let counts = &self.counts.levels[level as usize];
         counts.hits.inc_by(found as u64);
         counts.misses.inc_by((rows - found) as u64);
+    }
+
+    /// Counts a row that is answered with what somebody else computed.
+    pub fn count_collapsed(&self) {
+        self.counts.collapsed.inc();
     }
 
     /// Who computes the row of `key`, for which nothing was found.
@@ -320,27 +378,25 @@ impl Cache {
         let join = self.flights.join(key);
         // A score is kept before it lands: whoever leads after that finds it.
         if let (Join::Lead(_), true) = (&join, plan.memory)
-            && let Some(kept) = self.kept.get(key)
-            && let left = kept.until.saturating_duration_since(Instant::now())
-            && !left.is_zero()
+            && let Some((score, left)) = self.kept(key)
         {
-            return Join::Landed(kept.score, left);
+            return Join::Landed(score, left);
         }
         join
     }
 
-    /// Keeps a score that was just computed.
-    pub fn store(&self, key: &Key, score: &Score, plan: Plan) {
-        self.keep(key, score, self.ttl, plan);
+    /// Keeps a score that was just computed. Returns whether it is kept in process.
+    pub fn store(&self, key: &Key, score: &Score, plan: Plan) -> bool {
         if plan.redis
             && let Some(shared) = &self.shared
         {
             shared.store(*key, score.clone());
         }
+        self.keep(key, score, self.ttl, plan)
     }
 
-    /// Keeps a score in process for the time that is `left` of its own.
-    pub fn keep(&self, key: &Key, score: &Score, left: Duration, plan: Plan) {
+    /// Keeps a score in process for the time that is `left` of its own. Returns whether it does.
+    pub fn keep(&self, key: &Key, score: &Score, left: Duration, plan: Plan) -> bool {
         if plan.memory {
             let begin = Instant::now();
             self.kept.insert(*key, Kept { score: score.clone(), until: begin + left });
@@ -348,6 +404,7 @@ impl Cache {
                 self.memory_price.stored(begin.elapsed(), 1);
             }
         }
+        plan.memory
     }
 
     /// How scores are kept.
@@ -367,15 +424,14 @@ impl Cache {
             Level::Redis => self.is_on() && self.shared.is_some(),
         });
         levels.map(move |level| {
-            let estimate = self.estimate(worth, level, Size::Single);
+            let estimate = self.estimate(worth, level, 1);
             (level, Estimate { used: estimate.used || self.mode != CacheMode::Auto, ..estimate })
         })
     }
 
     /// How many scores are kept in process, and the bytes that they take, about.
     pub fn size(&self) -> (u64, u64) {
-        self.kept.run_pending_tasks();
-        (self.kept.entry_count(), self.kept.weighted_size())
+        (self.kept.len() as u64, self.kept.weight())
     }
 }
 

@@ -12,82 +12,112 @@ const NEGLIGIBLE: f64 = 0.01;
 /// What a level has to save, as a multiple of what it costs: estimates are estimates.
 const MARGIN: f64 = 1.25;
 
-/// Batches of rows that cost less than this many digests are not looked for: to work out their keys alone would be felt.
+/// Rows that cost less than this many digests are not looked for: to work out their keys alone would be felt.
 const DIGESTS: f64 = 20.0;
 
 /// What a digest costs, in seconds.
 const DIGEST: f64 = 250e-9;
 
-/// How fast averages forget.
+/// How fast the share that is found forgets.
 const STEP: f64 = 1.0 / 64.0;
+
+/// How far one observation moves what is typical.
+const NUDGE: f64 = 1.0 / 16.0;
 
 /// What is known of a level before it was ever used.
 const FOUND_AT_FIRST: f64 = 0.5;
 
 /// How many rows a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Size {
+pub(super) enum Size {
     /// One.
     Single,
     /// Many, which are computed in one run and looked up at once.
     Batch,
 }
 
-/// A moving average that many threads add to. An update that is lost to a race costs nothing.
-#[derive(Debug)]
-pub(super) struct Average(AtomicU64);
+impl Size {
+    pub(super) fn of(rows: usize) -> Self {
+        if rows == 1 { Self::Single } else { Self::Batch }
+    }
+}
 
-impl Average {
-    pub(super) fn new(value: f64) -> Self {
+/// A share that follows what is observed of late. An update that is lost to a race costs nothing.
+#[derive(Debug)]
+struct Share(AtomicU64);
+
+impl Share {
+    fn new(value: f64) -> Self {
         Self(AtomicU64::new(value.to_bits()))
     }
 
-    pub(super) fn get(&self) -> f64 {
+    fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
 
-    /// Adds `count` observations of `value`.
-    pub(super) fn note(&self, value: f64, count: usize) {
-        let weight = match count {
-            1 => STEP,
-            _ => 1.0 - (1.0 - STEP).powi(i32::try_from(count).unwrap_or(i32::MAX)),
-        };
+    /// Notes that this share was found.
+    fn note(&self, value: f64) {
         let before = self.get();
-        self.0.store((before + (value - before) * weight).to_bits(), Ordering::Relaxed);
+        self.0.store((before + (value - before) * STEP).to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// The time, in seconds, that half of the observations of late were below. The mean would be that of the few during which the
+/// thread did not run.
+#[derive(Debug)]
+struct Typical(AtomicU64);
+
+impl Typical {
+    fn new(guess: Duration) -> Self {
+        Self(AtomicU64::new(guess.as_secs_f64().max(1e-9).to_bits()))
+    }
+
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Notes that `rows` rows took so long.
+    fn note(&self, took: Duration, rows: usize) {
+        let (before, observed) = (self.get(), took.as_secs_f64() / rows.max(1) as f64);
+        let after = if observed > before { before * (1.0 + NUDGE) } else { before / (1.0 + NUDGE) };
+        self.0.store(after.max(1e-9).to_bits(), Ordering::Relaxed);
     }
 }
 
 /// What a level costs per row, in seconds: measured, and the same for all versions.
 #[derive(Debug)]
 pub(super) struct Price {
-    look_up: Average,
-    store: Average,
+    look_up: Typical,
+    store: Typical,
 }
 
 impl Price {
     /// Guesses, until it was measured.
     pub(super) fn guess(look_up: Duration, store: Duration) -> Self {
-        Self { look_up: Average::new(look_up.as_secs_f64()), store: Average::new(store.as_secs_f64()) }
+        Self { look_up: Typical::new(look_up), store: Typical::new(store) }
     }
 
     /// Notes what it took to look up `rows` rows.
     pub(super) fn looked_up(&self, took: Duration, rows: usize) {
-        self.look_up.note(took.as_secs_f64() / rows.max(1) as f64, 1);
+        self.look_up.note(took, rows);
     }
 
     /// Notes what it took to store `rows` rows.
     pub(super) fn stored(&self, took: Duration, rows: usize) {
-        self.store.note(took.as_secs_f64() / rows.max(1) as f64, 1);
+        self.store.note(took, rows);
     }
 }
 
 /// What caching the scores of one version costs and saves.
 #[derive(Debug)]
 pub struct Worth {
-    /// What it takes to compute a score, in seconds, by [`Size`].
-    compute: [Average; 2],
-    /// The share of look-ups that find a score, by [`Level`].
-    found: [Average; 2],
+    /// What it takes to compute the score of a single row.
+    single: Typical,
+    /// What a run takes, and each row of many, in seconds, as measured when the version was loaded.
+    run: f64,
+    row: f64,
+    /// The share of look-ups that find a score, or would, by [`Level`] and [`Size`].
+    found: [[Share; 2]; 2],
 }
 
 /// What a level costs and saves, by the present estimates.
@@ -101,45 +131,50 @@ pub struct Estimate {
     pub cost: f64,
     /// What it saves beyond that, in seconds; negative if it costs more than it saves.
     pub saving: f64,
+    /// Whether it would save anything if everything were found.
+    pub could_pay: bool,
 }
 
 impl Worth {
     /// Of a version that takes this long for one row, and for each row of many.
-    pub fn new(single: Duration, row: Duration) -> Self {
-        Self {
-            compute: [single, row].map(|cost| Average::new(cost.as_secs_f64())),
-            found: [FOUND_AT_FIRST, FOUND_AT_FIRST].map(Average::new),
+    pub fn new(run: Duration, row: Duration) -> Self {
+        let unknown = || [(); 2].map(|()| Share::new(FOUND_AT_FIRST));
+        let (single, found) = (Typical::new(run), [unknown(), unknown()]);
+        Self { single, run: run.as_secs_f64(), row: row.as_secs_f64(), found }
+    }
+
+    /// Notes that it took so long to compute `rows` single rows.
+    pub fn computed(&self, took: Duration, rows: usize) {
+        self.single.note(took, rows);
+    }
+
+    /// What it takes to compute the score of a row, in seconds, in a request of `rows` rows.
+    pub fn compute(&self, rows: usize) -> f64 {
+        match rows {
+            1 => self.single.get(),
+            _ => self.run / rows.max(1) as f64 + self.row,
         }
     }
 
-    /// Notes that a run of `rows` rows took so long.
-    pub fn computed(&self, size: Size, took: Duration, rows: usize) {
-        self.compute[size as usize].note(took.as_secs_f64() / rows.max(1) as f64, 1);
-    }
-
-    /// What it takes to compute a score, in seconds.
-    pub fn compute(&self, size: Size) -> f64 {
-        self.compute[size as usize].get()
-    }
-
-    /// Notes that of `rows` rows this share was found.
-    pub(super) fn looked_up(&self, level: Level, share: f64, rows: usize) {
-        self.found[level as usize].note(share, rows);
+    /// Notes the share of one request's rows that was found, or would have been.
+    pub(super) fn looked_up(&self, level: Level, size: Size, share: f64) {
+        self.found[level as usize][size as usize].note(share);
     }
 
     /// Whether anything could be saved at all that is worth working out keys for.
-    pub(super) fn is_worth_a_key(&self, size: Size) -> bool {
-        size == Size::Single || self.compute(size) >= DIGESTS * DIGEST
+    pub(super) fn is_worth_keys(&self, rows: usize) -> bool {
+        self.compute(rows) >= DIGESTS * DIGEST
     }
 
-    /// What a level costs and saves at this price.
-    pub(super) fn estimate(&self, level: Level, size: Size, price: &Price) -> Estimate {
-        let (compute, hit_ratio) = (self.compute(size), self.found[level as usize].get());
+    /// What a level costs and saves at this price, in requests of `rows` rows.
+    pub(super) fn estimate(&self, level: Level, rows: usize, price: &Price) -> Estimate {
+        let (compute, hit_ratio) =
+            (self.compute(rows), self.found[level as usize][Size::of(rows) as usize].get());
         let (look_up, store) = (price.look_up.get(), price.store.get());
         let cost = look_up + (1.0 - hit_ratio) * store;
         let saves = hit_ratio * compute;
         let used = look_up + store <= NEGLIGIBLE * compute || saves > MARGIN * cost;
-        Estimate { used, hit_ratio, cost, saving: saves - cost }
+        Estimate { used, hit_ratio, cost, saving: saves - cost, could_pay: look_up < compute }
     }
 }
 
@@ -156,43 +191,59 @@ mod tests {
 
     #[test]
     fn a_level_is_used_where_it_saves_time() {
-        for (price_of, compute_us, hit_ratio, used) in [
+        for (price_of, compute_us, hit_ratio, used, could_pay) in [
             // In process, even a quick model is worth it if most rows are found, and a slow one always is.
-            (MEMORY, 15, 0.9, true),
-            (MEMORY, 15, 0.0, false),
-            (MEMORY, 500, 0.0, true),
+            (MEMORY, 15, 0.9, true, true),
+            (MEMORY, 15, 0.0, false, true),
+            (MEMORY, 500, 0.0, true, true),
             // A round trip is not worth 15 µs, whatever is found.
-            (REDIS, 15, 1.0, false),
-            (REDIS, 500, 0.0, false),
-            (REDIS, 500, 0.2, false),
-            (REDIS, 500, 0.5, true),
-            (REDIS, 20_000, 0.0, true),
+            (REDIS, 15, 1.0, false, false),
+            (REDIS, 500, 0.0, false, true),
+            (REDIS, 500, 0.2, false, true),
+            (REDIS, 500, 0.5, true, true),
+            (REDIS, 20_000, 0.0, true, true),
         ] {
             let worth = Worth::new(Duration::from_micros(compute_us), Duration::from_micros(1));
             for _ in 0..1_000 {
-                worth.looked_up(Level::Memory, hit_ratio, 1);
+                worth.looked_up(Level::Memory, Size::Single, hit_ratio);
             }
-            let estimate = worth.estimate(Level::Memory, Size::Single, &price(price_of));
-            assert_eq!(estimate.used, used, "{price_of:?} {compute_us} µs {hit_ratio}: {estimate:?}");
-            assert!((estimate.hit_ratio - hit_ratio).abs() < 1e-3, "{estimate:?}");
+            let estimate = worth.estimate(Level::Memory, 1, &price(price_of));
+            let case = format!("{price_of:?} {compute_us} µs {hit_ratio}: {estimate:?}");
+            assert_eq!((estimate.used, estimate.could_pay), (used, could_pay), "{case}");
+            assert!((estimate.hit_ratio - hit_ratio).abs() < 1e-3, "{case}");
+            assert!(worth.is_worth_keys(1), "{case}");
         }
+    }
+
+    #[test]
+    fn batches_are_judged_by_their_number_of_rows() {
+        let worth = Worth::new(Duration::from_micros(10), Duration::from_nanos(200));
+        for (rows, is_worth_keys) in [(1, true), (2, true), (3, false), (1_000, false)] {
+            assert_eq!(worth.is_worth_keys(rows), is_worth_keys, "{rows} rows");
+        }
+        // What batches find says nothing of single rows.
+        worth.looked_up(Level::Memory, Size::Batch, 0.0);
+        assert!(worth.estimate(Level::Memory, 1, &price(MEMORY)).hit_ratio >= FOUND_AT_FIRST);
+        assert!(worth.estimate(Level::Memory, 2, &price(MEMORY)).hit_ratio < FOUND_AT_FIRST);
     }
 
     #[test]
     fn what_is_measured_takes_the_place_of_guesses() {
         let worth = Worth::new(Duration::from_micros(10), Duration::from_micros(1));
         let price = price(REDIS);
-        let before = worth.estimate(Level::Redis, Size::Single, &price);
+        let before = worth.estimate(Level::Redis, 1, &price);
         assert!(!before.used && before.saving < 0.0, "{before:?}");
-        for _ in 0..1_000 {
-            worth.computed(Size::Single, Duration::from_millis(2), 2);
-            price.looked_up(Duration::from_micros(80), 1);
-            price.stored(Duration::from_micros(100), 10);
+        for round in 0..1_000 {
+            // Now and then the thread did not run.
+            let late = if round % 10 == 0 { Duration::from_millis(50) } else { Duration::ZERO };
+            worth.computed(Duration::from_millis(2) + late, 2);
+            price.looked_up(Duration::from_micros(80) + late, 1);
+            price.stored(Duration::from_micros(100) + late, 10);
+            worth.looked_up(Level::Redis, Size::Single, 1.0);
         }
-        worth.looked_up(Level::Redis, 1.0, 1_000);
-        let after = worth.estimate(Level::Redis, Size::Single, &price);
+        let after = worth.estimate(Level::Redis, 1, &price);
         assert!(after.used, "{after:?}");
-        assert!((after.cost - 80e-6).abs() < 1e-6 && (after.saving - 920e-6).abs() < 1e-6, "{after:?}");
-        assert!(!worth.is_worth_a_key(Size::Batch) && worth.is_worth_a_key(Size::Single));
+        assert!((after.cost / 80e-6 - 1.0).abs() < 0.15, "{after:?}");
+        assert!((after.saving / 920e-6 - 1.0).abs() < 0.15, "{after:?}");
     }
 }

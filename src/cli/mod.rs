@@ -25,6 +25,9 @@ use crate::{http, sandbox};
 /// How long the first fetch of issuers' keys may put readiness off: in an outage of theirs there are other callers.
 const FIRST_KEYS: Duration = Duration::from_secs(3);
 
+/// How long the first connection to Redis may: what comes before it is counted by this gateway alone.
+const FIRST_REDIS: Duration = Duration::from_secs(1);
+
 /// An ONNX Runtime scoring gateway for tabular models.
 #[derive(Debug, Parser)]
 #[command(name = "scoregate", version)]
@@ -165,6 +168,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         follow(Arc::clone(&app)).context("cannot start threads")?;
         // The time runs from here.
         let keys = tokio::time::timeout(FIRST_KEYS, app.auth.tokens.tried());
+        let redis = tokio::time::timeout(FIRST_REDIS, app.limiter.tried());
         let loading = tokio::task::spawn_blocking({
             let app = Arc::clone(&app);
             move || app.load_models(runtime)
@@ -174,6 +178,8 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             if keys.await.is_err() {
                 tracing::warn!("keys of an issuer were not fetched yet: its tokens have to wait");
             }
+            // If it is not there, that is told by those who try.
+            let _ = redis.await;
             anyhow::Ok(())
         };
         tokio::select! {

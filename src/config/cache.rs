@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::values::{count, interval, optional_path};
 
+/// The longest that a score may be kept.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// The cache of scores.
 #[derive(Debug, Clone)]
 pub struct CacheSettings {
@@ -54,7 +57,10 @@ impl Reader {
     pub(super) fn cache(&mut self, has_redis: bool) -> CacheSettings {
         let cache = CacheSettings {
             mode: self.take("SCOREGATE_CACHE", "cache.mode", "auto", mode),
-            ttl: self.take("SCOREGATE_CACHE_TTL", "cache.ttl", "60s", interval),
+            ttl: self.take("SCOREGATE_CACHE_TTL", "cache.ttl", "60s", |text| {
+                let found = interval(text)?;
+                if found <= LONGEST { Ok(found) } else { Err("a duration of at most 30d".into()) }
+            }),
             bytes: self.take("SCOREGATE_CACHE_BYTES", "cache.bytes", "67108864", count),
             key_file: self.take("SCOREGATE_CACHE_KEY_FILE", "cache.key_file", "", optional_path),
         };
@@ -92,6 +98,7 @@ mod tests {
             (vec![redis, ("SCOREGATE_CACHE_KEY_FILE", "k")], "SCOREGATE_REDIS_URL"),
             (vec![("SCOREGATE_CACHE", "on")], "auto, off, memory or redis"),
             (vec![("SCOREGATE_CACHE_TTL", "0s")], "SCOREGATE_CACHE_TTL"),
+            (vec![("SCOREGATE_CACHE_TTL", "31d")], "at most 30d"),
         ] {
             let mistakes = load(&environment, None).unwrap_err();
             assert!(mistakes.len() == 1 && mistakes[0].contains(expected), "{mistakes:?}");

@@ -16,6 +16,8 @@ pub struct RedisSettings {
     pub password_file: Option<PathBuf>,
     /// `SCOREGATE_REDIS_CA` (the system's): whose certificates are trusted where the URL says TLS, PEM.
     pub ca: Option<PathBuf>,
+    /// `SCOREGATE_REDIS_CERT` and `SCOREGATE_REDIS_KEY` (none): the certificate that the gateway shows, PEM, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// `SCOREGATE_REDIS_TIMEOUT` (20ms): how long a request waits for Redis at most.
     pub timeout: Duration,
 }
@@ -27,15 +29,18 @@ impl Reader {
         let password_file =
             self.take("SCOREGATE_REDIS_PASSWORD_FILE", "redis.password_file", "", optional_path);
         let ca = self.take("SCOREGATE_REDIS_CA", "redis.ca", "", optional_path);
+        let cert = self.take("SCOREGATE_REDIS_CERT", "redis.cert", "", optional_path);
+        let key = self.take("SCOREGATE_REDIS_KEY", "redis.key", "", optional_path);
         let timeout = self.take("SCOREGATE_REDIS_TIMEOUT", "redis.timeout", "20ms", |text| {
             let found = duration(text)?;
             let is_sensible = (Duration::from_millis(1)..=Duration::from_secs(10)).contains(&found);
             if is_sensible { Ok(found) } else { Err("a duration from 1ms to 10s".into()) }
         });
         if url.is_empty() {
-            if password_file.is_some() || ca.is_some() {
+            if password_file.is_some() || ca.is_some() || cert.is_some() || key.is_some() {
                 self.mistakes.push(
-                    "SCOREGATE_REDIS_URL (redis.url) is missing: a password file and a CA are for it".into(),
+                    "SCOREGATE_REDIS_URL (redis.url) is missing: a password file and certificates are for it"
+                        .into(),
                 );
             }
             return None;
@@ -48,9 +53,16 @@ impl Reader {
                 return None;
             }
         };
-        if ca.is_some() && !address.is_tls {
+        if (ca.is_some() || cert.is_some()) && !address.is_tls {
             self.mistakes.push(
-                "SCOREGATE_REDIS_CA (redis.ca) is for TLS: expected SCOREGATE_REDIS_URL with rediss in front"
+                "SCOREGATE_REDIS_CA and SCOREGATE_REDIS_CERT (redis.ca, redis.cert) are for TLS: expected \
+                 SCOREGATE_REDIS_URL with rediss in front"
+                    .into(),
+            );
+        }
+        if cert.is_some() != key.is_some() {
+            self.mistakes.push(
+                "SCOREGATE_REDIS_CERT and SCOREGATE_REDIS_KEY (redis.cert, redis.key): expected both or neither"
                     .into(),
             );
         }
@@ -60,7 +72,7 @@ impl Reader {
                     .into(),
             );
         }
-        Some(RedisSettings { address, password_file, ca, timeout })
+        Some(RedisSettings { address, password_file, ca, identity: cert.zip(key), timeout })
     }
 }
 
@@ -74,11 +86,12 @@ mod tests {
     #[test]
     fn redis_is_there_only_where_it_is_named() {
         assert!(load(&[], None).unwrap().redis.is_none());
-        let file = "[redis]\nurl = \"rediss+sentinel://gate@a:1,b:2/main\"\npassword_file = \"p\"\nca = \"c\"\ntimeout = \"5ms\"\n";
+        let file = "[redis]\nurl = \"rediss+sentinel://gate@a:1,b:2/main\"\npassword_file = \"p\"\nca = \"c\"\ncert = \"o\"\nkey = \"k\"\ntimeout = \"5ms\"\n";
         let redis = load(&[], Some(file)).unwrap().redis.unwrap();
         assert_eq!(redis.address.kind, Kind::Sentinel("main".into()));
         assert_eq!((redis.timeout, redis.address.nodes.len()), (Duration::from_millis(5), 2));
         assert_eq!((redis.password_file, redis.ca), (Some("p".into()), Some("c".into())));
+        assert_eq!(redis.identity, Some(("o".into(), "k".into())));
     }
 
     #[test]
@@ -87,6 +100,7 @@ mod tests {
         for (environment, expected) in [
             (vec![("SCOREGATE_REDIS_URL", "http://:secret@a")], "expected redis://"),
             (vec![("SCOREGATE_REDIS_CA", "c")], "is missing"),
+            (vec![url, ("SCOREGATE_REDIS_KEY", "k")], "both or neither"),
             (vec![url, ("SCOREGATE_REDIS_CA", "c")], "rediss in front"),
             (vec![url, ("SCOREGATE_REDIS_PASSWORD_FILE", "p")], "one of them"),
             (vec![url, ("SCOREGATE_REDIS_TIMEOUT", "0s")], "1ms to 10s"),

@@ -1,6 +1,7 @@
 //! `POST /v1/predict/batch` and `/v1/models/{model}/predict/batch`: many rows, each on its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -22,7 +23,7 @@ use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
-use crate::registry::Version;
+use crate::registry::{Cost, Version};
 use crate::scoring::{self, Permit, Recall, Recalled};
 
 pub(super) async fn predict_batch(
@@ -57,7 +58,8 @@ async fn score(
     let work = Work { app: Arc::clone(app), version, input, output };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
-    let here = rows > 0 && app.engine.fits_inline(rows, cost);
+    let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
+    let here = rows > 0 && app.engine.fits_inline(rows, Cost { row: cost.row + looked_up, ..cost });
     let wish = cache::wish(&parts.headers);
     let (answer, status) = if here {
         let read = work.read(received)?;
@@ -82,6 +84,12 @@ async fn score(
     cache::tell(status, response.headers_mut());
     Ok(response)
 }
+
+/// What looking for a row in process and keeping its score takes at the most.
+const LOOK_UP: Duration = Duration::from_micros(2);
+
+/// What a row that is looked up takes in memory beside its numbers.
+const KEY_BYTES: usize = 128;
 
 struct Work {
     app: Arc<App>,
@@ -186,7 +194,11 @@ impl Work {
     /// The memory for scores and answer, taken before there is any: with many classes they are many times the body. `body`
     /// bytes are repeated in the answer, and `held` bytes are held for the body meanwhile.
     fn room(&self, answers: &Answers<'_>, rows: usize, body: usize, held: usize) -> Result<Permit, Error> {
-        let per_row = self.version.task.width() * size_of::<f64>() + answers.row_bytes(self.output);
+        let width = self.version.task.width() * size_of::<f64>();
+        // Rows that are looked up are there twice, with their keys.
+        let is_looked_up = self.app.cache.is_worth_keys(&self.version.worth, rows);
+        let looked_up = if is_looked_up { 2 * width + KEY_BYTES } else { 0 };
+        let per_row = width + looked_up + answers.row_bytes(self.output);
         let wanted = rows.saturating_mul(per_row).saturating_add(body);
         let most = self.app.engine.max_bytes().saturating_sub(held);
         if wanted > most {

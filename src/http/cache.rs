@@ -2,6 +2,7 @@
 //! and what the answer says of it: `Cache-Status` ([RFC 9211](https://www.rfc-editor.org/rfc/rfc9211)).
 
 use std::fmt::Write as _;
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use hyper::HeaderMap;
@@ -21,9 +22,12 @@ pub(super) fn wish(headers: &HeaderMap) -> Wish {
             "no-cache" => wish.fresh = true,
             "no-store" => wish.unkept = true,
             // An age that cannot be read is none that anything could have.
-            "max-age" => match value.trim().trim_matches('"').parse() {
-                Ok(0) | Err(_) => wish.fresh = true,
+            "max-age" => match value.trim().trim_matches('"').parse::<u64>() {
+                Ok(0) => wish.fresh = true,
                 Ok(seconds) => wish.max_age = Some(Duration::from_secs(seconds)),
+                // More than anything could be old.
+                Err(error) if *error.kind() == IntErrorKind::PosOverflow => {}
+                Err(_) => wish.fresh = true,
             },
             _ => {}
         }
@@ -49,7 +53,7 @@ pub(super) fn tell(status: Status, headers: &mut HeaderMap) {
             Outcome::OutOfReach => write!(text, "; fwd=bypass; detail=out-of-reach"),
         }
         .expect("a text can always be appended to");
-        if stored && !matches!(outcome, Outcome::Hit(_) | Outcome::OutOfReach) {
+        if stored && level == Level::Memory && !matches!(outcome, Outcome::Hit(_)) {
             text.push_str("; stored");
         }
         if collapsed {
@@ -76,6 +80,7 @@ mod tests {
             (vec!["max-age=\"30\""], Wish { max_age: Some(Duration::from_secs(30)), ..Wish::default() }),
             (vec!["max-age=0"], Wish { fresh: true, ..Wish::default() }),
             (vec!["max-age=soon"], Wish { fresh: true, ..Wish::default() }),
+            (vec!["max-age=99999999999999999999"], Wish::default()),
             (vec!["no-cachet, x=no-store, ,=,"], Wish::default()),
         ] {
             let mut headers = HeaderMap::new();

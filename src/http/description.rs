@@ -7,7 +7,7 @@ use scoregate_schemas::manifest::{Manifest, Metrics, Source, Task};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::cache::{Cache, Size};
+use crate::cache::Cache;
 use crate::import::{bindings_in_words, output_in_words};
 use crate::registry::{self, Model, Published, Refused, State, Version};
 
@@ -185,7 +185,7 @@ impl Cached {
         Self {
             mode: cache.mode().as_str(),
             ttl_s: is_on.then(|| cache.ttl().as_secs_f64()),
-            compute_us: is_on.then(|| microseconds(version.worth.compute(Size::Single))),
+            compute_us: is_on.then(|| microseconds(version.worth.compute(1))),
             levels: levels.collect(),
         }
     }

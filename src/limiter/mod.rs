@@ -9,6 +9,7 @@ pub mod quota;
 mod redis;
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -221,7 +222,13 @@ impl Limiter {
             let read = texts.first().map(|text| config::plans(text, default)).transpose()?;
             Ok(Plans::new(default, read.as_ref().unwrap_or(&set), &counts))
         };
+        // A pipe (`--config <(…)`) has been read to its end, and says nothing any more.
+        let is_gone = |path: &PathBuf| path.metadata().is_ok_and(|found| !found.is_file());
         let plans = match &settings.file {
+            Some(path) if is_gone(path) => {
+                tracing::info!(path = %path.display(), "plans are not followed: the settings file is no regular file");
+                Followed::open("plans", Vec::new(), parse)?
+            }
             Some(path) => Followed::open_or("plans", path.clone(), initial, parse)?,
             None => Followed::open("plans", Vec::new(), parse)?,
         };
@@ -231,6 +238,13 @@ impl Limiter {
             Some(redis) => Store::Redis(Arc::new(Shared::new(redis, settings.quota.lease, start))),
         };
         Ok(Self { plans, store })
+    }
+
+    /// Waits until it is known whether Redis is there, if there is to be one.
+    pub async fn tried(&self) {
+        if let Store::Redis(shared) = &self.store {
+            shared.tried().await;
+        }
     }
 
     /// Keeps plans up to date, and forgets callers that have not been seen for longer than their quota lasts, for as long as
@@ -455,6 +469,19 @@ mod tests {
             () = limiter.follow() => {}
             () = script => {}
         }
+    }
+
+    #[tokio::test]
+    async fn a_settings_file_that_is_a_pipe_is_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = settings("[plan.free]\nquota = \"2000/min\"");
+        let path = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        settings.file = Some(path);
+        let limiter = Limiter::open(&settings, None, QuotaRows::default()).unwrap();
+        let free = Caller::named("a", Some("free"));
+        let standing = limiter.admit(&free, None, Loss::CountHere, Instant::now()).await.unwrap();
+        assert_eq!(standing.tightest().unwrap().limit, 2_000);
     }
 
     #[test]

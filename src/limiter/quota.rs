@@ -97,6 +97,11 @@ impl Bucket {
         self.taken.saturating_sub(now.saturating_sub(self.at).saturating_mul(PARTS))
     }
 
+    /// How many rows are still taken, in part at least.
+    pub(super) fn rows(&self, quota: &Quota, now: u64) -> u64 {
+        self.taken(now).div_ceil(quota.row)
+    }
+
     /// Whether nothing is.
     pub(super) fn is_full(&self, now: u64) -> bool {
         self.taken(now) == 0
@@ -206,6 +211,7 @@ mod tests {
             assert!(one.abs_diff(quota.per.as_nanos() as u64 / quota.rows) <= 1, "{text}: {one}");
             assert!(!take(&mut bucket, &quota, 1, start + one - 1).admitted || one == 1, "{text}");
             assert!(take(&mut bucket, &quota, 1, start + one).admitted, "{text}");
+            assert_eq!(bucket.rows(&quota, start + one), quota.rows, "{text}");
             // Half the time later, half of it.
             let half = bucket.ask(&quota, 1, 0, start + one + quota.per.as_nanos() as u64 / 2);
             assert!(half.remaining.abs_diff(quota.rows / 2) <= 1 + quota.rows / 50_000, "{text}: {half:?}");

@@ -9,6 +9,10 @@
 //!
 //! What Redis answered is remembered. A caller who has nothing left is refused without asking again; while Redis is out of
 //! reach, counting goes on here from there; and Redis is told what it may have forgotten when it is back.
+//!
+//! An answer may be late although Redis is not lost: machines are busy. Then, too, rows are let through from what is known, and
+//! Redis is told of them; but no more than a small part of what was left, because others take of it meanwhile. A request of which
+//! it is not plain that there is enough waits for the answer, or until Redis is given up.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,6 +39,10 @@ const PARTS: usize = 64;
 /// How long a caller is counted here after Redis failed for it: meanwhile, others find out whether Redis is lost.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
+/// While an answer is late, rows are let through as long as so many times more are left than all that were let through by now
+/// without Redis knowing, and all that wait. What a thousand clients could use up meanwhile is not plainly there.
+const PLAINLY: u64 = 50;
+
 /// The quotas of every caller, shared through Redis.
 pub(super) struct Shared {
     redis: Arc<Redis>,
@@ -59,7 +67,7 @@ struct Account {
     asked_at: AtomicU64,
     /// Wakes requests that wait for it.
     brought: Notify,
-    /// Until when Redis is not asked, in nanoseconds.
+    /// Until when Redis is not asked because it failed, in nanoseconds.
     counted_here_until: AtomicU64,
     holdings: Mutex<Vec<Holding>>,
 }
@@ -67,6 +75,8 @@ struct Account {
 /// What is known of one policy.
 struct Holding {
     policy: Arc<str>,
+    /// What the numbers below are rows of.
+    quota: Quota,
     key: String,
     /// What all replicas have taken, as far as Redis has said so, and what was let through here without it.
     bucket: Bucket,
@@ -76,7 +86,7 @@ struct Holding {
     known: String,
     /// Rows that were let through here and that Redis has to be told of.
     alone: u64,
-    /// Rows of requests that wait for the answer to a question under way: the next one is for all of them.
+    /// Rows of requests that wait: the next question is for all of them.
     waiting: u64,
 }
 
@@ -86,6 +96,7 @@ struct Question {
     quota: Quota,
     /// Rows that were let through here and that it is told of, by this question alone.
     alone: u64,
+    lease: u64,
 }
 
 /// What Redis is asked at once, policy by policy.
@@ -119,6 +130,11 @@ impl Shared {
         }
     }
 
+    /// Waits until it is known whether Redis is there.
+    pub(super) async fn tried(&self) {
+        self.redis.tried().await;
+    }
+
     /// Takes the rows from every policy if all of them let them through, else from none. Nothing if Redis is out of reach and
     /// that is a `loss` to refuse by.
     pub(super) async fn take(self: &Arc<Self>, ask: &Ask<'_>, loss: Loss) -> Option<Verdicts> {
@@ -129,81 +145,100 @@ impl Shared {
         if let Some(verdicts) = account.holdings(ask).take_held(ask, self.nanoseconds(ask.now)) {
             return Some(verdicts);
         }
-        match self.ask(&account, ask).await {
+        match self.ask(&account, ask, loss).await {
             Ok(verdicts) => Some(verdicts),
             Err(_) if loss == Loss::Refuse => None,
-            Err(_) => Some(account.holdings(ask).take_alone(ask, self.nanoseconds(ask.now))),
+            Err(_) => Some(self.take_alone(&mut account.holdings(ask), ask, self.nanoseconds(ask.now))),
         }
     }
 
+    /// Lets rows through without Redis knowing.
+    fn take_alone(&self, holdings: &mut Holdings<'_>, ask: &Ask<'_>, now: u64) -> Verdicts {
+        let verdicts = holdings.take_alone(ask, now);
+        if ask.limits.all_admit(&verdicts) {
+            self.redis.counts().alone.inc_by(ask.rows);
+        }
+        verdicts
+    }
+
     /// Asks Redis for what is missing. The question goes on when this is given up: what it brings is for those who come next.
-    async fn ask(self: &Arc<Self>, account: &Arc<Account>, ask: &Ask<'_>) -> Result<Verdicts, Error> {
+    async fn ask(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        ask: &Ask<'_>,
+        loss: Loss,
+    ) -> Result<Verdicts, Error> {
         let deadline = tokio::time::Instant::now() + self.redis.timeout();
+        let mut waiting = Waiting::new(account, ask, |quota| self.lease(quota));
         loop {
-            if self.is_counted_here(account) {
-                return Err(Error::OutOfReach);
-            }
             let mut brought = pin!(account.brought.notified());
             let now = self.nanoseconds(Instant::now()).max(1);
+            let present = tokio::time::Instant::now();
+            let is_late = present >= deadline || self.redis.is_silent();
+            // One deadline after the other, to see what has become of Redis.
+            let until = if is_late { present + self.redis.timeout() } else { deadline };
             let question = {
                 let mut holdings = account.holdings(ask);
                 // Another request may have brought what this one needs, or found out that nothing comes.
                 if let Some(verdicts) = holdings.take_held(ask, now) {
+                    waiting.end(&mut holdings.0);
                     return Ok(verdicts);
                 }
-                if account.asked_at.load(Ordering::Relaxed) > 0 {
+                let asked = account.asked_at.load(Ordering::Relaxed);
+                let waited = Duration::from_nanos(if asked > 0 { now.saturating_sub(asked) } else { 0 });
+                // Redis as a whole is given up before: this is for one server of a cluster.
+                if waited >= 2 * self.redis.patience() {
+                    self.count_here(account);
+                }
+                if self.is_counted_here(account, now) {
+                    self.redis.counts().out_of_reach.inc();
+                    return Err(Error::OutOfReach);
+                }
+                let is_late = is_late || waited >= self.redis.timeout();
+                if is_late && loss == Loss::CountHere && holdings.is_plain(ask, now) {
+                    let verdicts = self.take_alone(&mut holdings, ask, now);
+                    waiting.end(&mut holdings.0);
+                    return Ok(verdicts);
+                }
+                if asked > 0 {
                     brought.as_mut().enable();
-                    Err(Waiting::new(account, &mut holdings, ask))
+                    None
                 } else {
                     account.asked_at.store(now, Ordering::Relaxed);
-                    Ok(holdings.questions(ask, |quota| self.lease(quota)))
+                    Some(holdings.questions(ask, now, |quota| self.lease(quota)))
                 }
             };
-            let questions = match question {
-                Ok(questions) => questions,
-                Err(_waiting) => {
-                    // What is asked for is for many: all look whether there is enough when it comes.
-                    if timeout_at(deadline, brought).await.is_err() {
-                        return Err(self.give_up(account));
-                    }
-                    continue;
-                }
+            let Some(questions) = question else {
+                // What is asked for is for many: all look whether there is enough when it comes.
+                let _ = timeout_at(until, brought).await;
+                continue;
             };
             let turn = Turn(Arc::clone(account));
             let shared = Arc::clone(self);
-            let answered = tokio::spawn(async move { shared.bring(&turn.0, questions, now).await });
-            let refused = match timeout_at(deadline, answered).await {
-                Ok(Ok(refused)) => refused?,
+            let answered = self.redis.spawn(async move { shared.bring(&turn.0, questions, now).await });
+            match timeout_at(until, answered).await {
+                Ok(Ok(refused)) => {
+                    let refused = refused?;
+                    if !refused.is_empty() {
+                        return Ok(account.holdings(ask).refuse(ask, now, &refused));
+                    }
+                }
                 Ok(Err(_)) => return Err(Error::Late),
-                Err(_) => return Err(self.give_up(account)),
-            };
-            if !refused.is_empty() {
-                return Ok(account.holdings(ask).refuse(ask, now, &refused));
+                // From here on, this request waits as all others do.
+                Err(_) => {}
             }
         }
     }
 
     /// Whether the caller's rows are counted here at the moment.
-    fn is_counted_here(&self, account: &Account) -> bool {
-        let until = account.counted_here_until.load(Ordering::Relaxed);
-        self.redis.is_out_of_reach() || self.nanoseconds(Instant::now()) < until
+    fn is_counted_here(&self, account: &Account, now: u64) -> bool {
+        self.redis.is_out_of_reach() || now < account.counted_here_until.load(Ordering::Relaxed)
     }
 
     /// Has the caller's rows counted here for a while, or until the answer is there.
     fn count_here(&self, account: &Account) {
         let until = self.nanoseconds(Instant::now() + AFTER_FAILURE);
         account.counted_here_until.store(until, Ordering::Relaxed);
-    }
-
-    /// A request has waited for as long as it may. If it is the question under way that takes so long, others need not wait.
-    fn give_up(&self, account: &Account) -> Error {
-        let _holdings = lock(&account.holdings);
-        let asked = account.asked_at.load(Ordering::Relaxed);
-        let waited = Duration::from_nanos(self.nanoseconds(Instant::now()).saturating_sub(asked));
-        if asked > 0 && waited >= self.redis.timeout() {
-            self.count_here(account);
-        }
-        Error::Late
     }
 
     /// Asks `questions` and notes the answers. Returns the policies that have too little.
@@ -293,29 +328,39 @@ impl Drop for Turn {
     }
 }
 
-/// A request that waits for the end of a question under way.
+/// A request that rows are being asked for.
 struct Waiting<'a> {
     account: &'a Account,
-    at: [Option<usize>; MAX_POLICIES],
+    /// Where the holdings are, and how much they may hold when nobody waits.
+    each: [Option<(usize, u64)>; MAX_POLICIES],
     rows: u64,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(account: &'a Account, holdings: &mut Holdings<'_>, ask: &Ask<'_>) -> Self {
-        let mut at = [None; MAX_POLICIES];
-        for (slot, (position, _)) in at.iter_mut().zip(holdings.each(ask)) {
-            *slot = Some(position);
-            holdings.0[position].waiting += ask.rows;
+    fn new(account: &'a Account, ask: &Ask<'_>, lease: impl Fn(&Quota) -> u64) -> Self {
+        let mut holdings = account.holdings(ask);
+        let mut each = [None; MAX_POLICIES];
+        for (slot, (at, policy)) in each.iter_mut().zip(holdings.each(ask)) {
+            *slot = Some((at, lease(&policy.quota)));
+            holdings.0[at].waiting += ask.rows;
         }
-        Self { account, at, rows: ask.rows }
+        Self { account, each, rows: ask.rows }
+    }
+
+    /// Has what it waited for, so that the next question is not for it as well.
+    fn end(&mut self, holdings: &mut [Holding]) {
+        for (at, lease) in std::mem::take(&mut self.each).into_iter().flatten() {
+            holdings[at].waiting -= self.rows;
+            holdings[at].cut(lease);
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut holdings = lock(&self.account.holdings);
-        for at in self.at.into_iter().flatten() {
-            holdings[at].waiting -= self.rows;
+        if self.each[0].is_some() {
+            let account = self.account;
+            self.end(&mut lock(&account.holdings));
         }
     }
 }
@@ -338,8 +383,10 @@ impl Account {
     fn holdings(&self, ask: &Ask<'_>) -> Holdings<'_> {
         let mut holdings = lock(&self.holdings);
         for policy in ask.limits.policies() {
-            if !holdings.iter().any(|holding| holding.policy == policy.name) {
-                holdings.push(Holding::new(&self.tag, &policy.name));
+            match holdings.iter_mut().find(|holding| holding.policy == policy.name) {
+                Some(holding) if holding.quota == policy.quota => {}
+                Some(holding) => holding.change(policy.quota),
+                None => holdings.push(Holding::new(&self.tag, policy)),
             }
         }
         Holdings(holdings)
@@ -347,17 +394,32 @@ impl Account {
 }
 
 impl Holding {
-    fn new(tag: &str, policy: &Arc<str>) -> Self {
+    fn new(tag: &str, policy: &Policy) -> Self {
         Self {
-            policy: Arc::clone(policy),
+            policy: Arc::clone(&policy.name),
+            quota: policy.quota,
             // Nobody who reads keys learns who calls.
-            key: format!("scoregate:quota:{{{tag}}}:{}", digest(&[policy.as_bytes()])),
+            key: format!("scoregate:quota:{{{tag}}}:{}", digest(&[policy.name.as_bytes()])),
             bucket: Bucket::default(),
             held: 0,
             known: "0".into(),
             alone: 0,
             waiting: 0,
         }
+    }
+
+    /// Goes on with another quota, of which the same share is held.
+    fn change(&mut self, quota: Quota) {
+        let share = quota.rows as f64 / self.quota.rows as f64;
+        for rows in [&mut self.held, &mut self.alone] {
+            *rows = (*rows as f64 * share) as u64;
+        }
+        self.quota = quota;
+    }
+
+    /// Gives up what is held beyond the `lease` and what requests wait for: it comes back by time.
+    fn cut(&mut self, lease: u64) {
+        self.held = self.held.min(lease.max(self.waiting));
     }
 
     /// What the policy says to a request that needs `need` rows beyond those held.
@@ -409,6 +471,16 @@ impl Holdings<'_> {
         (!ask.limits.all_admit(&verdicts)).then_some(verdicts)
     }
 
+    /// Whether there is plainly enough, whatever others take while an answer is late.
+    fn is_plain(&self, ask: &Ask<'_>, now: u64) -> bool {
+        self.each(ask).all(|(at, policy)| {
+            let holding = &self.0[at];
+            let need = ask.rows.saturating_sub(holding.held);
+            let left = holding.bucket.ask(&policy.quota, need, 0, now).remaining;
+            need == 0 || (holding.alone + holding.waiting).saturating_mul(PLAINLY) <= left
+        })
+    }
+
     /// Lets rows through that are held or, as far as is known here, there.
     fn take_alone(&mut self, ask: &Ask<'_>, now: u64) -> Verdicts {
         let mut verdicts = self.verdicts(ask, now);
@@ -429,7 +501,7 @@ impl Holdings<'_> {
     }
 
     /// What to ask Redis: about which policies, under which keys, with which arguments.
-    fn questions(&mut self, ask: &Ask<'_>, lease: impl Fn(&Quota) -> u64) -> Questions {
+    fn questions(&mut self, ask: &Ask<'_>, now: u64, lease: impl Fn(&Quota) -> u64) -> Questions {
         let mut questions = Questions::default();
         for (at, policy) in self.each(ask) {
             let holding = &mut self.0[at];
@@ -437,14 +509,17 @@ impl Holdings<'_> {
             if need == 0 {
                 continue;
             }
-            let alone = std::mem::take(&mut holding.alone);
-            questions.each.push(Question { at, quota: policy.quota, alone });
+            // Of what was let through here in a long time, most has come back.
+            let alone = std::mem::take(&mut holding.alone).min(holding.bucket.rows(&policy.quota, now));
+            let lease = lease(&policy.quota);
+            let want = need.max(lease).max(holding.waiting.saturating_sub(holding.held));
+            questions.each.push(Question { at, quota: policy.quota, alone, lease });
             questions.keys.push(holding.key.clone());
             questions.arguments.extend([
                 policy.quota.per.as_micros().to_string(),
                 policy.quota.rows.to_string(),
                 need.to_string(),
-                (need + holding.waiting).max(lease(&policy.quota)).to_string(),
+                want.to_string(),
                 holding.known.clone(),
                 alone.to_string(),
             ]);
@@ -472,6 +547,7 @@ impl Holdings<'_> {
             let paid = holding.alone.min(holding.held);
             holding.held -= paid;
             holding.alone -= paid;
+            holding.cut(question.lease);
             // As of when it was asked, which was before Redis answered: time is on the caller's side.
             holding.bucket = Bucket::of(answer.taken, asked);
             holding.bucket.take(&question.quota, holding.alone, asked);
@@ -497,6 +573,8 @@ impl Holdings<'_> {
 fn answers(texts: &[String], count: usize) -> Result<Vec<Answer>, Error> {
     let read = |texts: &[String]| {
         let [known, taken, rows] = texts else { return None };
+        // It is sent back one day.
+        known.parse::<f64>().ok().filter(|known| known.is_finite())?;
         let taken = taken.parse::<f64>().ok()?.max(0.0) / 1e6;
         let rows: i64 = rows.parse().ok()?;
         Some(Answer {
@@ -538,6 +616,8 @@ mod tests {
             &["5", "1", "20"][..],
             &["5", "1", "20", "5", "1"],
             &["5", "1", "20", "5", "soon", "1"],
+            &["nan", "1", "20", "5", "1", "1"],
+            &["", "1", "20", "5", "1", "1"],
             &["5", "1", "20", "5", "1e300", "1"],
             &["5", "1", "20", "5", "1", "1.5"],
         ] {

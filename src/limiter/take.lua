@@ -10,10 +10,16 @@ local now = (time[1] - 1700000000) * 1000000 + time[2]
 
 local policies, admits = {}, true
 for at, key in ipairs(KEYS) do
+  -- What somebody else has put there is worth nothing, and is overwritten.
+  local kept = redis.pcall('GET', key)
+  if type(kept) == 'table' and kept.err and not string.find(kept.err, 'WRONGTYPE', 1, true) then
+    return kept
+  end
+  kept = type(kept) == 'string' and tonumber(kept)
   local first = 6 * (at - 1)
   local function argument(number) return tonumber(ARGV[first + number]) end
   local policy = {window = argument(1), rows = argument(2), need = argument(3), want = argument(4)}
-  policy.before = tonumber(redis.call('GET', key)) or now
+  policy.before = kept and kept > 0 and kept < 1e15 and kept or now
   policy.time = math.max(policy.before, argument(5), now) + argument(6) * policy.window / policy.rows
   -- A clock that was set back must not keep anybody waiting for longer than the quota's time.
   policy.time = math.min(policy.time, now + policy.window)

@@ -7,9 +7,9 @@ use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, cmd,
-    pipe,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult,
+    TlsCertificates, cmd, pipe,
 };
 use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
@@ -21,9 +21,6 @@ const CONNECT: Duration = Duration::from_millis(900);
 
 /// How long one sentinel may take to answer.
 const SENTINEL: Duration = Duration::from_millis(400);
-
-/// What the probe writes. Whoever may use quotas and cache may write it: all keys begin alike.
-const PROBE: &str = "scoregate:probe";
 
 /// A connection: requests of all threads share it, and one that was cut is never mended.
 #[derive(Clone)]
@@ -67,13 +64,12 @@ impl Link {
         }
     }
 
-    /// Makes sure that Redis answers and takes what is written; of a cluster, that every master answers.
-    pub(super) async fn probe(&mut self) -> RedisResult<()> {
-        if let Self::Cluster(connection) = self {
-            let masters = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::AllSucceeded));
-            connection.route_command(cmd("PING"), RoutingInfo::MultiNode(masters)).await?.extract_error()?;
-        }
-        self.query(cmd("SET").arg(PROBE).arg(1).arg("PX").arg(1_000)).await
+    /// Makes sure that every master of a cluster answers.
+    pub(super) async fn ping(&mut self) -> RedisResult<()> {
+        let Self::Cluster(connection) = self else { return Ok(()) };
+        let masters = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::AllSucceeded));
+        connection.route_command(cmd("PING"), RoutingInfo::MultiNode(masters)).await?.extract_error()?;
+        Ok(())
     }
 }
 
@@ -83,12 +79,18 @@ pub(super) struct Target {
     address: Address,
     /// The CA that servers' certificates have to be from; the system's if none is given.
     ca: Option<Vec<u8>>,
+    /// The certificate that is shown to servers, and its key.
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Target {
     /// Checks that a link can be made of these, as far as that can be known without connecting.
-    pub(super) fn new(address: Address, ca: Option<Vec<u8>>) -> RedisResult<Self> {
-        let target = Self { address, ca };
+    pub(super) fn new(
+        address: Address,
+        ca: Option<Vec<u8>>,
+        identity: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> RedisResult<Self> {
+        let target = Self { address, ca, identity };
         for (host, port) in &target.address.nodes {
             target.client(host, *port, target.settings())?;
         }
@@ -212,7 +214,10 @@ impl Target {
     }
 
     fn certificates(&self) -> Option<TlsCertificates> {
-        self.address.is_tls.then(|| TlsCertificates { client_tls: None, root_cert: self.ca.clone() })
+        let identity = self.identity.clone();
+        let client_tls =
+            identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        self.address.is_tls.then(|| TlsCertificates { client_tls, root_cert: self.ca.clone() })
     }
 
     fn settings(&self) -> RedisConnectionInfo {

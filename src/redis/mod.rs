@@ -2,20 +2,26 @@
 //!
 //! The only module that names the `redis` crate. No request waits longer than the deadline, and none waits for a connection
 //! that was lost: while Redis is out of reach everything fails at once, and a task of its own tries until it is back.
+//!
+//! All of it happens on one thread with a runtime of its own: names are resolved on a runtime's blocking threads, and those of
+//! the others may all be busy scoring. That thread decides what is late, too, so that a worker which is held up does not take
+//! its own delay for one of Redis.
 
 mod address;
 mod link;
 
+use std::convert::Infallible;
 use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, cmd};
+use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, cmd};
 use secrecy::SecretString;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::address::{Address, Kind};
@@ -23,18 +29,24 @@ use self::link::{Link, Target};
 use crate::config::RedisSettings;
 use crate::telemetry::metrics::RedisCounts;
 
-/// What a failure adds to the score of a connection; a success takes one off. Three in a row, and no success for as many
-/// deadlines, and the connection is given up: many requests that are late at once are one failure, of a machine that is busy
-/// perhaps. So it is after a hundred of them, if fewer than nine out of ten succeed in between.
-const FAILURE: u32 = 10;
-const DOUBTFUL: u32 = 3;
-const GIVEN_UP: u32 = 100 * FAILURE;
+/// What a late answer adds to the score of a connection; one in time takes one off. After a hundred late ones it is given up, if
+/// fewer than nine out of ten come in time in between.
+const LATE: u32 = 10;
+const GIVEN_UP: u32 = 100 * LATE;
+
+/// A connection is given up when nothing has come in time for so many deadlines, and for this long at least: a machine that is
+/// busy for a moment has not lost Redis. Meanwhile nobody waits who need not, see [`Redis::is_silent`].
+const SILENCE: (u32, Duration) = (3, Duration::from_millis(250));
 
 /// How long an answer is waited for that is late already, by those whom nobody waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a connection is tried that nobody may be using, and whose loss nobody would notice otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a connection has to be good for: scripts that read the clock and write. All keys begin alike.
+const PROBE: &str = "redis.call('TIME') return redis.call('SET', KEYS[1], 1, 'PX', 1000)";
+const PROBED: &str = "scoregate:probe";
 
 /// How long one attempt to connect may take: to ask sentinels and to follow one of them, too.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -77,9 +89,18 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The password is none that can be sent.
+    #[error("{}: found bytes that are no UTF-8, expected the password of Redis", .path.display())]
+    Password {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// No connection could ever be made.
     #[error("the settings of Redis cannot be used")]
     Settings(#[source] RedisFailure),
+    /// The system has no more threads.
+    #[error("cannot start a thread for Redis")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A script that Redis runs, and knows by its digest from the second time on.
@@ -95,6 +116,20 @@ impl Script {
         Self { text, digest: ::redis::Script::new(text).get_hash().to_owned() }
     }
 
+    async fn run<T: FromRedisValue>(
+        &self,
+        link: &mut Link,
+        keys: &[String],
+        arguments: &[String],
+    ) -> RedisResult<T> {
+        match link.query(&self.command(true, keys, arguments)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                link.query(&self.command(false, keys, arguments)).await
+            }
+            answer => answer,
+        }
+    }
+
     fn command(&self, is_known: bool, keys: &[String], arguments: &[String]) -> Cmd {
         let mut command = if is_known { cmd("EVALSHA") } else { cmd("EVAL") };
         command.arg(if is_known { self.digest.as_str() } else { self.text });
@@ -107,26 +142,35 @@ impl Script {
 enum State {
     /// Nobody knows yet: whoever comes waits, as long as the deadline lets it.
     Unknown,
-    /// Through this link, the number of which tells it from those before.
-    Up(u64, Link),
+    /// Through this connection.
+    Up(Arc<Up>),
     /// Not at all.
     Down,
+}
+
+/// A connection and what it is worth.
+struct Up {
+    link: Link,
+    score: AtomicU32,
+    /// Since when nothing has come in time, in milliseconds since the beginning; zero if the last answer did.
+    silent_since: AtomicU64,
 }
 
 /// Redis, which may be out of reach.
 pub struct Redis {
     shared: Arc<Shared>,
-    keeper: AbortHandle,
+    /// Of the thread that does everything.
+    runtime: Handle,
+    /// That thread ends when this is dropped.
+    _open: oneshot::Sender<Infallible>,
 }
 
 struct Shared {
     target: Target,
     timeout: Duration,
+    probe: Script,
     state: watch::Sender<State>,
-    /// Of the present link.
-    score: AtomicU32,
-    /// When it last succeeded, in milliseconds since `start`.
-    succeeded: AtomicU64,
+    /// What times are counted from.
     start: Instant,
     /// Has the present link tried at once.
     doubt: Notify,
@@ -134,35 +178,58 @@ struct Shared {
 }
 
 impl Redis {
-    /// Redis as the settings have it. Nothing has to be there yet: it is looked for by a task on `runtime`. What becomes of
+    /// Redis as the settings have it. Nothing has to be there yet: it is looked for until this is dropped. What becomes of
     /// requests is counted in `counts`.
     ///
     /// # Errors
     /// [`OpenError`] if no connection could be made in any case.
-    pub fn open(settings: &RedisSettings, counts: RedisCounts, runtime: &Handle) -> Result<Self, OpenError> {
+    pub fn open(settings: &RedisSettings, counts: RedisCounts) -> Result<Self, OpenError> {
         let read = |path: &std::path::PathBuf| {
             std::fs::read(path).map_err(|source| OpenError::Read { path: path.clone(), source })
         };
         let mut address = settings.address.clone();
         if let Some(path) = &settings.password_file {
-            let text = read(path)?;
-            let text = String::from_utf8_lossy(&text);
+            let text = String::from_utf8(read(path)?);
+            let text = text.map_err(|_| OpenError::Password { path: path.clone() })?;
             address.password = Some(SecretString::from(text.trim_end_matches(['\r', '\n'])));
         }
         let ca = settings.ca.as_ref().map(read).transpose()?;
-        let target = Target::new(address, ca).map_err(OpenError::Settings)?;
+        let identity = settings.identity.as_ref();
+        let identity = identity.map(|(certificate, key)| Ok((read(certificate)?, read(key)?))).transpose()?;
+        let target = Target::new(address, ca, identity).map_err(OpenError::Settings)?;
         let shared = Arc::new(Shared {
             target,
             timeout: settings.timeout,
+            probe: Script::new(PROBE),
             state: watch::Sender::new(State::Unknown),
-            score: AtomicU32::new(0),
-            succeeded: AtomicU64::new(0),
             start: Instant::now(),
             doubt: Notify::new(),
             counts,
         });
-        let keeper = runtime.spawn(keep(Arc::clone(&shared))).abort_handle();
-        Ok(Self { shared, keeper })
+        let mut runtime = Builder::new_current_thread();
+        let runtime =
+            runtime.thread_name("scoregate-redis-names").max_blocking_threads(2).enable_all().build();
+        let runtime = runtime.map_err(OpenError::Thread)?;
+        let (handle, keeper) = (runtime.handle().clone(), keep(Arc::clone(&shared)));
+        let (open, dropped) = oneshot::channel::<Infallible>();
+        let work = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = keeper => {}
+                    _ = dropped => {}
+                }
+            });
+            // A name that is being resolved is not waited for.
+            runtime.shutdown_background();
+        };
+        std::thread::Builder::new().name("scoregate-redis".into()).spawn(work).map_err(OpenError::Thread)?;
+        Ok(Self { shared, runtime: handle, _open: open })
+    }
+
+    /// Waits until it is known whether Redis is there.
+    pub async fn tried(&self) {
+        let mut state = self.shared.state.subscribe();
+        let _ = state.wait_for(|state| !matches!(state, State::Unknown)).await;
     }
 
     /// Whether Redis is known to be out of reach.
@@ -170,13 +237,34 @@ impl Redis {
         matches!(*self.shared.state.borrow(), State::Down)
     }
 
+    /// Whether an answer is late and none has come since: who can do without one had better not ask.
+    pub fn is_silent(&self) -> bool {
+        let state = self.shared.state.borrow();
+        matches!(&*state, State::Up(up) if up.silent_since.load(Ordering::Relaxed) > 0)
+    }
+
+    /// What becomes of requests.
+    pub fn counts(&self) -> &RedisCounts {
+        &self.shared.counts
+    }
+
     /// How long anything may take.
     pub fn timeout(&self) -> Duration {
         self.shared.timeout
     }
 
+    /// How long Redis may be silent until it is out of reach.
+    pub fn patience(&self) -> Duration {
+        self.shared.patience()
+    }
+
+    /// Has `work` done by Redis's own thread, whether it is waited for or not.
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.spawn(work)
+    }
+
     /// Runs a script and returns the texts that it answers. The `keys` have to lie in one slot of a cluster. An answer that
-    /// comes later than [`Redis::timeout`] is still worth having: no request may wait for this itself.
+    /// comes later than [`Redis::timeout`] is still worth having: this is for [`Redis::spawn`], and no request may wait for it.
     ///
     /// # Errors
     /// [`Error`], after a second or so.
@@ -186,14 +274,8 @@ impl Redis {
         keys: &[String],
         arguments: &[String],
     ) -> Result<Vec<String>, Error> {
-        let command = script.command(true, keys, arguments);
-        let question = async |mut link: Link| match link.query(&command).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                link.query(&script.command(false, keys, arguments)).await
-            }
-            answer => answer,
-        };
-        self.ask(question, PATIENCE).await
+        let question = async |mut link: Link| script.run(&mut link, keys, arguments).await;
+        self.shared.ask(question, PATIENCE).await
     }
 
     /// The values of `keys`, in their order.
@@ -208,7 +290,9 @@ impl Redis {
         for key in keys {
             command.arg(key.as_ref());
         }
-        self.ask(async |mut link: Link| link.query(&command).await, Duration::ZERO).await
+        let shared = Arc::clone(&self.shared);
+        let question = async move |mut link: Link| link.query(&command).await;
+        self.in_time(async move { shared.ask(question, Duration::ZERO).await }).await
     }
 
     /// Stores values under their keys, for `ttl`.
@@ -230,43 +314,24 @@ impl Redis {
             command
         });
         let commands: Vec<Cmd> = commands.collect();
-        self.ask(async |mut link: Link| link.perform(commands).await, Duration::ZERO).await
+        let shared = Arc::clone(&self.shared);
+        let question = async move |mut link: Link| link.perform(commands).await;
+        self.in_time(async move { shared.ask(question, Duration::ZERO).await }).await
     }
 
-    /// Asks, and waits for `patience` once the deadline is over.
-    async fn ask<T>(
+    /// Has `work` done that can be done without, and waits for it until the deadline.
+    async fn in_time<T: Send + 'static>(
         &self,
-        question: impl AsyncFnOnce(Link) -> RedisResult<T>,
-        patience: Duration,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let deadline = Instant::now() + self.shared.timeout;
-        let counts = &self.shared.counts;
-        let link = self.shared.link(deadline).await;
-        let (number, link) = link.inspect_err(|_| {
-            counts.out_of_reach.inc();
-        })?;
-        let mut answer = std::pin::pin!(question(link));
-        let in_time = timeout_at(deadline, &mut answer).await;
-        match &in_time {
-            Ok(Ok(_)) => counts.answered.inc(),
-            Ok(Err(_)) => counts.failed.inc(),
-            Err(_) => counts.late.inc(),
-        };
-        let is_late = in_time.is_err();
-        let judged = self.shared.judge(number, in_time.ok());
-        if is_late && !patience.is_zero() {
-            return match timeout(patience, answer).await {
-                Ok(answer) => answer.map_err(Error::Failed),
-                Err(_) => Err(Error::Late),
-            };
+        if self.is_silent() || self.is_out_of_reach() {
+            self.shared.counts.out_of_reach.inc();
+            return Err(Error::OutOfReach);
         }
-        judged
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.keeper.abort();
+        match timeout(self.shared.timeout, self.spawn(work)).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) | Err(_) => Err(Error::Late),
+        }
     }
 }
 
@@ -277,10 +342,39 @@ impl fmt::Debug for Redis {
 }
 
 impl Shared {
-    async fn link(&self, deadline: Instant) -> Result<(u64, Link), Error> {
+    /// Asks, and waits for `patience` once the deadline is over.
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(Link) -> RedisResult<T>,
+        patience: Duration,
+    ) -> Result<T, Error> {
+        let (asked, deadline) = (self.milliseconds(), Instant::now() + self.timeout);
+        let link = self.link(deadline).await;
+        let up = link.inspect_err(|_| {
+            self.counts.out_of_reach.inc();
+        })?;
+        let mut answer = pin!(question(up.link.clone()));
+        let in_time = in_time(deadline, answer.as_mut()).await;
+        match &in_time {
+            Some(Ok(_)) => self.counts.answered.inc(),
+            Some(Err(_)) => self.counts.failed.inc(),
+            None => self.counts.late.inc(),
+        };
+        let is_late = in_time.is_none();
+        let judged = self.judge(&up, asked, in_time);
+        if is_late && !patience.is_zero() {
+            return match timeout(patience, answer).await {
+                Ok(answer) => answer.map_err(Error::Failed),
+                Err(_) => Err(Error::Late),
+            };
+        }
+        judged
+    }
+
+    async fn link(&self, deadline: Instant) -> Result<Arc<Up>, Error> {
         let present = |state: &State| match state {
             State::Unknown => None,
-            State::Up(number, link) => Some(Ok((*number, link.clone()))),
+            State::Up(up) => Some(Ok(Arc::clone(up))),
             State::Down => Some(Err(Error::OutOfReach)),
         };
         if let Some(found) = present(&self.state.borrow()) {
@@ -302,42 +396,56 @@ impl Shared {
         Err(Error::OutOfReach)
     }
 
-    /// Passes an answer of the link `number` on, none if there was none in time, and gives the link up if it is no good.
-    fn judge<T>(&self, number: u64, answer: Option<RedisResult<T>>) -> Result<T, Error> {
+    /// Passes on what came through `up` of what was `asked` at a time, if anything did in time, and gives `up` up if it is no
+    /// good.
+    fn judge<T>(&self, up: &Arc<Up>, asked: u64, answer: Option<RedisResult<T>>) -> Result<T, Error> {
         let (error, is_lost) = match answer {
             Some(Ok(answer)) => {
-                self.succeeded.store(self.milliseconds(), Ordering::Relaxed);
-                if self.score.load(Ordering::Relaxed) > 0 {
+                up.silent_since.store(0, Ordering::Relaxed);
+                if up.score.load(Ordering::Relaxed) > 0 {
                     let less = |score: u32| score.checked_sub(1);
-                    let _ = self.score.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                    let _ = up.score.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
                 }
                 return Ok(answer);
             }
             Some(Err(error)) => {
                 let is_lost = is_lost(&error);
+                if !is_lost {
+                    // It is an answer all the same.
+                    up.silent_since.store(0, Ordering::Relaxed);
+                }
                 (Error::Failed(error), is_lost)
             }
-            None => (Error::Late, false),
+            None => {
+                let first =
+                    up.silent_since.compare_exchange(0, asked.max(1), Ordering::Relaxed, Ordering::Relaxed);
+                let silent = self.milliseconds().saturating_sub(first.err().unwrap_or(asked));
+                let score = up.score.fetch_add(LATE, Ordering::Relaxed) + LATE;
+                let is_lost = score >= GIVEN_UP || u128::from(silent) >= self.patience().as_millis();
+                (Error::Late, is_lost)
+            }
         };
-        let score = self.score.fetch_add(FAILURE, Ordering::Relaxed) + FAILURE;
-        let silent = self.milliseconds().saturating_sub(self.succeeded.load(Ordering::Relaxed));
-        let is_silent = u128::from(silent) >= self.timeout.as_millis() * u128::from(DOUBTFUL);
-        if is_lost || (score >= DOUBTFUL * FAILURE && is_silent) || score >= GIVEN_UP {
-            self.give_up(number, &error);
+        if is_lost {
+            self.give_up(up, &error);
         } else {
             self.doubt.notify_one();
         }
         Err(error)
     }
 
+    fn patience(&self) -> Duration {
+        let (deadlines, least) = SILENCE;
+        (self.timeout * deadlines).max(least)
+    }
+
     fn milliseconds(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn give_up(&self, number: u64, error: &Error) {
+    fn give_up(&self, up: &Arc<Up>, error: &Error) {
         let is_given_up = self.state.send_if_modified(|state| match state {
-            // A link that was replaced meanwhile is nobody's business any more.
-            State::Up(present, _) if *present == number => {
+            // A connection that was replaced meanwhile is nobody's business any more.
+            State::Up(present) if Arc::ptr_eq(present, up) => {
                 *state = State::Down;
                 true
             }
@@ -382,20 +490,39 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Makes sure that Redis answers and does what will be asked of it; of a cluster, that every master answers.
+async fn probe(link: &mut Link, script: &Script) -> RedisResult<()> {
+    link.ping().await?;
+    script.run(link, &[PROBED.into()], &[]).await
+}
+
+/// What `answer` is at the deadline, if anything. A thread that was held up finds both at once: what has come by then is in time.
+async fn in_time<F: Future>(deadline: Instant, mut answer: Pin<&mut F>) -> Option<F::Output> {
+    if let Ok(answer) = timeout_at(deadline, answer.as_mut()).await {
+        return Some(answer);
+    }
+    // Those that read from the connection and sort answers have their turn first.
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    timeout(Duration::ZERO, answer).await.ok()
+}
+
 /// Connects, and again whenever the connection is lost.
 async fn keep(shared: Arc<Shared>) {
     let (mut pause, mut told) = (PAUSES.0, String::new());
-    for number in 0.. {
+    loop {
         let connecting = async {
             let mut link = shared.target.connect().await?;
             // A server that answers late would be given up at once.
-            let answer = timeout(shared.timeout, link.probe()).await;
+            let answer =
+                in_time(Instant::now() + shared.timeout, pin!(probe(&mut link, &shared.probe))).await;
             match answer {
-                Ok(answer) => answer.map(|()| link),
-                Err(_) => Err((ErrorKind::Io, "it answers later than SCOREGATE_REDIS_TIMEOUT allows").into()),
+                Some(answer) => answer.map(|()| link),
+                None => Err((ErrorKind::Io, "it answers later than SCOREGATE_REDIS_TIMEOUT allows").into()),
             }
         };
-        let connected = timeout(ATTEMPT, connecting).await;
+        let connected = timeout(ATTEMPT + shared.timeout, connecting).await;
         let connected =
             connected.unwrap_or_else(|_| Err((ErrorKind::Io, "it cannot be connected to in time").into()));
         match connected {
@@ -403,7 +530,7 @@ async fn keep(shared: Arc<Shared>) {
                 tracing::info!(redis = %shared.target.address(), "Redis is there");
                 told.clear();
                 let since = Instant::now();
-                stay(&shared, number, link).await;
+                stay(&shared, link).await;
                 if since.elapsed() >= LASTED {
                     pause = PAUSES.0;
                     continue;
@@ -425,10 +552,10 @@ async fn keep(shared: Arc<Shared>) {
 }
 
 /// Offers `link` until it is lost.
-async fn stay(shared: &Shared, number: u64, mut link: Link) {
-    shared.score.store(0, Ordering::Relaxed);
-    shared.succeeded.store(shared.milliseconds(), Ordering::Relaxed);
-    shared.state.send_replace(State::Up(number, link.clone()));
+async fn stay(shared: &Shared, link: Link) {
+    let (mut own, score, silent_since) = (link.clone(), AtomicU32::new(0), AtomicU64::new(0));
+    let up = Arc::new(Up { link, score, silent_since });
+    shared.state.send_replace(State::Up(Arc::clone(&up)));
     let mut state = shared.state.subscribe();
     loop {
         tokio::select! {
@@ -437,7 +564,8 @@ async fn stay(shared: &Shared, number: u64, mut link: Link) {
             () = shared.doubt.notified() => {}
             () = tokio::time::sleep(HEARTBEAT) => {}
         }
-        let answer = timeout(shared.timeout, link.probe()).await;
-        let _ = shared.judge(number, answer.ok());
+        let asked = shared.milliseconds();
+        let answer = in_time(Instant::now() + shared.timeout, pin!(probe(&mut own, &shared.probe))).await;
+        let _ = shared.judge(&up, asked, answer);
     }
 }

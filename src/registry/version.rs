@@ -212,11 +212,12 @@ impl Version {
         };
         let digest = package.digest().to_string();
         let mut fingerprint = blake3::Hasher::new_derive_key("scoregate 2026-11 fingerprints of versions");
-        for part in [&package.manifest_digest, &digest, loading.runtime.build()] {
+        // Other releases may rewrite the graph in other ways, other devices round in other ways.
+        let device = format!("{providers:?} {}", serving.intra_op_threads);
+        let release = env!("CARGO_PKG_VERSION");
+        for part in [&package.manifest_digest, &digest, loading.runtime.build(), release, &device] {
             fingerprint.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
-        // Other devices round in other ways.
-        fingerprint.update(format!("{providers:?}").as_bytes());
         Ok(Self {
             fingerprint: *fingerprint.finalize().as_bytes(),
             worth: Worth::new(cost.run, cost.row),

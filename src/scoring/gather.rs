@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::recall::{self, Looked, Missed, Recall, Scored};
 use super::{Engine, Error, run_one};
-use crate::cache::{Join, Lead, Size, Status};
+use crate::cache::{Join, Lead, Status};
 use crate::registry::Version;
 
 /// Why one row has no score.
@@ -217,7 +217,10 @@ impl Gathered {
         let begin = Instant::now();
         match version.run(&self.running) {
             Ok(scores) => {
-                version.worth.computed(Size::Single, begin.elapsed(), waiting.len());
+                // A row that others are run with costs no more than what it adds.
+                let (took, rows) = (begin.elapsed(), waiting.len());
+                let spent = if rows > 1 { took.saturating_sub(version.cost.run) } else { took };
+                version.worth.computed(spent, rows);
                 for (caller, score) in waiting.into_iter().zip(scores.scores()) {
                     // A caller that has left needs no answer.
                     let _ = caller.send(Ok(score));

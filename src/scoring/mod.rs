@@ -5,7 +5,6 @@ mod gather;
 mod recall;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score};
@@ -13,7 +12,6 @@ use scoregate_model::runtime::{self, Score};
 pub use self::engine::{Engine, Overloaded, Permit};
 pub use self::gather::{RowError, read_alone, score_alone, score_together};
 pub use self::recall::{Recall, Recalled, Scored};
-use crate::cache::Size;
 use crate::registry::{Registry, Version};
 
 /// Why rows were not scored.
@@ -61,8 +59,6 @@ pub fn look_up(registry: Option<&Registry>, model: &str) -> Result<Arc<Version>,
 
 /// Runs one checked row here and now.
 fn run_one(version: &Version, row: &FeatureRows) -> Result<Score, Error> {
-    let begin = Instant::now();
     let scores = version.run(row)?;
-    version.worth.computed(Size::Single, begin.elapsed(), 1);
     Ok(scores.scores().next().expect("a run answers every row"))
 }

@@ -9,7 +9,7 @@ use scoregate_model::runtime::{Score, Scores};
 
 use super::{Engine, Error};
 use crate::auth::Caller;
-use crate::cache::{Cache, Join, Key, Lead, Outcome, Plan, Size, Status, Wish};
+use crate::cache::{Cache, Join, Key, Lead, Outcome, Plan, Status, Wish};
 use crate::registry::Version;
 
 /// What a request needs to be answered from the cache.
@@ -55,17 +55,15 @@ impl Recall<'_> {
     /// Looks for row `row` in process.
     pub(super) fn look_up(&self, version: &Version, rows: &FeatureRows, row: usize) -> Looked {
         let (cache, worth) = (self.cache, &version.worth);
-        if !cache.is_worth_a_key(worth, Size::Single) {
+        if !cache.is_worth_keys(worth, 1) {
             return Looked::Bypassed;
         }
         let key = cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
-        let plan = cache.plan(worth, Size::Single, &key);
-        if plan.is_empty() {
-            return Looked::Bypassed;
-        }
+        let plan = cache.plan(worth, &[key], self.wish).next();
+        let Some(plan) = plan.filter(|plan| !plan.is_empty()) else { return Looked::Bypassed };
         let mut status = Status::default();
         if plan.has_memory() {
-            match cache.find(worth, &key, self.wish, plan) {
+            match cache.find(&key, self.wish, plan) {
                 Ok((score, left)) => {
                     status.memory = Some(Outcome::Hit(left));
                     return Looked::Found(Scored { score, status });
@@ -76,20 +74,17 @@ impl Recall<'_> {
         Looked::Missed(Missed { key, plan, status })
     }
 
-    /// Leads for a row that is computed now, if nobody else computes it; whoever wants a fresh score, or one that nobody keeps,
-    /// computes it alone.
+    /// Leads for a row that is computed now, if nobody else computes it; whoever wants a score that is fresh or of some age at
+    /// most, or one that nobody keeps, computes it alone: what another finds may be too old.
     pub(super) fn join(&self, missed: &Missed) -> Option<Join> {
-        let is_shared = !self.wish.fresh && !self.wish.unkept;
+        let is_shared = !self.wish.fresh && !self.wish.unkept && self.wish.max_age.is_none();
         is_shared.then(|| self.cache.join(&missed.key, missed.plan))
     }
 
     /// Keeps a score that was just computed, and gives it to those who wait.
     pub(super) fn land(&self, missed: Missed, score: Score, lead: Option<Lead>) -> Scored {
         let Missed { key, plan, mut status } = missed;
-        if !self.wish.unkept {
-            self.cache.store(&key, &score, plan);
-            status.stored = true;
-        }
+        status.stored = !self.wish.unkept && self.cache.store(&key, &score, plan);
         if let Some(lead) = lead {
             lead.land(&score);
         }
@@ -129,30 +124,31 @@ impl Recall<'_> {
                 Some(Join::Follow(follow)) => {
                     if let Some(score) = follow.score().await {
                         missed.status.collapsed = true;
+                        missed.status.memory.get_or_insert(Outcome::Miss);
+                        self.cache.count_collapsed();
                         return Ok(Scored { score, status: missed.status });
                     }
                 }
             }
         };
         let (cache, width) = (self.cache, version.task.width());
-        if missed.plan.has_redis() {
-            let found =
-                cache.find_shared(&version.worth, Size::Single, &[missed.key], width, self.wish).await;
-            match found.map(|mut found| found.pop().flatten()) {
-                Ok(Some((score, left))) => {
+        if missed.plan.has_redis() && self.wish.fresh {
+            missed.status.redis = Some(Outcome::Unwanted);
+        } else if missed.plan.has_redis() {
+            let asked = [(missed.key, missed.plan)];
+            let mut found = cache.find_shared(&version.worth, &asked, 1, width, self.wish).await;
+            match found.pop() {
+                Some(Some((score, left))) => {
                     let Missed { key, plan, mut status } = missed;
                     status.redis = Some(Outcome::Hit(left));
-                    if !self.wish.unkept {
-                        cache.keep(&key, &score, left, plan);
-                        status.stored = true;
-                    }
+                    status.stored = !self.wish.unkept && cache.keep(&key, &score, left, plan);
                     if let Some(lead) = lead {
                         lead.land(&score);
                     }
                     return Ok(Scored { score, status });
                 }
-                Ok(None) => missed.status.redis = Some(Outcome::Miss),
-                Err(outcome) => missed.status.redis = Some(outcome),
+                Some(None) => missed.status.redis = Some(Outcome::Miss),
+                None => missed.status.redis = Some(Outcome::OutOfReach),
             }
         }
         let score = compute(engine, version, row).await?;
@@ -162,14 +158,12 @@ impl Recall<'_> {
     /// Looks for the rows of a batch; nothing if that is not worth it.
     pub async fn look_up_batch(&self, version: &Version, rows: &FeatureRows) -> Option<Recalled> {
         let (cache, worth, width) = (self.cache, &version.worth, version.task.width());
-        if !cache.is_worth_a_key(worth, Size::Batch) {
+        if !cache.is_worth_keys(worth, rows.len()) {
             return None;
         }
-        let key = |row| {
-            let key = cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
-            (key, cache.plan(worth, Size::Batch, &key))
-        };
-        let keys: Vec<(Key, Plan)> = (0..rows.len()).map(key).collect();
+        let key = |row| cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
+        let keys: Vec<Key> = (0..rows.len()).map(key).collect();
+        let keys: Vec<(Key, Plan)> = keys.iter().copied().zip(cache.plan(worth, &keys, self.wish)).collect();
         if keys.iter().all(|(_, plan)| plan.is_empty()) {
             return None;
         }
@@ -180,7 +174,7 @@ impl Recall<'_> {
         let mut first: HashMap<Key, usize> = HashMap::new();
         for (row, (key, plan)) in keys.iter().enumerate() {
             if plan.has_memory() {
-                match cache.find(worth, key, self.wish, *plan) {
+                match cache.find(key, self.wish, *plan) {
                     Ok((score, left)) => {
                         in_memory.found(left);
                         recalled.put(row, score.values());
@@ -198,34 +192,31 @@ impl Recall<'_> {
                 }
             }
         }
-        if !elsewhere.is_empty() {
-            let asked: Vec<Key> = elsewhere.iter().map(|row| keys[*row].0).collect();
-            match cache.find_shared(worth, Size::Batch, &asked, width, self.wish).await {
-                Ok(found) => {
-                    for (row, found) in elsewhere.into_iter().zip(found) {
-                        let (key, plan) = &keys[row];
-                        match found {
-                            Some((score, left)) => {
-                                in_redis.found(left);
-                                recalled.put(row, score.values());
-                                if !self.wish.unkept {
-                                    cache.keep(key, &score, left, *plan);
-                                }
-                            }
-                            None => {
-                                in_redis.missed(Outcome::Miss);
-                                recalled.missing.push(row);
-                            }
+        if self.wish.fresh && !elsewhere.is_empty() {
+            in_redis.missed(Outcome::Unwanted);
+            recalled.missing.append(&mut elsewhere);
+        } else if !elsewhere.is_empty() {
+            let asked: Vec<(Key, Plan)> = elsewhere.iter().map(|row| keys[*row]).collect();
+            let mut found = cache.find_shared(worth, &asked, rows.len(), width, self.wish).await.into_iter();
+            for row in elsewhere {
+                let (key, plan) = &keys[row];
+                match found.next() {
+                    Some(Some((score, left))) => {
+                        in_redis.found(left);
+                        recalled.put(row, score.values());
+                        if !self.wish.unkept {
+                            cache.keep(key, &score, left, *plan);
                         }
                     }
-                }
-                Err(outcome) => {
-                    in_redis.missed(outcome);
-                    recalled.missing.extend(elsewhere);
+                    not_found => {
+                        let is_answered = not_found.is_some();
+                        in_redis.missed(if is_answered { Outcome::Miss } else { Outcome::OutOfReach });
+                        recalled.missing.push(row);
+                    }
                 }
             }
-            recalled.missing.sort_unstable();
         }
+        recalled.missing.sort_unstable();
         recalled.status = Status {
             memory: in_memory.outcome(rows.len()),
             redis: in_redis.outcome(in_redis.rows),
@@ -248,18 +239,12 @@ impl Recall<'_> {
         recalled: Option<Recalled>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<(Scores, Status)>, Error> {
-        let run = |rows: &FeatureRows| {
-            let begin = Instant::now();
-            let scores = version.run_unless(rows, stop)?;
-            version.worth.computed(Size::Batch, begin.elapsed(), rows.len());
-            Ok::<_, Error>(scores)
-        };
         let Some(mut recalled) = recalled else {
-            return Ok(run(rows)?.map(|scores| (scores, Status::default())));
+            return Ok(version.run_unless(rows, stop)?.map(|scores| (scores, Status::default())));
         };
         if !recalled.missing.is_empty() {
             let missing = std::mem::take(&mut recalled.missing);
-            let Some(scores) = run(&rows.select(&missing))? else { return Ok(None) };
+            let Some(scores) = version.run_unless(&rows.select(&missing), stop)? else { return Ok(None) };
             for (row, score) in missing.into_iter().zip(scores.scores()) {
                 recalled.put(row, score.values());
                 let (key, plan) = &recalled.keys[row];
@@ -282,11 +267,16 @@ pub(super) async fn compute(
     version: &Arc<Version>,
     row: FeatureRows,
 ) -> Result<Score, Error> {
-    if engine.fits_inline(1, version.cost) {
-        return super::run_one(version, &row);
-    }
-    let version = Arc::clone(version);
-    engine.run(1, false, move |_| super::run_one(&version, &row)).await?
+    let begin = Instant::now();
+    let score = if engine.fits_inline(1, version.cost) {
+        super::run_one(version, &row)?
+    } else {
+        let running = Arc::clone(version);
+        engine.run(1, false, move |_| super::run_one(&running, &row)).await??
+    };
+    // The way to another thread is part of what it takes.
+    version.worth.computed(begin.elapsed(), 1);
+    Ok(score)
 }
 
 /// The rows of a batch that were computed before.

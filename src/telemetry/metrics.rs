@@ -41,16 +41,19 @@ pub struct RedisCounts {
     pub late: Counter,
     /// Those that were not sent, because Redis was out of reach.
     pub out_of_reach: Counter,
+    /// Rows of quotas that were let through without Redis knowing.
+    pub alone: Counter,
 }
 
 impl RedisCounts {
-    fn of(requests: &Family<OutcomeLabels, Counter>) -> Self {
+    fn of(requests: &Family<OutcomeLabels, Counter>, alone: &Counter) -> Self {
         let count = |outcome| requests.get_or_create(&OutcomeLabels { outcome }).clone();
         Self {
             answered: count("answered"),
             failed: count("failed"),
             late: count("late"),
             out_of_reach: count("out_of_reach"),
+            alone: alone.clone(),
         }
     }
 }
@@ -65,10 +68,14 @@ struct OutcomeLabels {
 pub struct CacheCounts {
     /// By level, the one in process before Redis.
     pub levels: [LevelCounts; 2],
+    /// Those that were being computed for somebody else.
+    pub collapsed: Counter,
     /// Those that were asked of Redis in vain.
     pub failed: Counter,
     /// Those that Redis had, but not as they were written.
     pub garbled: Counter,
+    /// Those that Redis had for longer than they are kept, or that another clock dates to a time to come.
+    pub expired: Counter,
     /// Those that were written to Redis.
     pub stored: Counter,
     /// Those that were not, because Redis was too slow or out of reach.
@@ -93,8 +100,10 @@ impl CacheCounts {
         Self {
             levels: Level::ALL
                 .map(|level| LevelCounts { hits: count(level, "hit"), misses: count(level, "miss") }),
+            collapsed: count(Level::Memory, "collapsed"),
             failed: count(Level::Redis, "failed"),
             garbled: count(Level::Redis, "garbled"),
+            expired: count(Level::Redis, "expired"),
             stored: count(Level::Redis, "stored"),
             dropped: count(Level::Redis, "dropped"),
         }
@@ -260,7 +269,13 @@ impl Default for Metrics {
             "Requests to Redis by what became of them",
             requests.clone(),
         );
-        let redis = RedisCounts::of(&requests);
+        let alone = Counter::default();
+        registry.register(
+            "scoregate_quota_rows_alone",
+            "Rows that were let through by this gateway alone, of quotas that are shared through Redis",
+            alone.clone(),
+        );
+        let redis = RedisCounts::of(&requests, &alone);
         let rows = Family::<CacheLabels, Counter>::default();
         registry.register(
             "scoregate_cache_rows",

@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod badfile;
+pub(crate) mod cached;
 mod files;
 pub(crate) mod forged;
 mod gateway;

@@ -1,6 +1,6 @@
 //! Redis servers in processes of their own, a cluster of them, a pair with a sentinel, and a proxy that spoils the way to one.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,14 @@ use super::{pause, scratch, wait_for, wait_within};
 
 /// The password of servers that have one.
 pub(crate) const SECRET: &str = "a-secret-of-redis";
+
+/// What a user has to be allowed, by the page on Redis, and what besides in a cluster, at servers that sentinels watch, and at
+/// sentinels.
+pub(crate) const RIGHTS: [&str; 9] =
+    ["on", ">secret", "~scoregate:*", "+evalsha", "+eval", "+get", "+set", "+mget", "+time"];
+pub(crate) const CLUSTER_RIGHTS: [&str; 3] = ["+ping", "+cluster|slots", "+asking"];
+pub(crate) const MASTER_RIGHTS: [&str; 1] = ["+role"];
+pub(crate) const SENTINEL_RIGHTS: [&str; 3] = ["on", ">secret", "+sentinel|get-master-addr-by-name"];
 
 /// A Redis server with an empty database; killed when dropped.
 #[derive(Debug)]
@@ -86,6 +94,19 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Gives the user `gate` such rights.
+    pub(crate) fn allow(&self, rights: &[&[&str]]) {
+        assert_eq!(self.ask(&[&["ACL", "SETUSER", "gate"], &rights.concat()[..]].concat()), "OK");
+    }
+
+    /// What that user was not allowed, but for what newer servers are told of clients by the library.
+    pub(crate) fn denied(&self) -> Vec<String> {
+        let log = self.ask(&["--raw", "ACL", "LOG"]);
+        let objects = log.lines().zip(log.lines().skip(1)).filter(|(name, _)| *name == "object");
+        let objects = objects.map(|(_, object)| object.to_owned());
+        objects.filter(|object| object != "client|setinfo").collect()
+    }
+
     /// The names of its keys.
     pub(crate) fn keys(&self) -> Vec<String> {
         let keys = self.ask(&["--raw", "KEYS", "*"]);
@@ -99,14 +120,45 @@ impl Redis {
         self.ask(&["--raw", "EVAL", script, "0"])
     }
 
-    /// How many scripts it has run since it started; none while it is not there.
-    pub(crate) fn scripts(&self) -> u64 {
+    /// How many policies it has been asked about since it started, each of which is read once; none while it is not there.
+    pub(crate) fn questions(&self) -> u64 {
         let statistics = self.ask(&["INFO", "commandstats"]);
         let calls = |line: &str| {
-            let calls = line.strip_prefix("cmdstat_eval")?.split_once(":calls=")?.1;
+            let calls = line.strip_prefix("cmdstat_get:calls=")?;
             calls.split(',').next()?.parse::<u64>().ok()
         };
-        statistics.lines().filter_map(calls).sum()
+        statistics.lines().find_map(calls).unwrap_or(0)
+    }
+
+    /// The bytes that lie under `key`; none if there are none.
+    pub(crate) fn value(&self, key: &str) -> Option<Vec<u8>> {
+        let (length, mut stream) = self.raw(&[b"GET", key.as_bytes()]);
+        let length = length.strip_prefix('$').unwrap_or_else(|| panic!("{length}"));
+        // A length of -1 is that of nothing.
+        let mut value = vec![0; usize::try_from(length.parse::<i64>().unwrap()).ok()?];
+        stream.read_exact(&mut value).unwrap();
+        Some(value)
+    }
+
+    /// Puts bytes under `key`, for a minute.
+    pub(crate) fn put(&self, key: &str, value: &[u8]) {
+        let (answer, _) = self.raw(&[b"SET", key.as_bytes(), value, b"PX", b"60000"]);
+        assert_eq!(answer, "+OK");
+    }
+
+    /// The first line that it answers to a command of any bytes, which no command line could take, and whatever follows.
+    fn raw(&self, words: &[&[u8]]) -> (String, BufReader<TcpStream>) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut command = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            command.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            command.extend_from_slice(word);
+            command.extend_from_slice(b"\r\n");
+        }
+        stream.write_all(&command).unwrap();
+        let (mut stream, mut line) = (BufReader::new(stream), String::new());
+        stream.read_line(&mut line).unwrap();
+        (line.trim_end().into(), stream)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

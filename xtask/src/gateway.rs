@@ -150,6 +150,19 @@ impl Site {
         self.start(&mut command, address, name)
     }
 
+    /// Starts the gateway with further settings, or others than it has here.
+    pub(crate) fn serve_with(
+        &self,
+        workspace: &Workspace,
+        address: SocketAddr,
+        name: &str,
+        settings: &[(&str, String)],
+    ) -> Result<Server> {
+        let mut command = self.command(&self.models, workspace, address, name)?;
+        command.envs(settings.iter().map(|(variable, value)| (variable, value)));
+        self.start(&mut command, address, name)
+    }
+
     /// Starts the gateway over another repository.
     pub(crate) fn serve_from(
         &self,

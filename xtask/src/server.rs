@@ -83,22 +83,32 @@ impl Server {
 
     /// Waits until a GET of `path` answers 200, and says how long after the start that was.
     pub(crate) fn wait_ready(&mut self, path: &str, limit: Duration) -> Result<Duration> {
-        let request = http1::get(self.address, path, None);
-        loop {
-            let last = http1::exchange(self.address, &request);
-            let elapsed = self.started.elapsed();
-            if matches!(&last, Ok(answer) if answer.status == 200) {
-                return Ok(elapsed);
+        let (address, request) = (self.address, http1::get(self.address, path, None));
+        self.wait_until(limit, || {
+            let answer = http1::exchange(address, &request)?;
+            if answer.status != 200 {
+                bail!("{path} answers {}: {}", answer.status, answer.body);
             }
+            Ok(())
+        })
+    }
+
+    /// Waits until `look` finds nothing wrong, and says how long after the start that was.
+    pub(crate) fn wait_until(&mut self, limit: Duration, look: impl Fn() -> Result<()>) -> Result<Duration> {
+        loop {
+            let found = look();
+            let elapsed = self.started.elapsed();
+            let Err(wrong) = found else { return Ok(elapsed) };
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status} before it was ready.{}", self.name, self.last_words());
             }
             if elapsed > limit {
-                let last = match last {
-                    Ok(answer) => format!("{path} answers {}: {}", answer.status, answer.body),
-                    Err(error) => format!("{error:#}"),
-                };
-                bail!("{} is not ready after {} s; {last}.{}", self.name, limit.as_secs(), self.last_words());
+                bail!(
+                    "{} is not ready after {} s; {wrong:#}.{}",
+                    self.name,
+                    limit.as_secs(),
+                    self.last_words()
+                );
             }
             pause(Duration::from_millis(1));
         }

@@ -88,7 +88,7 @@ impl Admission {
             let name = format!("what two replicas at once let through, {with}; most in any round");
             rows.push(other(&name, None, Some(bar)));
         }
-        format!("{}\n", rows.join("\n"))
+        format!("Letting a request in, timed on one thread:\n\n{}\n", rows.join("\n"))
     }
 }
 

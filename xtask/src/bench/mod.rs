@@ -1,9 +1,10 @@
-//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, and models from outside.
+//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, models from outside, and the cache.
 //!
 //! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
 //! while in turn, several times over, and the medians are compared.
 
 mod admission;
+mod cache;
 mod outside;
 mod peers;
 mod raw;
@@ -15,13 +16,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::gateway::{DRAIN_LIMIT, READY, READY_LIMIT, Site};
 use crate::load::{Limit, Load, Pace};
 use crate::server::{Server, end_servers_on_signals, free_address};
 use crate::workspace::{self, Workspace};
 use crate::{onnxruntime, requests, usage};
+use admission::Admission;
 use outside::TREES;
 use raw::{Graph, Raw};
 use report::Figures;
@@ -30,9 +32,23 @@ use sample::Contender;
 /// How much is measured.
 #[derive(Args)]
 pub(crate) struct Options {
+    /// This part alone.
+    #[arg(value_enum)]
+    part: Option<Part>,
     /// Fewer and shorter rounds, and a tenth of the requests before memory is read.
     #[arg(long)]
     quick: bool,
+}
+
+/// What can be measured apart from the rest.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The gateway beside a bare handler and its peers, and models from outside.
+    Gateway,
+    /// What it costs to let a request in and to count it, and how exact shared quotas are.
+    Admission,
+    /// The gateway with its cache of scores beside itself without it.
+    Cache,
 }
 
 /// Connections of a single-row load: enough to keep two cores busy, few enough not to queue for its own sake.
@@ -71,7 +87,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let plan = Plan::new(options.quick);
     let library = onnxruntime::fetch(workspace)?;
     let site = Site::prepare(workspace, &library, &workspace.target.join("bench"))?;
-    eprintln!("building the bare handler, the bare session and the admission by itself");
+    eprintln!("building the bare handler, the bare session, the admission by itself and the slow model");
     workspace::run(workspace.cargo().args([
         "build",
         "--locked",
@@ -79,22 +95,44 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         "--example=bare_axum",
         "--example=raw_session",
         "--example=admission",
+        "--example=slow_model",
     ]))?;
 
-    let mut figures = Figures { rounds: plan.rounds, turn: plan.turn, ..Figures::default() };
-    // With churn alone, before there are others.
-    starts(workspace, &site, &plan, &mut figures)?;
-    memory(workspace, &site, &plan, &mut figures)?;
-    outside::import(workspace, &site)?;
-    side_by_side(workspace, &site, &library, &plan, &mut figures)?;
-    outside::many(workspace, &site, &plan, &mut figures.outside)?;
-
-    let report = format!("{}\n{}\n{}", figures.table(), figures.outside_table(), figures.admission.table());
+    let is_wanted = |part| options.part.is_none_or(|only| only == part);
+    let mut tables = Vec::new();
+    if is_wanted(Part::Gateway) {
+        let figures = gateway(workspace, &site, &library, &plan)?;
+        tables.extend([figures.table(), figures.outside_table()]);
+    }
+    if is_wanted(Part::Admission) {
+        let mut admission = Admission::default();
+        for round in 1..=plan.rounds {
+            eprintln!("admission, round {round} of {}", plan.rounds);
+            admission.measure(workspace)?;
+        }
+        tables.push(admission.table());
+    }
+    if is_wanted(Part::Cache) {
+        tables.push(cache::run(workspace, &site, &library, cache::Plan::new(options.quick))?.table());
+    }
+    let report = tables.join("\n");
     let path = site.directory.join("report.md");
     fs::write(&path, &report).with_context(|| format!("could not write {}", path.display()))?;
     println!("{report}");
     eprintln!("also in {}", path.display());
     Ok(())
+}
+
+/// The gateway, its peers, and models from outside.
+fn gateway(workspace: &Workspace, site: &Site, library: &Path, plan: &Plan) -> Result<Figures> {
+    let mut figures = Figures { rounds: plan.rounds, turn: plan.turn, ..Figures::default() };
+    // With churn alone, before there are others.
+    starts(workspace, site, plan, &mut figures)?;
+    memory(workspace, site, plan, &mut figures)?;
+    outside::import(workspace, site)?;
+    side_by_side(workspace, site, library, plan, &mut figures)?;
+    outside::many(workspace, site, plan, &mut figures.outside)?;
+    Ok(figures)
 }
 
 /// Everyone who answers requests, whatever the model, and ONNX Runtime alone, in turn.
@@ -160,7 +198,6 @@ fn side_by_side(
         for contender in &mut contenders {
             contender.take_turn(plan.turn)?;
         }
-        figures.admission.measure(workspace)?;
         raw.measure(&churn, Graph::Published, &mut figures.run)?;
         raw.measure(&trees, Graph::Published, &mut figures.outside.published)?;
         raw.measure(&trees, Graph::Served, &mut figures.outside.served)?;

@@ -4,7 +4,6 @@ use std::fs;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use super::admission::Admission;
 use super::outside::Outside;
 use super::raw::Runs;
 use super::sample::{Sample, median};
@@ -26,7 +25,6 @@ pub(super) struct Figures {
     pub(super) resident_mib: f64,
     pub(super) growth_mib: f64,
     pub(super) outside: Outside,
-    pub(super) admission: Admission,
 }
 
 /// The least share of the bare handler's requests per second.
@@ -41,11 +39,11 @@ const READY_MS: f64 = 200.0;
 const RESIDENT_MIB: f64 = 64.0;
 const GROWTH_MIB: f64 = 16.0;
 
-/// What a row of a table says about a bar.
+/// What a row of a table says about a bar; a figure that no bar is set for is neither met nor missed.
 pub(super) struct Bar {
     bar: String,
     reached: String,
-    met: bool,
+    met: Option<bool>,
 }
 
 impl Figures {
@@ -137,27 +135,32 @@ impl Figures {
                 format!("{:.1} MiB", self.growth_mib),
             )),
         ));
-        format!("{}\n\n{}\n", rows.join("\n"), self.conditions())
-    }
-
-    fn conditions(&self) -> String {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or("an unnamed processor", |(_, model)| model);
-        let cores = available_parallelism().map_or(0, usize::from);
         format!(
-            "Medians of {} rounds of {} s each in turn, load generator included on the same {cores} cores of {model}, \
-             Linux {}; {} kept-alive connections for one row, {} for batches; ± is half the range over the rounds.",
+            "{}\n\nMedians of {} rounds of {} s each in turn, {}\n",
+            rows.join("\n"),
             self.rounds,
             self.turn.as_secs(),
-            read("/proc/sys/kernel/osrelease").trim(),
-            super::CONNECTIONS,
-            super::BATCH_CONNECTIONS,
+            conditions()
         )
     }
+}
+
+/// The end of a sentence about where and how everything was measured.
+pub(super) fn conditions() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("an unnamed processor", |(_, model)| model);
+    let cores = available_parallelism().map_or(0, usize::from);
+    format!(
+        "load generator included on the same {cores} cores of {model}, Linux {}; {} kept-alive connections for one row, \
+         {} for batches; ± is half the range over the rounds.",
+        read("/proc/sys/kernel/osrelease").trim(),
+        super::CONNECTIONS,
+        super::BATCH_CONNECTIONS,
+    )
 }
 
 /// The median of what was measured once a round.
@@ -199,25 +202,31 @@ pub(super) fn other(name: &str, cpu_us: Option<f64>, bar: Option<Bar>) -> String
 
 /// A row with a figure that no bar is set for.
 pub(super) fn stated(name: &str, reached: &str) -> String {
-    format!("| {name} | | | | | | | {reached} | |")
+    other(name, None, Some(figure(reached.to_owned())))
 }
 
 fn verdict(bar: Option<Bar>) -> String {
-    bar.map_or("| | |".to_owned(), |bar| {
-        format!("{} | {} | {} |", bar.bar, bar.reached, if bar.met { "yes" } else { "**no**" })
-    })
+    let Some(Bar { bar, reached, met }) = bar else { return "| | |".to_owned() };
+    let met = met.map_or("", |met| if met { "yes" } else { "**no**" });
+    let cell = |text: &str| if text.is_empty() { "|".to_owned() } else { format!("{text} |") };
+    [bar.as_str(), &reached, met].map(cell).join(" ")
+}
+
+/// What was reached where no bar is set.
+pub(super) fn figure(reached: String) -> Bar {
+    Bar { bar: String::new(), reached, met: None }
 }
 
 pub(super) fn at_least(bar: String, found: f64, least: f64, reached: String) -> Bar {
-    Bar { bar: format!("≥ {bar}"), reached, met: found >= least }
+    Bar { bar: format!("≥ {bar}"), reached, met: Some(found >= least) }
 }
 
 pub(super) fn at_most(bar: String, found: f64, most: f64, reached: String) -> Bar {
-    Bar { bar: format!("≤ {bar}"), reached, met: found <= most }
+    Bar { bar: format!("≤ {bar}"), reached, met: Some(found <= most) }
 }
 
 pub(super) fn more_than(bar: String, found: f64, least: f64, reached: String) -> Bar {
-    Bar { bar: format!("> {bar}"), reached, met: found > least }
+    Bar { bar: format!("> {bar}"), reached, met: Some(found > least) }
 }
 
 /// A whole number with its thousands set apart.

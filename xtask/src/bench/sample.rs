@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::load::{Limit, Load, Outcome, Pace};
 use crate::server::Server;
@@ -42,16 +42,8 @@ impl<'a> Contender<'a> {
 
     /// Measures for a while at full load.
     pub(super) fn take_turn(&mut self, turn: Duration) -> Result<()> {
-        let before = usage::cpu(self.server.pid())?;
-        let outcome = self.load(turn)?;
-        let cpu = usage::cpu(self.server.pid())? - before;
-        all_answered(&outcome)?;
-        self.samples.push(Sample {
-            per_second: outcome.rate(),
-            cpu_us: cpu.as_secs_f64() * 1e6 / outcome.answers() as f64,
-            p50_ms: outcome.latency(0.5).as_secs_f64() * 1e3,
-            p99_ms: outcome.latency(0.99).as_secs_f64() * 1e3,
-        });
+        let sample = measure(self.server, || self.load(turn))?;
+        self.samples.push(sample);
         Ok(())
     }
 
@@ -67,6 +59,22 @@ impl<'a> Contender<'a> {
     }
 }
 
+/// What a load on `server` showed.
+pub(super) fn measure(server: &Server, load: impl FnOnce() -> Result<Outcome>) -> Result<Sample> {
+    let before = usage::cpu(server.pid())?;
+    let outcome = load()?;
+    let cpu = usage::cpu(server.pid())?.checked_sub(before).context(
+        "a process of the server ended while it was measured, and its CPU time is not known any more",
+    )?;
+    all_answered(&outcome)?;
+    Ok(Sample {
+        per_second: outcome.rate(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / outcome.answers() as f64,
+        p50_ms: outcome.latency(0.5).as_secs_f64() * 1e3,
+        p99_ms: outcome.latency(0.99).as_secs_f64() * 1e3,
+    })
+}
+
 /// A comparison is only one where everybody did the work.
 pub(super) fn all_answered(outcome: &Outcome) -> Result<()> {
     if outcome.errors() > 0 || outcome.answers() == 0 {
@@ -77,13 +85,18 @@ pub(super) fn all_answered(outcome: &Outcome) -> Result<()> {
 
 /// The middle value; not a number if there is none.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The value that the share `at` of all values do not exceed, between the two nearest where it is none of them; not a number if
+/// there are none.
+pub(super) fn quantile(values: impl IntoIterator<Item = f64>, at: f64) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        count if count % 2 == 1 => values[count / 2],
-        count => f64::midpoint(values[count / 2 - 1], values[count / 2]),
-    }
+    let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
+    let place = at * last as f64;
+    let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+    below + (above - below) * place.fract()
 }
 
 #[cfg(test)]
@@ -95,5 +108,6 @@ mod tests {
         assert!(median([]).is_nan());
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert_eq!([0.0, 0.25, 0.9, 1.0].map(|at| quantile([5.0, 1.0, 3.0], at)), [1.0, 2.0, 4.6, 5.0]);
     }
 }
