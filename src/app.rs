@@ -112,8 +112,7 @@ impl App {
         let redis = settings.redis.as_ref();
         let redis = redis.map(|redis| Redis::open(redis, metrics.redis()));
         let redis = redis.transpose()?.map(Arc::new);
-        let runtime = tokio::runtime::Handle::current();
-        let cache = Cache::open(&settings.cache, redis.clone(), metrics.cache(), &runtime)?;
+        let cache = Cache::open(&settings.cache, redis.clone(), metrics.cache())?;
         let limiter = Limiter::open(&settings, redis, metrics.quota_rows())?;
         Ok(Self {
             auth,

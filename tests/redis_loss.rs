@@ -5,17 +5,16 @@
 //! deadline, and the time until Redis was used again.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::support::cached::KEY;
 use crate::support::redis::{
     Cluster, MASTER_RIGHTS, Proxy, RIGHTS, Redis, SECRET, SENTINEL_RIGHTS, free_port,
 };
-use crate::support::{
-    Client, Gateway, PREDICT, REFERENCE, Request, Settings, Stop, is_full, pause, wait_for,
-};
+use crate::support::{Client, Gateway, PREDICT, Request, Settings, Stop, customer, is_full, pause, wait_for};
 
 /// The longest that any request waits for Redis, as it is by default.
 const DEADLINE: Duration = Duration::from_millis(20);
@@ -26,10 +25,14 @@ const NOISE: Duration = Duration::from_millis(200);
 /// How many clients send all the time.
 const CLIENTS: usize = 2;
 
-/// A gateway each of whose requests asks Redis, and that has all defaults else.
+/// A gateway each of whose requests asks Redis for rows of a quota and then for a score, and that has all defaults else.
 fn asking(url: &str) -> Settings {
-    Settings::new()
+    let settings = Settings::new();
+    std::fs::write(settings.directory().join("cache.key"), KEY).unwrap();
+    settings
         .set("SCOREGATE_REDIS_URL", url)
+        .set("SCOREGATE_CACHE", "redis")
+        .set("SCOREGATE_CACHE_KEY_FILE", "cache.key")
         // Nobody is refused in half a minute, and rows come back slowly enough that keys stay.
         .set("SCOREGATE_QUOTA", "1000000/day")
         .set("SCOREGATE_QUOTA_LEASE", "off")
@@ -43,6 +46,12 @@ struct Sent {
     status: u16,
 }
 
+/// A row that nobody has sent before.
+fn fresh_row() -> String {
+    static ROWS: AtomicU64 = AtomicU64::new(0);
+    customer(&[("tenure_days", &ROWS.fetch_add(1, Ordering::Relaxed).to_string())])
+}
+
 /// Sends requests with all `keys` in turn while `run` runs.
 fn traffic<T>(gateway: &Gateway, keys: &[String], run: impl FnOnce() -> T) -> (Vec<Sent>, T) {
     let (sent, stop) = (Mutex::new(Vec::new()), AtomicBool::new(false));
@@ -52,17 +61,14 @@ fn traffic<T>(gateway: &Gateway, keys: &[String], run: impl FnOnce() -> T) -> (V
             let (sent, stop) = (&sent, &stop);
             scope.spawn(move || {
                 let mut client = gateway.connect();
-                let requests: Vec<Request> = keys
-                    .iter()
-                    .map(|key| Request::post(PREDICT, REFERENCE).header("X-Api-Key", key))
-                    .collect();
                 let mut own = Vec::new();
-                for request in requests.iter().cycle().skip(first) {
+                for key in keys.iter().cycle().skip(first) {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
+                    let request = Request::post(PREDICT, fresh_row()).header("X-Api-Key", key);
                     let at = Instant::now();
-                    let status = client.ask(request).status;
+                    let status = client.ask(&request).status;
                     own.push(Sent { at, took: at.elapsed(), status });
                 }
                 sent.lock().unwrap().extend(own);

@@ -18,7 +18,6 @@ use quick_cache::Weighter;
 use quick_cache::sync::DefaultLifecycle;
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::runtime::Score;
-use tokio::runtime::Handle;
 
 use self::flights::Flights;
 pub use self::flights::{Follow, Join, Lead};
@@ -182,8 +181,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache as the settings have it, shared through `redis` where there is one and a key for it, whose work is done on
-    /// `runtime` and counted in `counts`.
+    /// A cache as the settings have it, shared through `redis` where there is one and a key for it, whose rows
+    /// are counted in `counts`.
     ///
     /// # Errors
     /// [`Error`] if the file with the key cannot be used.
@@ -191,7 +190,6 @@ impl Cache {
         settings: &CacheSettings,
         redis: Option<Arc<Redis>>,
         counts: CacheCounts,
-        runtime: &Handle,
     ) -> Result<Self, Error> {
         let is_shared = matches!(settings.mode, CacheMode::Auto | CacheMode::Redis);
         let secret = settings.key_file.as_deref().filter(|_| is_shared).map(Secret::open).transpose()?;
@@ -212,8 +210,7 @@ impl Cache {
             Spread::default(),
             DefaultLifecycle::default(),
         );
-        let shared =
-            redis.map(|redis| Shared::new(redis, Arc::clone(&secret), settings.ttl, counts.clone(), runtime));
+        let shared = redis.map(|redis| Shared::new(redis, Arc::clone(&secret), settings.ttl, counts.clone()));
         Ok(Self {
             mode: settings.mode,
             ttl: settings.ttl,

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use scoregate_model::runtime::Score;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::key::{Key, Secret};
@@ -42,13 +41,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        redis: Arc<Redis>,
-        secret: Arc<Secret>,
-        ttl: Duration,
-        counts: CacheCounts,
-        runtime: &Handle,
-    ) -> Self {
+    pub(super) fn new(redis: Arc<Redis>, secret: Arc<Secret>, ttl: Duration, counts: CacheCounts) -> Self {
         let guess =
             |look_up, store| Price::guess(Duration::from_micros(look_up), Duration::from_micros(store));
         let prices = Arc::new([guess(150, 5), guess(5, 1)]);
@@ -62,7 +55,7 @@ impl Shared {
             queued: Arc::clone(&queued),
             counts: counts.clone(),
         };
-        runtime.spawn(writer.write(computed));
+        drop(redis.spawn(writer.write(computed)));
         Self { redis, secret, ttl, prices, queue, queued, counts }
     }
 
