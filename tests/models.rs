@@ -306,6 +306,7 @@ fn a_version_is_described_with_all_that_is_known_of_it() {
             "sessions",
             "memory_bytes",
             "cost",
+            "cache",
             "max_batch_rows",
         ]
     );
@@ -332,6 +333,11 @@ fn a_version_is_described_with_all_that_is_known_of_it() {
     assert!(golden["worst"].as_f64().unwrap() <= manifest["tolerance"].as_f64().unwrap(), "{golden}");
     assert!(churn["execution_providers"]["CPUExecutionProvider"].as_u64().unwrap() > 0);
     assert!(churn["memory_bytes"].as_u64().is_some() && churn["sessions"].as_u64().unwrap() > 0);
+    assert_eq!((&churn["cache"]["mode"], &churn["cache"]["ttl_s"]), (&json!("auto"), &json!(60.0)));
+    assert!(
+        churn["cache"]["levels"]["memory"]["used"].is_boolean()
+            && churn["cache"]["levels"]["redis"].is_null()
+    );
     assert!(churn["cost"]["run_us"].as_f64().unwrap() > 0.0 && churn["cost"]["row_ns"].as_u64().unwrap() > 0);
     for feature in churn["features"].as_array().unwrap() {
         assert!(
