@@ -43,7 +43,7 @@ const RARE_SAMPLE: u64 = 1_024;
 const TIMED: u64 = 32;
 
 /// What an entry takes in process, as measured, beside the numbers of a score that has several.
-const ENTRY_BYTES: usize = 192;
+const ENTRY_BYTES: usize = 104;
 
 /// Where scores are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! [`Worth`]: what it costs to compute the scores of a version, how often they are found, and so whether looking for them saves
 //! time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Level;
@@ -18,13 +18,16 @@ const DIGESTS: f64 = 20.0;
 /// What a digest costs, in seconds.
 const DIGEST: f64 = 250e-9;
 
-/// How fast the share that is found forgets.
-const STEP: f64 = 1.0 / 64.0;
+/// How many observations the share that is found follows.
+const REMEMBERED: u32 = 64;
+
+/// How many observations what is supposed at first stands for.
+const SUPPOSED: u32 = 4;
 
 /// How far one observation moves what is typical.
 const NUDGE: f64 = 1.0 / 16.0;
 
-/// What is known of a level before it was ever used.
+/// The share that is supposed before anything was observed.
 const FOUND_AT_FIRST: f64 = 0.5;
 
 /// How many rows a request asks for.
@@ -44,21 +47,29 @@ impl Size {
 
 /// A share that follows what is observed of late. An update that is lost to a race costs nothing.
 #[derive(Debug)]
-struct Share(AtomicU64);
+struct Share {
+    value: AtomicU64,
+    /// How many observations there were, up to where no more are counted.
+    count: AtomicU32,
+}
 
 impl Share {
     fn new(value: f64) -> Self {
-        Self(AtomicU64::new(value.to_bits()))
+        Self { value: AtomicU64::new(value.to_bits()), count: AtomicU32::new(0) }
     }
 
     fn get(&self) -> f64 {
-        f64::from_bits(self.0.load(Ordering::Relaxed))
+        f64::from_bits(self.value.load(Ordering::Relaxed))
     }
 
-    /// Notes that this share was found.
-    fn note(&self, value: f64) {
-        let before = self.get();
-        self.0.store((before + (value - before) * STEP).to_bits(), Ordering::Relaxed);
+    /// Notes that this share was found. The first observations say more than what was supposed before them.
+    fn note(&self, observed: f64) {
+        let (before, count) = (self.get(), self.count.load(Ordering::Relaxed));
+        if count < REMEMBERED {
+            self.count.store(count + 1, Ordering::Relaxed);
+        }
+        let weight = 1.0 / f64::from((count + SUPPOSED).min(REMEMBERED));
+        self.value.store((before + (observed - before) * weight).to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -225,6 +236,17 @@ mod tests {
         worth.looked_up(Level::Memory, Size::Batch, 0.0);
         assert!(worth.estimate(Level::Memory, 1, &price(MEMORY)).hit_ratio >= FOUND_AT_FIRST);
         assert!(worth.estimate(Level::Memory, 2, &price(MEMORY)).hit_ratio < FOUND_AT_FIRST);
+    }
+
+    #[test]
+    fn a_few_observations_outweigh_what_was_supposed() {
+        let share = Share::new(FOUND_AT_FIRST);
+        (0..4).for_each(|_| share.note(0.0));
+        assert!(share.get() < 0.25, "{}", share.get());
+        (0..1_000).for_each(|_| share.note(1.0));
+        assert!(share.get() > 0.999);
+        share.note(0.0);
+        assert!((share.get() - 63.0 / 64.0).abs() < 1e-3, "{}", share.get());
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Cache {
             "The cache of scores, beside the same gateway without it:\n\n{}\n\nA run of {QUICK} takes {}, one of {SLOW} \
              {}, as the gateway measured them when it loaded them; the latter was made to take {SLOW_US} µs, and took \
              {:.0} µs then. Medians of {} rounds in which all answer the same requests one after the other, as many as \
-             `off` answers in {} ms; what is reached is the median of the ratios to `off` within the rounds, and in \
+             `off` answers in {} ms; what is reached is the median of the ratios to the mean of both that are `off` within the rounds, and in \
              brackets the middle half of them. In brackets after a name: the share of rows that was looked for at a \
              level, and that was found there. Repeated rows are drawn from {} that were sent before; batches have \
              {BATCH_ROWS} rows, of which {REPEATED} of ten are repeated; {}\n",
@@ -76,16 +76,20 @@ impl Cache {
 impl Block {
     fn rows(&self) -> Vec<String> {
         let mut rows = vec![format!("| *{}* | | | | | | | | |", self.traffic.describe())];
-        let off = &self.samples[0];
+        // Two processes, since no two are equally lucky.
+        let of = |caching| Caching::ALL.into_iter().zip(&self.samples).find(|(found, _)| *found == caching);
+        let offs = [Caching::Off, Caching::OffAgain].map(|caching| of(caching).expect("all are there").1);
+        let off = offs[0].iter().zip(offs[1]).map(|(one, other)| (one.per_second + other.per_second) / 2.0);
+        let off: Vec<f64> = off.collect();
         for ((caching, samples), looked) in Caching::ALL.into_iter().zip(&self.samples).zip(&self.looked) {
-            let bar = (caching != Caching::Off).then(|| self.bar(caching, samples, off));
+            let bar = (caching != Caching::Off).then(|| self.bar(caching, samples, &off));
             rows.push(served(&format!("{}{}", caching.describe(), looked.describe()), samples, bar));
         }
         rows
     }
 
-    fn bar(&self, caching: Caching, samples: &[Sample], off: &[Sample]) -> Bar {
-        let ratios = samples.iter().zip(off).map(|(sample, off)| sample.per_second / off.per_second);
+    fn bar(&self, caching: Caching, samples: &[Sample], off: &[f64]) -> Bar {
+        let ratios = samples.iter().zip(off).map(|(sample, off)| sample.per_second / off);
         let ratios: Vec<f64> = ratios.collect();
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|at| quantile(ratios.iter().copied(), at));
         let reached = format!("{middle:.3}× ({low:.3}–{high:.3})");
@@ -143,14 +147,14 @@ mod tests {
             "| *churn, single rows, all rows new* | | | | | | | | |",
             "| cache `off` | 200 | 75 % | 20.0 | 0.50 | 1.00 | | | |",
             "| **`auto`, in process** (memory: 3 %, 0 %; redis: 3 %, 0 %) | 200 | 70 % | 20.0 | 0.50 | 1.00 | ≥ 0.97× `off` | \
-             0.980× (0.965–0.990) | yes |",
-            "| ≥ 0.97× `off` | 0.960× (0.955–1.005) | **no** |",
-            "| cache `off`, a second process | 200 | 74 % | 20.0 | 0.50 | 1.00 | | 1.000× (0.995–1.005) | |",
-            "| `memory`, forced | 100 | 75 % | 20.0 | 0.50 | 1.00 | | 0.500× (0.500–0.500) | |",
+             0.975× (0.965–0.988) | yes |",
+            "| ≥ 0.97× `off` | 0.955× (0.955–1.003) | **no** |",
+            "| cache `off`, a second process | 200 | 74 % | 20.0 | 0.50 | 1.00 | | 1.000× (0.997–1.002) | |",
+            "| `memory`, forced | 100 | 75 % | 20.0 | 0.50 | 1.00 | | 0.500× (0.499–0.501) | |",
             "| *churn_slow, single rows, 90 % of rows repeated* | | | | | | | | |",
-            "| ≥ 3× `off` | 3.100× (3.025–4.550) | yes |",
-            "| ≥ 3× `off` | 2.900× (2.875–2.950) | **no** |",
-            "1.00 | | 3.100× (3.025–4.550) | |",
+            "| ≥ 3× `off` | 3.116× (3.033–4.543) | yes |",
+            "| ≥ 3× `off` | 2.900× (2.882–2.943) | **no** |",
+            "1.00 | | 3.116× (3.033–4.543) | |",
             "A run of churn takes 9.9 µs for one row and 0.1 µs for each of many, one of churn_slow 498.3 µs for one row",
             "made to take 500 µs, and took 507 µs",
         ] {
