@@ -36,7 +36,8 @@ use crate::telemetry::metrics::CacheCounts;
 /// for all replicas.
 const SAMPLE: u64 = 32;
 
-/// The same where Redis takes longer than computing: only to know if that changes.
+/// The same where Redis takes longer than computing, only to know if that changes; and in batches, where one key is enough to
+/// have all wait for Redis.
 const RARE_SAMPLE: u64 = 1_024;
 
 /// Of this many keys the look-up of one is measured in process.
@@ -287,8 +288,8 @@ impl Cache {
         let (redis, sample) = match self.shared.as_ref().map(|_| estimate(Level::Redis)) {
             None => (false, None),
             Some(_) if !is_chosen => (true, Some(SAMPLE)),
-            Some(estimate) if estimate.could_pay => (estimate.used, Some(SAMPLE)),
-            Some(_) => (false, Some(RARE_SAMPLE)),
+            Some(estimate) if estimate.could_pay && keys.len() == 1 => (estimate.used, Some(SAMPLE)),
+            Some(estimate) => (estimate.could_pay && estimate.used, Some(RARE_SAMPLE)),
         };
         keys.iter().map(move |key| {
             let sample = sample.is_some_and(|sample| key.spread(3).is_multiple_of(sample));
