@@ -149,8 +149,9 @@ pub struct Estimate {
 impl Worth {
     /// Of a version that takes this long for one row, and for each row of many.
     pub fn new(run: Duration, row: Duration) -> Self {
-        let unknown = || [(); 2].map(|()| Share::new(FOUND_AT_FIRST));
-        let (single, found) = (Typical::new(run), [unknown(), unknown()]);
+        // A batch has all its rows wait for Redis, and few batches tell that there is nothing.
+        let in_redis = [FOUND_AT_FIRST, 0.0].map(Share::new);
+        let (single, found) = (Typical::new(run), [[FOUND_AT_FIRST; 2].map(Share::new), in_redis]);
         Self { single, run: run.as_secs_f64(), row: row.as_secs_f64(), found }
     }
 
