@@ -289,7 +289,7 @@ impl Cache {
             None => (false, None),
             Some(_) if !is_chosen => (true, Some(SAMPLE)),
             Some(estimate) if estimate.could_pay && keys.len() == 1 => (estimate.used, Some(SAMPLE)),
-            Some(estimate) => (estimate.could_pay && estimate.used, Some(RARE_SAMPLE)),
+            Some(estimate) => (estimate.used, Some(RARE_SAMPLE)),
         };
         keys.iter().map(move |key| {
             let sample = sample.is_some_and(|sample| key.spread(3).is_multiple_of(sample));
