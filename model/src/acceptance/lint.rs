@@ -17,7 +17,7 @@ use scoregate_schemas::onnx::{
 
 mod file;
 mod operators;
-mod tensors;
+pub(crate) mod tensors;
 mod trees;
 mod widths;
 

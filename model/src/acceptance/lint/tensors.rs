@@ -7,19 +7,19 @@ use scoregate_schemas::onnx::{AttributeProto, GraphProto, SparseTensorProto, Ten
 use super::{Fault, Limits, quoted};
 
 /// `TensorProto.DataType.FLOAT`
-pub(super) const FLOAT: i32 = 1;
+pub(crate) const FLOAT: i32 = 1;
 /// `TensorProto.DataType.UINT8`
 pub(super) const UINT8: i32 = 2;
 /// `TensorProto.DataType.INT32`
-pub(super) const INT32: i32 = 6;
+pub(crate) const INT32: i32 = 6;
 /// `TensorProto.DataType.INT64`
-pub(super) const INT64: i32 = 7;
+pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataType.STRING`
 pub(super) const STRING: i32 = 8;
 /// `TensorProto.DataType.BOOL`
 pub(super) const BOOL: i32 = 9;
 /// `TensorProto.DataType.DOUBLE`
-pub(super) const DOUBLE: i32 = 11;
+pub(crate) const DOUBLE: i32 = 11;
 
 /// Refuses a tensor that keeps its values in another file.
 pub(super) fn refuse_external(tensor: &TensorProto) -> Result<(), Fault> {
@@ -183,7 +183,7 @@ impl<'g> Constants<'g> {
 
 /// The first `most` numbers that a tensor of floats or signed integers holds; none if it is of another type.
 #[expect(clippy::cast_precision_loss, reason = "what is beyond 2^53 is beyond every limit as well")]
-pub(super) fn numbers(tensor: &TensorProto, most: usize) -> Option<Vec<f64>> {
+pub(crate) fn numbers(tensor: &TensorProto, most: usize) -> Option<Vec<f64>> {
     fn read<const SIZE: usize>(raw: &[u8], most: usize, number: impl Fn([u8; SIZE]) -> f64) -> Vec<f64> {
         raw.as_chunks::<SIZE>().0.iter().take(most).map(|bytes| number(*bytes)).collect()
     }

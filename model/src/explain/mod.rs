@@ -1,0 +1,3 @@
+//! Why a score: exact Shapley values, feature by feature.
+
+pub mod trees;
