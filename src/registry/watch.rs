@@ -13,26 +13,22 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use scoregate_model::acceptance::accept::Accepted;
-use scoregate_model::acceptance::child::Death;
 use scoregate_model::package::{self, MANIFEST, MODEL, ROLLOUT, Repository};
 use scoregate_model::runtime::Runtime;
 use scoregate_schemas::FeatureSchema;
 
-use super::records::Records;
-use super::version::{Loading, STACK_BYTES, Version};
+use super::tools::{Tools, reasons_of};
+use super::version::{STACK_BYTES, Version};
 use super::{Error, Model, Published, Refused, Registry, Snapshot, State, Stated};
-use crate::audit::{self, Actor, Event};
 use crate::config::Settings;
 use crate::files::Stamp;
 use crate::rollout::{self, Candidate};
-use crate::sandbox::{AcceptJob, Job, Reasons, Sandbox, Verdict};
+use crate::sandbox::Reasons;
 
 /// How long a start waits for models that are still being tried, once one of them answers.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a version rests that was not tried or loaded for want of something that the machine could not give.
 const REST: Duration = Duration::from_secs(5);
-/// What the directories for ONNX Runtime's notes are called, and when one that is left must be of a run that is dead.
-const SCRATCH: (&str, Duration) = (".scoregate-", Duration::from_secs(3_600));
 /// The longest time of publication and digest that are remembered of a version which is not served.
 const MAX_SHOWN_BYTES: usize = 128;
 
@@ -56,17 +52,6 @@ pub struct Watcher {
     changed: bool,
     /// Versions that answer no more requests, but for those that they had begun: freed here, not by a request.
     retired: Vec<Arc<Version>>,
-}
-
-/// What the threads that try and load need.
-#[derive(Debug)]
-struct Tools {
-    repository: Repository,
-    settings: Settings,
-    runtime: Runtime,
-    sandbox: Sandbox,
-    records: Records,
-    log: audit::Log,
 }
 
 /// A model, as it is watched.
@@ -164,14 +149,7 @@ impl Watcher {
     /// Watches the repository that `settings` name. Nothing is done before [`Watcher::settle`].
     pub fn new(settings: Settings, runtime: Runtime) -> Self {
         let (report, reports) = channel();
-        let tools = Tools {
-            repository: Repository::new(&settings.models.dir),
-            sandbox: Sandbox::new(&settings.models, settings.scoring.workers),
-            records: Records::open(&settings.state.dir, &runtime),
-            log: audit::Log::new(&settings.state.dir),
-            settings,
-            runtime,
-        };
+        let tools = Tools::new(settings, runtime);
         Self {
             tools: Arc::new(tools),
             registry: Arc::default(),
@@ -466,108 +444,6 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Reasons>) -> Result<T, Reasons> {
         let detail = "the thread panicked; this is a mistake in the gateway";
         Err(Reasons { code: "internal".into(), reason: "the gateway failed".into(), detail: detail.into() })
     })
-}
-
-impl Tools {
-    /// Has a package tried in a process of its own, and writes down if it passes.
-    fn accept(&self, model: &str, directory: &Path) -> Result<Accepted, Reasons> {
-        let threads = self.settings.serving(model).intra_op_threads;
-        let scratch = self.scratch()?;
-        let job = AcceptJob {
-            directory: directory.into(),
-            library: self.runtime.library().into(),
-            intra_op_threads: threads,
-            scratch: scratch.path().into(),
-        };
-        match self.sandbox.run(&Job::Accept(job)) {
-            Ok(Verdict::Accepted(accepted)) => {
-                self.records.keep(&accepted, threads);
-                Ok(accepted)
-            }
-            Ok(Verdict::Refused(reasons)) => Err(reasons),
-            // It has not met the model.
-            Err(death @ Death::Start(_)) => Err(Reasons { code: "no_process".into(), ..death.into() }),
-            Err(death) => Err(death.into()),
-        }
-    }
-
-    fn load(&self, model: &str, directory: &Path, accepted: &Accepted) -> Result<Version, Reasons> {
-        let workers = self.settings.scoring.workers;
-        let scratch = self.scratch()?;
-        let loading = Loading {
-            runtime: &self.runtime,
-            // The threads of connections and the blocking ones may all score at once.
-            sessions: 2 * workers,
-            workers,
-            memory: self.settings.models.memory as u64,
-            scratch: scratch.path(),
-        };
-        Version::load(directory, accepted, &self.settings.serving(model), &loading).map_err(|error| {
-            let (code, reason) = (error.code().into(), error.reason());
-            Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) }
-        })
-    }
-
-    /// A directory for ONNX Runtime's notes, removed when it is dropped.
-    fn scratch(&self) -> Result<tempfile::TempDir, Reasons> {
-        let builder = || {
-            let mut builder = tempfile::Builder::new();
-            builder.prefix(SCRATCH.0);
-            builder
-        };
-        builder().tempdir_in(&self.settings.state.dir).or_else(|_| builder().tempdir()).map_err(|error| {
-            let reason = "there is no directory to write to".to_string();
-            Reasons { code: "no_scratch".into(), detail: format!("{reason}: {error}"), reason }
-        })
-    }
-}
-
-impl Tools {
-    /// Records that `version` answers from now on: who published or promoted it may have left no record. Answers wait
-    /// neither for the disk nor for a lock, and go on without a record.
-    fn record(&self, model: &str, version: &Version) {
-        let name = format!("{model}@{}", version.manifest.version);
-        let event = Event::new(Actor::gateway(), "version.live", name.as_str())
-            .with("digest", version.digest.as_str());
-        let log = self.log.clone();
-        let task = move || {
-            if let Err(error) = log.record(&event) {
-                unrecorded(&name, &error.into());
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("scoregate-audit".into()).spawn(task) {
-            unrecorded(model, &error.into());
-        }
-    }
-
-    /// Removes what runs that were killed have left in the state directory.
-    fn sweep(&self) {
-        let (prefix, dead) = SCRATCH;
-        let dead = dead.max(2 * self.settings.models.timeout);
-        for entry in std::fs::read_dir(&self.settings.state.dir).into_iter().flatten().flatten() {
-            let age =
-                entry.metadata().and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
-            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let is_ours = entry.file_name().to_string_lossy().starts_with(prefix);
-            if is_ours
-                && is_directory
-                && age.is_some_and(|age| age > dead)
-                && let Err(error) = std::fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(directory = %entry.path().display(), error = %error, "what an earlier run has left cannot be removed");
-            }
-        }
-    }
-}
-
-fn unrecorded(what: &str, error: &anyhow::Error) {
-    let error = format!("{error:#}");
-    tracing::error!(error, what, "a version is live, and the audit log does not say so");
-}
-
-fn reasons_of(error: package::Error) -> Reasons {
-    let (code, reason) = (error.code().into(), error.reason());
-    Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) }
 }
 
 impl Seen {
