@@ -1,7 +1,8 @@
 """Shapley values per row: shap's C code, the native contributions of XGBoost and LightGBM, and this project's, one thread each.
 
-Usage: tree_values.py CHURN_CSV TREE_VALUES [DIRECTORY], TREE_VALUES being the release build of model/examples/tree_values.rs. Needs
-shap beside tests/requirements.txt. Each time is the best of several passes over the same rows, in one process after the other.
+Usage: tree_values.py CHURN_CSV TREE_VALUES DIRECTORY PASSES, TREE_VALUES being the release build of model/examples/tree_values.rs.
+Prints one JSON object a model. Each time is the best of so many passes over the same rows, the libraries' one after the other and
+ours before and after them: what else the machine does meanwhile disturbs no side alone.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from onnxmltools import convert_lightgbm, convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 from xgboost import DMatrix, XGBClassifier
 
-BACKGROUND, ROWS, PASSES = 100, 200, 3
+BACKGROUND = 100
 SEED = 20261122
 
 
@@ -45,51 +45,56 @@ def wide():
     return matrix, outcome
 
 
-def best(call):
+def best(call, rows, passes):
     call()
     times = []
-    for _ in range(PASSES):
+    for _ in range(passes):
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
-    return min(times) / ROWS * 1e6
+    return min(times) / len(rows) * 1e6
 
 
-def measure(name, model, graph, matrix, binary, directory):
+def measure(name, model, graph, matrix, binary, directory, passes):
     random = np.random.default_rng(SEED)
     background = matrix[random.choice(len(matrix), BACKGROUND, replace=False)]
-    rows = matrix[random.choice(len(matrix), ROWS, replace=False)]
+    # Fewer where each takes longer: 200 of 200 trees.
+    rows = matrix[random.choice(len(matrix), 40_000 // model.n_estimators, replace=False)]
     paths = []
     for part, values in (("background", background), ("reference", matrix), ("rows", rows)):
         paths.append(str(directory / part))
         values.astype("<f8").tofile(paths[-1])
     (directory / f"{name}.onnx").write_bytes(graph.SerializeToString())
     players = ",".join(str(player) for player in range(matrix.shape[1]))
-    command = [binary, str(directory / f"{name}.onnx"), players, *paths, "20"]
-    ours = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    command = [binary, str(directory / f"{name}.onnx"), players, *paths, str(5 * passes)]
+    ours = lambda: json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
+    before = ours()
     explainer = shap.TreeExplainer(model, background, feature_perturbation="interventional")
     # It shows progress where it takes long.
     with contextlib.redirect_stderr(io.StringIO()):
         by_shap = explainer.shap_values(rows, check_additivity=False)
-        shap_us = best(lambda: explainer.shap_values(rows, check_additivity=False))
+        shap_us = best(lambda: explainer.shap_values(rows, check_additivity=False), rows, passes)
     if isinstance(model, XGBClassifier):
         booster, taken = model.get_booster(), DMatrix(rows, nthread=1)
         booster.set_param({"nthread": 1})
-        native_us = best(lambda: booster.predict(taken, pred_contribs=True))
+        native_us = best(lambda: booster.predict(taken, pred_contribs=True), rows, passes)
     else:
-        native_us = best(lambda: model.predict(rows, pred_contrib=True, num_threads=1))
-    found = np.array(ours["interventional"]["values"])
-    return {
+        native_us = best(lambda: model.predict(rows, pred_contrib=True, num_threads=1), rows, passes)
+    after = ours()
+    figures = {
         "model": name,
-        "trees": ours["trees"],
-        "leaves": ours["leaves"],
+        "trees": before["trees"],
+        "leaves": before["leaves"],
         "shap_us": shap_us,
+        "native": "XGBoost" if isinstance(model, XGBClassifier) else "LightGBM",
         "native_us": native_us,
-        **{f"{method}_{part}": ours[method][part] for method in ("interventional", "path_dependent")
-           for part in ("row_us", "load_s", "bytes")},
-        "difference": np.abs(found - by_shap).max(),
+        "difference": float(np.abs(np.array(before["interventional"]["values"]) - by_shap).max()),
     }
+    for method in ("interventional", "path_dependent"):
+        once, again = before[method], after[method]
+        figures |= {f"{method}_{part}": min(once[part], again[part]) for part in ("row_us", "load_s", "bytes")}
+    return figures
 
 
 def models(data):
@@ -107,23 +112,12 @@ def models(data):
 
 
 def main():
-    path, binary, *directory = sys.argv[1:]
-    directory = Path(directory[0] if directory else tempfile.mkdtemp())
+    path, binary, directory, passes = sys.argv[1:]
+    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    print("| model | trees | leaves | shap, interventional | native, path-dependent | interventional | × shap | path-dependent | "
-          "× native | tables | load |\n|" + " --- |" * 11)
     for name, model, graph, matrix in models({"churn": churn(path), "wide": wide()}):
-        row = measure(name, model, graph, matrix, binary, directory)
-        us = lambda key: f"{row[key]:,.0f} µs"
-        print(
-            f"| {name} | {row['trees']} | {row['leaves']} | {us('shap_us')} | {us('native_us')} | {us('interventional_row_us')} | "
-            f"{row['shap_us'] / row['interventional_row_us']:.0f} | {us('path_dependent_row_us')} | "
-            f"{row['native_us'] / row['path_dependent_row_us']:.1f} | "
-            f"{row['interventional_bytes'] / 2**20:.1f}, {row['path_dependent_bytes'] / 2**20:.1f} MiB | "
-            f"{row['interventional_load_s']:.2f}, {row['path_dependent_load_s']:.2f} s |",
-            flush=True,
-        )
-        print(f"  largest difference from shap: {row['difference']:.1e}", file=sys.stderr)
+        print(name, file=sys.stderr)
+        print(json.dumps(measure(name, model, graph, matrix, binary, directory, int(passes))), flush=True)
 
 
 main()

@@ -307,6 +307,8 @@ fn a_version_is_described_with_all_that_is_known_of_it() {
             "memory_bytes",
             "cost",
             "cache",
+            "explanations",
+            "importance",
             "max_batch_rows",
         ]
     );

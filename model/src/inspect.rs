@@ -185,7 +185,8 @@ fn take_column(graph: &mut GraphProto, column: usize, classes: usize) -> bool {
     true
 }
 
-fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+/// The graphs that a node holds within.
+pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
@@ -210,7 +211,7 @@ fn cut(graph: &mut GraphProto) {
 }
 
 /// Adds every name that a subgraph, or one within it, takes in.
-fn uses(graph: &GraphProto, names: &mut HashSet<String>) {
+pub(crate) fn uses(graph: &GraphProto, names: &mut HashSet<String>) {
     for node in &graph.node {
         names.extend(node.input.iter().cloned());
         subgraphs(node).for_each(|inner| uses(inner, names));

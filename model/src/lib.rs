@@ -6,6 +6,7 @@
 //! [`reference`](mod@reference) say how good a model is and what its data looked like.
 
 pub mod acceptance;
+mod encoding;
 pub mod explain;
 pub mod features;
 pub mod import;

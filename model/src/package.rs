@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::acceptance::lint;
+use crate::explain::importance::Importance;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -190,11 +191,23 @@ impl Expected {
     }
 }
 
-/// The part of a reference that is rows.
-#[derive(Deserialize)]
-struct Background {
-    #[serde(default)]
+/// The parts of a reference that explanations need.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Explaining {
+    rows: u64,
     background: Vec<Map<String, Value>>,
+    importance: Option<Importance>,
+    covers: Option<Vec<u64>>,
+}
+
+/// How many reference rows took which branch of a model's trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Covers {
+    /// How many there were.
+    pub rows: u64,
+    /// How many of them took the true branch of each node; see [`Reference::covers`](crate::reference::Reference::covers).
+    pub yes: Vec<u64>,
 }
 
 /// A package that was read and whose digests hold.
@@ -212,6 +225,10 @@ pub struct Package {
     pub golden: Vec<GoldenRow>,
     /// The background of `reference.json`, rows as clients send them; empty if there is none.
     pub background: Vec<Map<String, Value>>,
+    /// The importance of features that `reference.json` says, if it does.
+    pub importance: Option<Importance>,
+    /// The covers of trees that `reference.json` says, if it does.
+    pub covers: Option<Covers>,
     /// The digest of the manifest, `sha256:…`: with the digests in it that of the whole package.
     pub manifest_digest: String,
 }
@@ -241,7 +258,7 @@ impl Package {
             }
         }
         let mut graph = None;
-        let (mut golden, mut background) = (Vec::new(), Vec::new());
+        let (mut golden, mut reference) = (Vec::new(), Explaining::default());
         for (name, digest) in &manifest.files {
             if !is_plain_name(name) {
                 return Err(altered(
@@ -263,9 +280,8 @@ impl Package {
                 MODEL => graph = Some(bytes),
                 GOLDEN => golden = read_golden(&file, &bytes)?,
                 REFERENCE => {
-                    let reference: Background = serde_json::from_slice(&bytes)
+                    reference = serde_json::from_slice(&bytes)
                         .map_err(|error| altered(&file, format!("it is no reference: {error}")))?;
-                    background = reference.background;
                 }
                 _ => {}
             }
@@ -273,7 +289,22 @@ impl Package {
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
         check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
-        Ok(Self { directory: directory.into(), manifest, schema, graph, golden, background, manifest_digest })
+        let Explaining { rows, background, importance, covers } = reference;
+        if let Some(importance) = &importance {
+            let features = schema.features().map(|field| field.name.as_str());
+            importance.check(features).map_err(|problem| altered(&directory.join(REFERENCE), problem))?;
+        }
+        Ok(Self {
+            directory: directory.into(),
+            manifest,
+            schema,
+            graph,
+            golden,
+            background,
+            importance,
+            covers: covers.map(|yes| Covers { rows, yes }),
+            manifest_digest,
+        })
     }
 
     /// The digest of the graph, `sha256:…`.

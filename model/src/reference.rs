@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::explain::importance::Importance;
 use crate::random::Random;
 
 /// The version of the file's own format; a reader refuses others.
@@ -33,6 +34,14 @@ pub struct Reference {
     /// Raw feature rows as a client would send them, missing values as null: all reference rows where there are at most
     /// [`BACKGROUND_ROWS`], else that many drawn by seed without replacement, in the order of the data.
     pub background: Vec<Map<String, Value>>,
+    /// Which features move the model's answers most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Importance>,
+    /// Of a model that is an ensemble of trees, how many reference rows take the true branch of each node, in the order of
+    /// [`Ensemble::covers`](crate::explain::trees::Ensemble::covers). What is left of those that get to a node takes its false
+    /// branch; all [`Reference::rows`] get to each root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<Vec<u64>>,
 }
 
 /// How one feature was distributed.
@@ -182,6 +191,7 @@ pub fn background_rows(rows: usize, seed: u64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::explain::{Method, Space};
     use proptest::prelude::*;
 
     #[test]
@@ -236,6 +246,26 @@ mod tests {
         assert_eq!(serde_json::to_string(&feature).unwrap(), text);
         assert_eq!(serde_json::from_str::<FeatureReference>(text).unwrap(), feature);
         assert_eq!(feature.missing_share(), 0.5);
+    }
+
+    #[test]
+    fn importance_and_covers_may_be_absent() {
+        let older =
+            r#"{"format":1,"rows":2,"features":[],"score":{"edges":[],"counts":[0]},"background":[]}"#;
+        let mut reference: Reference = serde_json::from_str(older).unwrap();
+        assert_eq!((&reference.importance, &reference.covers), (&None, &None));
+        assert_eq!(serde_json::to_string(&reference).unwrap(), older, "what is absent is not written");
+        reference.importance = Some(Importance {
+            space: Space::Probability,
+            method: Method::Exact,
+            rows: 2,
+            base_value: None,
+            features: Vec::new(),
+        });
+        reference.covers = Some(vec![2, 0, 1]);
+        let text = serde_json::to_string(&reference).unwrap();
+        assert!(text.ends_with(r#","covers":[2,0,1]}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Reference>(&text).unwrap(), reference);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Scores that were computed before: in this process, and in Redis for all replicas.
 //!
-//! What is kept is the score of one row for one version and one tenant, by [`Key`], for a fixed time. [`Worth`] says which of
-//! the two levels is worth looking at; [`flights`] has concurrent requests for the same row compute it once.
+//! What is kept is the score of one row for one version and one tenant, or its explanation, by [`Key`], for a fixed time.
+//! [`Worth`] says which of the two levels is worth looking at; [`flights`] has concurrent requests for the same row compute it
+//! once.
 
 mod flights;
 mod key;
@@ -79,6 +80,15 @@ pub struct Wish {
     pub max_age: Option<Duration>,
 }
 
+/// What is kept of a row: numbers, either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Its score.
+    Score,
+    /// Its explanation, as this question has it.
+    Explanation([u8; 6]),
+}
+
 /// What became of a request at one level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -110,6 +120,13 @@ pub struct Status {
     pub stored: bool,
     /// Whether it was computed for another request that asked for the same.
     pub collapsed: bool,
+}
+
+impl Status {
+    /// Whether any level was consulted.
+    pub fn is_known(&self) -> bool {
+        self.memory.is_some() || self.redis.is_some()
+    }
 }
 
 /// The bytes that a score takes in process.
@@ -239,9 +256,10 @@ impl Cache {
         }
     }
 
-    /// The key of checked row `row` for the version of this `fingerprint` and the tenant of `caller`.
+    /// The key of what is `asked` of checked row `row` for the version of this `fingerprint` and the tenant of `caller`.
     pub fn key(
         &self,
+        asked: Asked,
         fingerprint: &[u8; 32],
         caller: &Caller,
         reader: &RowReader,
@@ -254,8 +272,14 @@ impl Cache {
         BYTES.with_borrow_mut(|bytes| {
             bytes.clear();
             bytes.extend_from_slice(fingerprint);
-            // What is asked for: a score.
-            bytes.push(b's');
+            // The first byte says how many of what is asked follow.
+            match asked {
+                Asked::Score => bytes.push(b's'),
+                Asked::Explanation(question) => {
+                    bytes.push(b'e');
+                    bytes.extend_from_slice(&question);
+                }
+            }
             let (kind, owner) = match caller.tenant() {
                 Some(tenant) => (b't', tenant),
                 // A caller without a tenant is its own.

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod models;
+mod score;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::credentials::{ClientsCommand, KeysCommand, TokenArgs};
 use self::models::{ModelsCommand, RepositoryArgs};
+use self::score::{ExplainArgs, ScoreArgs};
 use crate::app::{self, App};
 use crate::config::{Settings, Sources};
 use crate::http::tls::Tls;
@@ -47,6 +49,10 @@ enum Command {
         #[command(flatten)]
         import: Box<ImportArgs>,
     },
+    /// Score a file, offline.
+    Score(ScoreArgs),
+    /// Score a file, offline, and say of every row how its score came about.
+    Explain(ExplainArgs),
     /// Make, list and revoke API keys.
     Keys {
         #[command(subcommand)]
@@ -109,6 +115,8 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve(&args),
             Command::Import { repository, import } => models::import_model(&repository, &import),
+            Command::Score(args) => score::score(&args),
+            Command::Explain(args) => score::explain(&args),
             Command::Keys { command } => credentials::keys(&command),
             Command::Clients { command } => credentials::clients(&command),
             Command::Token(args) => credentials::token(&args),

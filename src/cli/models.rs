@@ -48,7 +48,7 @@ pub(super) struct RepositoryArgs {
 }
 
 impl RepositoryArgs {
-    fn settings(&self) -> anyhow::Result<Settings> {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         let flags = self.models_dir.iter().map(|dir| ("SCOREGATE_MODELS_DIR".into(), dir.clone())).collect();
         self.common.settings(flags)
     }
@@ -135,8 +135,11 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
     }
 }
 
-/// A version in words, one fact per line.
-fn show(repository: &Repository, version: &str) -> anyhow::Result<String> {
+/// The model and the version that MODEL@VERSION names, or MODEL for the live one, and whether it is live.
+pub(super) fn resolve<'v>(
+    repository: &Repository,
+    version: &'v str,
+) -> anyhow::Result<(&'v str, String, bool)> {
     let (model, named) = match version.split_once('@') {
         Some((model, version)) => (model, Some(version.to_string())),
         None => (version, None),
@@ -151,9 +154,16 @@ fn show(repository: &Repository, version: &str) -> anyhow::Result<String> {
         Some(named) => bail!("model {model} has no version {named}; it has {}", versions.join(", ")),
         None => live.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?.clone(),
     };
+    let is_live = live.is_ok_and(|live| live == named);
+    Ok((model, named, is_live))
+}
+
+/// A version in words, one fact per line.
+fn show(repository: &Repository, version: &str) -> anyhow::Result<String> {
+    let (model, named, live) = resolve(repository, version)?;
     let package = Package::read(&repository.directory(model, &named))?;
     let manifest = &package.manifest;
-    let state = if live.is_ok_and(|live| live == named) { " (live)" } else { "" };
+    let state = if live { " (live)" } else { "" };
     let mut facts = vec![
         ("model", manifest.name.clone()),
         ("version", format!("{named}{state}")),

@@ -4,6 +4,7 @@
 
 mod auth;
 mod cache;
+mod explain;
 mod quota;
 mod reader;
 mod redis;
@@ -24,6 +25,7 @@ pub use self::auth::{
     TlsSettings, is_safe,
 };
 pub use self::cache::{CacheMode, CacheSettings};
+pub use self::explain::{Comparison, Condition, ExplainMode, ExplainSettings, OwnExplainSettings};
 pub use self::quota::{PlanSettings, QuotaSettings, plans};
 use self::reader::{Reader, TableReader};
 pub use self::redis::RedisSettings;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub redis: Option<RedisSettings>,
     /// The cache of scores.
     pub cache: CacheSettings,
+    /// Explanations of scores.
+    pub explain: ExplainSettings,
     /// ONNX Runtime.
     pub runtime: RuntimeSettings,
     /// Work in flight.
@@ -138,6 +142,8 @@ pub struct OwnSettings {
     pub gpu_min_rows: Option<usize>,
     /// See [`RuntimeSettings::intra_op_threads`].
     pub intra_op_threads: Option<usize>,
+    /// How its scores are explained.
+    pub explain: OwnExplainSettings,
 }
 
 /// How one model is served: by its own settings, else by those of all.
@@ -155,6 +161,8 @@ pub struct Serving {
     pub gpu_min_rows: usize,
     /// See [`RuntimeSettings::intra_op_threads`].
     pub intra_op_threads: usize,
+    /// How its scores are explained.
+    pub explain: ExplainSettings,
 }
 
 impl Serving {
@@ -172,6 +180,9 @@ impl Serving {
         }
         if self.threshold.is_some() && task != Task::Binary {
             return Err("threshold: only a model of two classes has one".into());
+        }
+        if let Some(when) = &self.explain.when {
+            when.check(task, self.labels.as_ref().unwrap_or(&manifest.labels))?;
         }
         Ok(())
     }
@@ -288,7 +299,7 @@ impl Settings {
         let clients_file =
             reader.take("SCOREGATE_OAUTH_CLIENTS_FILE", "oauth.clients_file", "oauth_clients.json", path);
         let (oauth, tls) = (reader.oauth(clients_file.clone()), reader.tls());
-        let (quota, redis) = (reader.quota(), reader.redis());
+        let (quota, redis, explain) = (reader.quota(), reader.redis(), reader.explain());
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let settings = Self {
             server: ServerSettings {
@@ -350,7 +361,7 @@ impl Settings {
                 memory: reader.take("SCOREGATE_MODEL_MEMORY", "models.memory", "2147483648", count),
                 timeout: reader.take("SCOREGATE_MODEL_TIMEOUT", "models.timeout", "60s", interval),
             },
-            model: reader.own(),
+            model: reader.own(&explain),
             state: StateSettings { dir: reader.take("SCOREGATE_STATE_DIR", "state.dir", "state", path) },
             auth: AuthSettings {
                 api_keys_file: reader.take(
@@ -367,6 +378,7 @@ impl Settings {
             oauth,
             tls,
             cache: reader.cache(redis.is_some()),
+            explain,
             redis,
             runtime: RuntimeSettings {
                 library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", optional_path),
@@ -453,6 +465,7 @@ impl Settings {
                 .unwrap_or_else(|| self.runtime.execution_providers.clone()),
             gpu_min_rows: own.gpu_min_rows.unwrap_or(self.runtime.gpu_min_rows),
             intra_op_threads: own.intra_op_threads.unwrap_or(self.runtime.intra_op_threads),
+            explain: self.explain.of(own.explain),
         }
     }
 
@@ -471,7 +484,7 @@ pub fn library_path() -> Option<OsString> {
 
 impl Reader {
     /// The tables `[model.NAME]`.
-    fn own(&mut self) -> BTreeMap<String, OwnSettings> {
+    fn own(&mut self, explain: &ExplainSettings) -> BTreeMap<String, OwnSettings> {
         let mut own = BTreeMap::new();
         for (name, table) in std::mem::take(&mut self.model) {
             let toml::Value::Table(mut table) = table else {
@@ -503,6 +516,7 @@ impl Reader {
                 }),
                 gpu_min_rows: reader.take("gpu_min_rows", COUNT, whole),
                 intra_op_threads: reader.take("intra_op_threads", COUNT, whole),
+                explain: reader.explain(explain),
             };
             reader.finish();
             own.insert(name, settings);

@@ -1,7 +1,7 @@
 //! `POST /v1/predict/batch` and `/v1/models/{model}/predict/batch`: many rows, each on its own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -11,12 +11,14 @@ use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
 use scoregate_model::features::{BodyError, FeatureRows};
+use scoregate_model::runtime::Scores;
 use tokio::runtime::Handle;
 
 use super::admission::Admitted;
 use super::body::{Format, Received, accepted_format, content_format, receive};
 use super::cache;
-use super::predict::{ModelPath, no_parameters, verify_for_model};
+use super::explain::{Explained, Reasons, Wanted, unlisted_bytes, wanted};
+use super::predict::{ModelPath, verify_for_model};
 use super::problem::{Error, Fault};
 use super::wire::Answers;
 use crate::app::App;
@@ -24,7 +26,7 @@ use crate::auth::{Caller, Scope};
 use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
 use crate::registry::{Cost, Version};
-use crate::scoring::{self, Permit, Recall, Recalled};
+use crate::scoring::{self, Permit, Recall, Recalled, Within};
 
 pub(super) async fn predict_batch(
     State(app): State<Arc<App>>,
@@ -46,32 +48,42 @@ async fn score(
     body: Body,
 ) -> Result<Response, Error> {
     let version = scoring::look_up(app.registry(), model)?;
-    no_parameters(parts)?;
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {
         Format::Json => accepted_format(&parts.headers, &[Format::Json])?,
         Format::Ndjson => accepted_format(&parts.headers, &[Format::Ndjson])?,
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
+    let wanted = wanted(parts, &version, false)?;
     let received = receive(app, &parts.headers, body).await?;
     let cost = version.cost;
-    let work = Work { app: Arc::clone(app), version, input, output };
+    let work = Work { app: Arc::clone(app), version, input, output, wanted, begin: Instant::now() };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
-    let here = rows > 0 && app.engine.fits_inline(rows, Cost { row: cost.row + looked_up, ..cost });
+    let explained = work.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.explaining.cost());
+    let may_stay = work.wanted.as_ref().is_none_or(|wanted| wanted.explaining.may_stay());
+    let row = cost.row.saturating_add(looked_up).saturating_add(explained);
+    let here = rows > 0 && may_stay && app.engine.fits_inline(rows, Cost { row, ..cost });
     let wish = cache::wish(&parts.headers);
     let (answer, status) = if here {
         let read = work.read(received)?;
         let recalled = work.prepare(&read, admitted, wish).await?;
-        work.answer(read, recalled, admitted.caller(), wish, &|| false)?
+        let recall = work.recall(admitted.caller(), wish);
+        let scored = work.score(&read, recalled, &recall, &|| false)?;
+        let explained = work.look_up_explanations(&scored, &read, &recall).await;
+        work.answer(read, scored, explained, &recall, &|| false)?
     } else {
         let mut own = admitted.clone();
         let done = move |has_left: &dyn Fn() -> bool| {
             let answer = work.read(received).and_then(|read| {
                 // To wait here for others is to wait on a thread that is made for it.
                 let recalled = Handle::current().block_on(work.prepare(&read, &mut own, wish))?;
-                work.answer(read, recalled, own.caller(), wish, has_left)
+                let recall = work.recall(own.caller(), wish);
+                let scored = work.score(&read, recalled, &recall, has_left)?;
+                let looking = work.look_up_explanations(&scored, &read, &recall);
+                let explained = Handle::current().block_on(looking);
+                work.answer(read, scored, explained, &recall, has_left)
             });
             (own, answer)
         };
@@ -96,9 +108,18 @@ struct Work {
     version: Arc<Version>,
     input: Format,
     output: Format,
+    /// How scores are explained, where they are.
+    wanted: Option<Wanted>,
+    /// Since when somebody waits.
+    begin: Instant,
 }
 
 impl Work {
+    /// What writes the answer.
+    fn answers(&self) -> Answers<'_> {
+        Answers::new(&self.version, self.wanted.as_ref().map(|wanted| Reasons::new(&self.version, wanted)))
+    }
+
     /// How many rows a body holds at the most: what the work is planned by before anything is parsed. A kibibyte counts as
     /// a row whatever is in it, since parsing it is work too.
     fn estimate_rows(&self, body: &[u8]) -> usize {
@@ -133,7 +154,10 @@ impl Work {
             false => {
                 let (body, held) =
                     sent.as_ref().map_or((0, 0), |(body, received)| (body.len(), received.held()));
-                Some(self.room(&Answers::new(version), rows.submitted, body, held)?)
+                if let Some(wanted) = self.wanted.as_ref().filter(|wanted| wanted.is_of_all(version)) {
+                    self.check_time(wanted, rows.len())?;
+                }
+                Some(self.room(&rows, body, held)?)
             }
         };
         Ok(Read { rows, prefix, sent, room, _decoded: decoded })
@@ -154,36 +178,93 @@ impl Work {
         Recall { cache: &self.app.cache, caller, wish }
     }
 
-    /// Checked columns → tensors → ONNX Runtime → answer. A caller that `has_left` needs none.
-    fn answer(
+    /// Whether there is time to explain so many rows, be it in the coarsest way.
+    fn check_time(&self, wanted: &Wanted, rows: usize) -> Result<(), Error> {
+        let (least, most) = (wanted.explaining.least_cost().as_secs_f64(), self.app.engine.answer_timeout());
+        match (most.as_secs_f64() / least.max(1e-9)) as usize {
+            fit if fit < rows => Err(Error::TooManyToExplain { rows, fit: fit.max(1) }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checked columns → tensors → ONNX Runtime → scores, and which of them are explained. A caller that `has_left` needs none.
+    fn score(
         &self,
-        read: Read,
+        read: &Read,
         recalled: Option<Recalled>,
-        caller: &Caller,
-        wish: Wish,
+        recall: &Recall<'_>,
         has_left: &dyn Fn() -> bool,
-    ) -> Result<(Bytes, Status), Error> {
-        let Self { app, version, .. } = self;
-        let Read { rows, prefix, sent, room, _decoded } = read;
-        let Some(mut room) = room else {
+    ) -> Result<BatchScores, Error> {
+        let (version, rows) = (&self.version, &read.rows);
+        if read.room.is_none() {
             return Err(Error::Rows {
                 count: rows.submitted,
-                faults: Fault::of_rows(&rows, &version.reader, prefix),
+                faults: Fault::of_rows(rows, &version.reader, read.prefix),
             });
-        };
+        }
         if has_left() {
             return Err(scoring::Error::Deadline.into());
         }
-        let scored = self.recall(caller, wish).score_batch(version, &rows, recalled, has_left)?;
+        let scored = recall.score_batch(version, rows, recalled, has_left)?;
         let (scores, status) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
-        let mut answers = Answers::new(version);
+        let some = self.wanted.as_ref().filter(|wanted| !wanted.is_of_all(version));
+        let chosen = some.map(|wanted| {
+            let rows_of = scores.rows().enumerate();
+            let at: Vec<usize> =
+                rows_of.filter(|(_, numbers)| wanted.applies(version, numbers)).map(|(row, _)| row).collect();
+            self.check_time(wanted, at.len())?;
+            let width = version.task.width();
+            let numbers = at.iter().flat_map(|row| &scores.values()[row * width..][..width]);
+            let scores = Scores::new(width, numbers.copied().collect());
+            Ok::<_, Error>(Chosen { rows: rows.select(&at), scores, at })
+        });
+        Ok(BatchScores { status, chosen: chosen.transpose()?, scores })
+    }
+
+    /// Looks for explanations that were computed before.
+    async fn look_up_explanations(
+        &self,
+        scored: &BatchScores,
+        read: &Read,
+        recall: &Recall<'_>,
+    ) -> Option<Recalled> {
+        let rows = scored.chosen.as_ref().map_or(&read.rows, |chosen| &chosen.rows);
+        self.wanted.as_ref()?.explaining.look_up_batch(recall, rows).await
+    }
+
+    /// Scores → explanations, where there are to be any, but for those that were found → answer. A caller that `has_left` needs
+    /// none.
+    fn answer(
+        &self,
+        read: Read,
+        scored: BatchScores,
+        found: Option<Recalled>,
+        recall: &Recall<'_>,
+        has_left: &dyn Fn() -> bool,
+    ) -> Result<(Bytes, Status), Error> {
+        let app = &self.app;
+        let Read { rows, prefix, sent, room, _decoded } = read;
+        let BatchScores { scores, mut status, chosen } = scored;
+        let mut answers = self.answers();
+        if let Some(wanted) = &self.wanted {
+            // The other half is for whatever takes longer than it was expected to.
+            let time = (app.engine.answer_timeout() / 2).saturating_sub(self.begin.elapsed());
+            let within = Within { time, lenient: !wanted.is_asked, stop: has_left };
+            let (rows, scores) =
+                chosen.as_ref().map_or((&rows, &scores), |chosen| (&chosen.rows, &chosen.scores));
+            let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within)?;
+            let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
+            status = if looked_up.is_known() { looked_up } else { status };
+            answers.explain(Explained { explanations, chosen: chosen.map(|chosen| chosen.at) });
+        }
         let body = sent.as_ref().map_or(&[][..], |(body, _)| body);
         let answer = match self.output {
             Format::Json => answers.json_batch(&rows, &scores, prefix),
             Format::Ndjson => answers.ndjson_batch(&rows, &scores),
             Format::Csv => answers.csv_batch(body, &rows, &scores),
         };
-        drop((scores, sent));
+        drop((answers, scores, sent));
+        let mut room = room.expect("rows that were scored have room");
         room.shrink(answer.len());
         // What is said of refused rows may be longer than scores.
         let more = answer.len() - room.held().min(answer.len());
@@ -191,15 +272,22 @@ impl Work {
         Ok((Bytes::from_owner(Held { answer, _permits: [room, more] }), status))
     }
 
-    /// The memory for scores and answer, taken before there is any: with many classes they are many times the body. `body`
-    /// bytes are repeated in the answer, and `held` bytes are held for the body meanwhile.
-    fn room(&self, answers: &Answers<'_>, rows: usize, body: usize, held: usize) -> Result<Permit, Error> {
-        let width = self.version.task.width() * size_of::<f64>();
+    /// The memory for scores, explanations and answer, taken before there is any: with many classes they are many times the
+    /// body. `body` bytes are repeated in the answer, and `held` bytes are held for the body meanwhile.
+    fn room(&self, rows: &FeatureRows, body: usize, held: usize) -> Result<Permit, Error> {
+        let (unlisted, rows) = (self.wanted.as_ref().map_or(0, |_| unlisted_bytes(rows)), rows.submitted);
+        let cache = &self.app.cache;
         // Rows that are looked up are there twice, with their keys.
-        let is_looked_up = self.app.cache.is_worth_keys(&self.version.worth, rows);
-        let looked_up = if is_looked_up { 2 * width + KEY_BYTES } else { 0 };
-        let per_row = width + looked_up + answers.row_bytes(self.output);
-        let wanted = rows.saturating_mul(per_row).saturating_add(body);
+        let held_for = |numbers: usize, is_looked_up: bool| {
+            let width = numbers * size_of::<f64>();
+            if is_looked_up { 3 * width + KEY_BYTES } else { width }
+        };
+        let score = held_for(self.version.task.width(), cache.is_worth_keys(&self.version.worth, rows));
+        let explanation = self.wanted.as_ref().map_or(0, |Wanted { explaining, .. }| {
+            held_for(explaining.numbers(), explaining.is_looked_up(cache, rows))
+        });
+        let per_row = score + explanation + self.answers().row_bytes(self.output);
+        let wanted = rows.saturating_mul(per_row).saturating_add(body).saturating_add(unlisted);
         let most = self.app.engine.max_bytes().saturating_sub(held);
         if wanted > most {
             // To wait for others would not help.
@@ -228,6 +316,22 @@ struct Read {
     /// None if no row can be scored.
     room: Option<Permit>,
     _decoded: Option<Permit>,
+}
+
+/// The scores of a batch, and what the cache had to do with them.
+struct BatchScores {
+    scores: Scores,
+    status: Status,
+    /// The rows that are explained, where that is not all.
+    chosen: Option<Chosen>,
+}
+
+/// Some rows of a batch.
+struct Chosen {
+    /// Their places among all.
+    at: Vec<usize>,
+    rows: FeatureRows,
+    scores: Scores,
 }
 
 /// An answer whose memory counts until the client has taken it.

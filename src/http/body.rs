@@ -159,6 +159,9 @@ pub(super) enum Format {
     Csv,
 }
 
+/// The media type of pictures.
+pub(super) const SVG: &str = "image/svg+xml";
+
 impl Format {
     pub(super) fn media_type(self) -> &'static str {
         match self {
@@ -219,11 +222,31 @@ pub(super) fn content_format(headers: &HeaderMap, accepted: &[Format]) -> Result
 /// # Errors
 /// [`Error::NotAcceptable`] if the client accepts none of them.
 pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result<Format, Error> {
+    let types: Vec<&str> = offered.iter().map(|format| format.media_type()).collect();
+    accepted(headers, &types).map(|at| offered[at]).ok_or(Error::NotAcceptable(match offered {
+        [Format::Json] => "application/json",
+        [Format::Ndjson] => "application/x-ndjson",
+        _ => "application/json or text/csv",
+    }))
+}
+
+/// Whether the client likes a picture better than JSON.
+///
+/// # Errors
+/// [`Error::NotAcceptable`] if the client accepts neither.
+pub(super) fn accepts_picture(headers: &HeaderMap) -> Result<bool, Error> {
+    let accepted = accepted(headers, &[Format::Json.media_type(), SVG]);
+    accepted.map(|at| at == 1).ok_or(Error::NotAcceptable("application/json or image/svg+xml"))
+}
+
+/// Which of the media types `offered` the client likes best, of equals the first; the first of all if it does not say, none if
+/// it accepts none of them.
+pub(super) fn accepted(headers: &HeaderMap, offered: &[&str]) -> Option<usize> {
     if !headers.contains_key(ACCEPT) {
-        return Ok(offered[0]);
+        return Some(0);
     }
-    let mut best: Option<(f32, Format)> = None;
-    for format in offered {
+    let mut best: Option<(f32, usize)> = None;
+    for (at, media_type) in offered.iter().enumerate() {
         // The most specific range that matches decides (RFC 9110, 12.5.1).
         let mut quality: Option<(u8, f32)> = None;
         for range in headers
@@ -234,11 +257,13 @@ pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result
         {
             let mut parts = range.split(';');
             let name = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+            let is_of = |kind: &str| media_type.strip_prefix(kind).is_some_and(|rest| rest.starts_with('/'));
             let specificity = match name.as_str() {
                 "*/*" | "*" => 0,
-                "application/*" if *format != Format::Csv => 1,
-                "text/*" if *format == Format::Csv => 1,
-                other if Format::of(other) == Some(*format) => 2,
+                range if range.strip_suffix("/*").is_some_and(is_of) => 1,
+                other if other == *media_type => 2,
+                // Some have several names.
+                other if Format::of(other).is_some_and(|format| format.media_type() == *media_type) => 2,
                 _ => continue,
             };
             let weight =
@@ -251,12 +276,8 @@ pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result
             && weight > 0.0
             && best.is_none_or(|(found, _)| weight > found)
         {
-            best = Some((weight, *format));
+            best = Some((weight, at));
         }
     }
-    best.map(|(_, format)| format).ok_or(Error::NotAcceptable(match offered {
-        [Format::Json] => "application/json",
-        [Format::Ndjson] => "application/x-ndjson",
-        _ => "application/json or text/csv",
-    }))
+    best.map(|(_, at)| at)
 }

@@ -1,8 +1,11 @@
 //! What the models routes say of models and versions.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use scoregate_model::acceptance::Golden;
+use scoregate_model::explain::Space;
+use scoregate_model::explain::importance::Importance;
 use scoregate_schemas::manifest::{Manifest, Metrics, Source, Task};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -145,7 +148,48 @@ struct Loaded<'s> {
     memory_bytes: u64,
     cost: Cost,
     cache: Cached,
+    explanations: Explanations<'s>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    importance: Option<&'s Importance>,
     max_batch_rows: usize,
+}
+
+/// Whether and how its scores are explained.
+#[derive(Serialize)]
+struct Explanations<'s> {
+    mode: &'static str,
+    methods: Vec<&'static str>,
+    spaces: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_space: Option<&'static str>,
+    background_rows: usize,
+    /// Why there are none, or no closed form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'s, str>>,
+}
+
+impl<'s> Explanations<'s> {
+    fn new(version: &'s Version) -> Self {
+        let mode = version.explain.mode.as_str();
+        let explainer = match &version.explainer {
+            Ok(explainer) => explainer,
+            Err(why) => {
+                let reason = Some(why.to_string().into());
+                let (methods, spaces) = (Vec::new(), Vec::new());
+                return Self { mode, methods, spaces, default_space: None, background_rows: 0, reason };
+            }
+        };
+        let spaces = explainer.spaces();
+        let mut methods: Vec<&'static str> = Vec::new();
+        for method in spaces.iter().flat_map(|space| explainer.methods(*space)) {
+            if !methods.contains(&method.as_str()) {
+                methods.push(method.as_str());
+            }
+        }
+        let spaces: Vec<_> = spaces.into_iter().map(Space::as_str).collect();
+        let (background_rows, reason) = (explainer.background_rows(), explainer.reason().map(Cow::Borrowed));
+        Self { mode, methods, default_space: spaces.first().copied(), spaces, background_rows, reason }
+    }
 }
 
 /// Whether and where its scores are kept, and what that costs and saves, in microseconds for each look-up of one row.
@@ -266,6 +310,8 @@ impl<'s> Loaded<'s> {
             memory_bytes: version.memory_bytes,
             cost,
             cache: Cached::new(cache, version),
+            explanations: Explanations::new(version),
+            importance: version.importance.as_ref(),
             max_batch_rows: version.max_batch_rows,
         }
     }

@@ -7,11 +7,13 @@ use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
+use scoregate_model::explain::plot::importance_svg;
 use serde::Serialize;
 
 use super::admission::{Verified, verify};
-use super::body::{Format, accepted_format};
+use super::body::{SVG, accepted};
 use super::description::{ModelDescription, Models, VersionDescription, VersionSummary, Versions};
+use super::explain::svg;
 use super::predict::{ModelPath, no_parameters, parameter, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
@@ -31,7 +33,7 @@ pub(super) async fn models(State(app): State<Arc<App>>, request: Request) -> Res
             allowed.map(|(name, model)| ModelDescription::new(name, model, default, VersionSummary::new));
         Ok(json(&Models { models: models.collect() }))
     };
-    read(&app, verified, &parts, answer).await
+    read(&app, verified, &parts, JSON, answer).await
 }
 
 /// One model, with all that is known of each version.
@@ -94,11 +96,36 @@ pub(super) async fn metadata(
     read_model(&app, &path, request, answer).await
 }
 
+/// A picture of how important the features of a model's live version are.
+pub(super) async fn importance(
+    State(app): State<Arc<App>>,
+    path: ModelPath,
+    request: Request,
+) -> Result<Response, Error> {
+    let answer = |name: &str, model: &Model| {
+        let live = model.live.as_ref().ok_or(scoring::Error::UnknownModel)?;
+        let importance = live.importance.as_ref().ok_or(Error::NoImportance)?;
+        Ok(svg(importance_svg(&format!("{name} {}", live.manifest.version), importance)))
+    };
+    read_model_as(&app, &path, request, SVG, answer).await
+}
+
 /// What routes about one model have in common: the caller may use it, and it is there.
 async fn read_model(
     app: &App,
     path: &ModelPath,
     request: Request,
+    answer: impl FnOnce(&str, &Model) -> Result<Response, Error>,
+) -> Result<Response, Error> {
+    read_model_as(app, path, request, JSON, answer).await
+}
+
+/// The same, with an answer of this type.
+async fn read_model_as(
+    app: &App,
+    path: &ModelPath,
+    request: Request,
+    media_type: &'static str,
     answer: impl FnOnce(&str, &Model) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
@@ -107,7 +134,7 @@ async fn read_model(
         let (name, model) = snapshot.models.get_key_value(model).ok_or(scoring::Error::UnknownModel)?;
         answer(name, model)
     };
-    read(app, verified, &parts, answer).await
+    read(app, verified, &parts, media_type, answer).await
 }
 
 /// What all of them have in common: the caller's quota, and the models as they are at this moment.
@@ -115,19 +142,22 @@ async fn read(
     app: &App,
     verified: Verified,
     parts: &Parts,
+    media_type: &'static str,
     answer: impl FnOnce(&Caller, &Snapshot) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
     let admitted = verified.admit(app, None, Loss::CountHere).await?;
     let read = || {
         no_parameters(parts)?;
-        accepted_format(&parts.headers, &[Format::Json])?;
+        accepted(&parts.headers, &[media_type]).ok_or(Error::NotAcceptable(media_type))?;
         let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
         answer(admitted.caller(), &snapshot)
     };
     Ok(admitted.answer(read()))
 }
 
+const JSON: &str = "application/json";
+
 fn json(document: &impl Serialize) -> Response {
     let body = serde_json::to_vec(document).expect("a description serialises");
-    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+    ([(CONTENT_TYPE, HeaderValue::from_static(JSON))], body).into_response()
 }

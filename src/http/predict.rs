@@ -9,14 +9,17 @@ use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
-use scoregate_model::features::BodyError;
+use scoregate_model::features::{BodyError, FeatureRows};
+use scoregate_model::runtime::Score;
 
 use super::admission::{Verified, verify};
-use super::body::{Format, accepted_format, content_format, receive};
+use super::body::{Format, accepts_picture, content_format, receive};
+use super::explain::{self, Reasons, Wanted};
 use super::problem::{Error, Fault};
 use super::{cache, wire};
 use crate::app::App;
 use crate::auth::{Caller, Scope};
+use crate::cache::Status;
 use crate::limiter::Loss;
 use crate::registry::Version;
 use crate::scoring::{self, Recall, RowError, Scored};
@@ -40,17 +43,20 @@ async fn score(
     body: Body,
 ) -> Result<Response, Error> {
     let version = scoring::look_up(app.registry(), model)?;
-    no_parameters(parts)?;
     content_format(&parts.headers, &[Format::Json])?;
-    accepted_format(&parts.headers, &[Format::Json])?;
+    let is_picture = accepts_picture(&parts.headers)?;
+    let wanted = explain::wanted(parts, &version, is_picture)?;
     let received = receive(app, &parts.headers, body).await?;
     let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers) };
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
     let is_small = rows == 1 && !received.is_gzip();
+    // The row, for whoever explains it.
+    let mut copy = FeatureRows::default();
     let scored = if is_small && app.engine.fits_inline(rows, version.cost) {
-        scoring::score_together(&version, received.raw(), &app.engine, &recall).await
+        let copy = wanted.as_ref().map(|_| &mut copy);
+        scoring::score_together(&version, received.raw(), &app.engine, &recall, copy).await
     } else {
         let row = if is_small {
             scoring::read_alone(&version, received.raw())
@@ -62,16 +68,60 @@ async fn score(
             app.engine.run(rows, false, read).await??
         };
         match row {
-            Ok(row) => Ok(scoring::score_alone(&version, row, &app.engine, &recall).await?),
+            Ok(row) => {
+                if wanted.is_some() {
+                    copy = row.clone();
+                }
+                Ok(scoring::score_alone(&version, row, &app.engine, &recall).await?)
+            }
             Err(error) => Err(error),
         }
     };
     let Scored { score, status } = scored.map_err(|error| refusal(error, &version))?;
-    let answer = wire::one(&version, score.values());
-    let mut response =
-        ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response();
+    let (mut response, status) = match wanted.filter(|wanted| wanted.applies(&version, score.values())) {
+        None => (json(wire::one(&version, score.values(), None)), status),
+        // Boxed, so that requests without it carry none of its state.
+        Some(wanted) => {
+            let explained = Box::pin(explained(app, &version, &wanted, &recall, is_picture, copy, &score));
+            let (response, looked_up) = explained.await?;
+            (response, if looked_up.is_known() { looked_up } else { status })
+        }
+    };
     cache::tell(status, response.headers_mut());
     Ok(response)
+}
+
+fn json(answer: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer).into_response()
+}
+
+/// The answer with its explanation, and what the cache had to do with that.
+async fn explained(
+    app: &App,
+    version: &Version,
+    wanted: &Wanted,
+    recall: &Recall<'_>,
+    is_picture: bool,
+    row: FeatureRows,
+    score: &Score,
+) -> Result<(Response, Status), Error> {
+    let row = Arc::new(row);
+    let numbers = score.values();
+    let (explanation, status) = match wanted.explaining.explain_one(recall, &app.engine, &row, numbers).await
+    {
+        Ok(explained) => explained,
+        // Whoever did not ask for it gets the score all the same.
+        Err(error @ (scoring::Error::Output(_) | scoring::Error::Run(_))) if !wanted.is_asked => {
+            scoring::unexplained(version, &error);
+            return Ok((json(wire::one(version, numbers, None)), Status::default()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if is_picture {
+        return Ok((explain::picture(wanted, version, numbers, &explanation, &row), status));
+    }
+    let reasons = Reasons::new(version, wanted);
+    Ok((json(wire::one(version, numbers, Some((&reasons, &explanation, &row)))), status))
 }
 
 fn refusal(error: RowError, version: &Version) -> Error {
@@ -108,10 +158,10 @@ pub(super) async fn verify_for_model<'p>(
     Ok((verified, model?))
 }
 
-/// Refuses query parameters: there are none yet, and a parameter that is ignored silently misleads.
+/// Refuses query parameters, where there are none: a parameter that is ignored silently misleads.
 pub(super) fn no_parameters(parts: &Parts) -> Result<(), Error> {
     match parts.uri.query() {
         None | Some("") => Ok(()),
-        Some(_) => Err(Error::Parameter),
+        Some(_) => Err(Error::Parameter("this path takes no query parameters".into())),
     }
 }

@@ -6,11 +6,13 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
+use scoregate_model::explain;
 use scoregate_model::features::{BodyError, FaultCode, FeatureRows, FieldFault, RowReader};
 use serde::Serialize;
 
 use super::oauth::Refusal;
 use super::quota::Told;
+use crate::registry::Unexplained;
 use crate::{audit, auth, limiter, rollout, scoring};
 
 /// The most faults that one problem document describes.
@@ -46,9 +48,31 @@ pub enum Error {
     /// The path does not take this method.
     #[error("this path does not take this method")]
     Method,
-    /// The query has parameters that the path does not take.
-    #[error("this path takes no query parameters")]
-    Parameter,
+    /// The query has parameters that the path does not take, or takes otherwise; the text says what was found and expected.
+    #[error("{0}")]
+    Parameter(String),
+    /// The scores of the model are not explained.
+    #[error(transparent)]
+    Unexplained(#[from] Unexplained),
+    /// The scores of the model are not explained in this way.
+    #[error(transparent)]
+    Question(#[from] explain::Refusal),
+    /// Nobody knows which features count most.
+    #[error(
+        "the model's package does not say how important its features are; import or fit a version with reference rows: \
+         `scoregate import … --reference train.csv`"
+    )]
+    NoImportance,
+    /// To explain so many rows would take longer than an answer may.
+    #[error(
+        "to explain {rows} rows would take longer than an answer may; send at most {fit} rows at a time, or explain=false"
+    )]
+    TooManyToExplain {
+        /// How many rows there are.
+        rows: usize,
+        /// How many there is time for.
+        fit: usize,
+    },
     /// None of the answers that the client accepts can be given.
     #[error("expected an Accept header that allows {0}")]
     NotAcceptable(&'static str),
@@ -202,7 +226,13 @@ impl Error {
             Self::NoRoute => (404, "not_found", "Not found"),
             Self::UnknownVersion => (404, "unknown_version", "Unknown version"),
             Self::Method => (405, "method_not_allowed", "Method not allowed"),
-            Self::Parameter => (400, "invalid_parameter", "Invalid query parameter"),
+            Self::Parameter(_) | Self::Question(_) => (400, "invalid_parameter", "Invalid query parameter"),
+            Self::Unexplained(Unexplained::Off) => (409, "explanations_off", "No explanations"),
+            Self::Unexplained(Unexplained::NoBackground) => (409, "no_background", "No background rows"),
+            Self::Unexplained(Unexplained::Unusable) => {
+                (409, "background_unusable", "Unusable background rows")
+            }
+            Self::NoImportance => (404, "no_importance", "No importance of features"),
             Self::NotAcceptable(_) => (406, "not_acceptable", "Not acceptable"),
             Self::Rollout => (422, "invalid_rollout", "Invalid rollout"),
             Self::Promotion(rollout::Error::NoVersion { .. }) => (404, "unknown_version", "Unknown version"),
@@ -218,9 +248,9 @@ impl Error {
             Self::Body(BodyError::Json(_) | BodyError::DuplicateField { .. } | BodyError::Root { .. }) => {
                 (400, "malformed_json", "Malformed JSON")
             }
-            Self::Body(BodyError::TooManyRows { .. }) | Self::AnswerTooLarge { .. } => {
-                (413, "too_many_rows", "Too many rows")
-            }
+            Self::Body(BodyError::TooManyRows { .. })
+            | Self::AnswerTooLarge { .. }
+            | Self::TooManyToExplain { .. } => (413, "too_many_rows", "Too many rows"),
             Self::Body(BodyError::Shape { .. } | BodyError::Header(_) | BodyError::Empty)
             | Self::Header(_)
             | Self::Rows { .. } => (422, "invalid_rows", "Invalid rows"),

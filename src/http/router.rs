@@ -33,6 +33,7 @@ fn routes(app: &App) -> Router<Arc<App>> {
         .route("/v1/models/{model}/predict/batch", post(batch::predict_batch))
         .route("/v1/models", get(models::models))
         .route("/v1/models/{model}", get(models::model))
+        .route("/v1/models/{model}/importance.svg", get(models::importance))
         .route("/v1/models/{model}/versions", get(models::versions))
         .route("/v1/models/{model}/versions/{version}", get(models::version))
         .route("/v1/metadata", get(models::metadata));

@@ -5,6 +5,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
+use scoregate_model::explain::Explanation;
 use scoregate_model::features::{FeatureRows, RowFault, RowReader};
 use scoregate_model::runtime::Scores;
 use scoregate_schemas::manifest::Task;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use ulid::{ULID_LEN, Ulid};
 
 use super::body::Format;
+use super::explain::{Explained, Reasons};
 use crate::registry::Version;
 
 /// New identifiers: sortable by time, 80 bits of chance, one random draw per answer and counted up from there.
@@ -37,13 +39,17 @@ impl Ids {
 }
 
 /// Writes the answers of one request: what stands around the numbers is the same for every row of a version.
-pub(super) struct Answers<'v> {
+pub(crate) struct Answers<'v> {
     version: &'v Version,
     /// What stands before each number of a row.
     names: Vec<Vec<u8>>,
-    /// What follows the last one, for each decision.
+    /// What follows the last one, for each decision, where there is no explanation.
     endings: Vec<Vec<u8>>,
     ids: Ids,
+    /// The place of the first row among all that are answered.
+    first: usize,
+    /// Where scores are explained: how that is written, and the explanations once there are any.
+    reasons: Option<(Reasons<'v>, Option<Explained>)>,
 }
 
 /// `"model_version":"2026-05-17_01",`
@@ -72,8 +78,8 @@ fn write_name(out: &mut Vec<u8>, version: &Version, column: usize) {
     }
 }
 
-/// `,"prediction":"retain","explanations":{"top_features":[]},"prediction_id":"`
-fn write_ending(out: &mut Vec<u8>, version: &Version, decision: usize) {
+/// `,"prediction":"retain","explanations":`
+fn write_decision(out: &mut Vec<u8>, version: &Version, decision: usize) {
     if let Task::Multiclass { .. } = version.task {
         out.push(b'}');
     }
@@ -81,7 +87,17 @@ fn write_ending(out: &mut Vec<u8>, version: &Version, decision: usize) {
         out.extend_from_slice(b",\"prediction\":");
         json(out, label);
     }
-    out.extend_from_slice(b",\"explanations\":{\"top_features\":[]},\"prediction_id\":\"");
+    out.extend_from_slice(b",\"explanations\":");
+}
+
+/// What stands before the identifier.
+const BEFORE_ID: &[u8] = b",\"prediction_id\":\"";
+
+/// `,"prediction":"retain","explanations":{"top_features":[]},"prediction_id":"`
+fn write_ending(out: &mut Vec<u8>, version: &Version, decision: usize) {
+    write_decision(out, version, decision);
+    out.extend_from_slice(b"{\"top_features\":[]}");
+    out.extend_from_slice(BEFORE_ID);
 }
 
 /// A number with no more digits than the graph gives it.
@@ -90,7 +106,7 @@ fn write_number(out: &mut Vec<u8>, version: &Version, number: f64) {
 }
 
 /// The number that is written for `number`: what is decided has to agree with what is read.
-fn written(version: &Version, number: f64) -> f64 {
+pub(super) fn written(version: &Version, number: f64) -> f64 {
     if version.float32 { f64::from(number as f32) } else { number }
 }
 
@@ -102,7 +118,7 @@ fn reaches(float32: bool, number: f64, threshold: f64) -> bool {
 
 /// Which label a row's numbers stand for: by the threshold, or the most likely one and of equals the first. Regression has
 /// none.
-fn decide(version: &Version, numbers: &[f64]) -> usize {
+pub(super) fn decide(version: &Version, numbers: &[f64]) -> usize {
     match version.task {
         Task::Binary => usize::from(reaches(version.float32, numbers[0], version.threshold)),
         Task::Multiclass { .. } => {
@@ -113,8 +129,12 @@ fn decide(version: &Version, numbers: &[f64]) -> usize {
     }
 }
 
-/// The answer to one row.
-pub(super) fn one(version: &Version, numbers: &[f64]) -> Vec<u8> {
+/// The answer to one row, and how it came about.
+pub(super) fn one(
+    version: &Version,
+    numbers: &[f64],
+    why: Option<(&Reasons<'_>, &Explanation, &FeatureRows)>,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.push(b'{');
     write_version(&mut out, version);
@@ -122,14 +142,22 @@ pub(super) fn one(version: &Version, numbers: &[f64]) -> Vec<u8> {
         write_name(&mut out, version, column);
         write_number(&mut out, version, *number);
     }
-    write_ending(&mut out, version, decide(version, numbers));
+    let decision = decide(version, numbers);
+    match why {
+        None => write_ending(&mut out, version, decision),
+        Some((reasons, explanation, row)) => {
+            write_decision(&mut out, version, decision);
+            reasons.write(&mut out, explanation, row, 0);
+            out.extend_from_slice(BEFORE_ID);
+        }
+    }
     out.extend_from_slice(Ids::new().write(&mut [0; ULID_LEN]).as_bytes());
     out.extend_from_slice(b"\"}");
     out
 }
 
 impl<'v> Answers<'v> {
-    pub(super) fn new(version: &'v Version) -> Self {
+    pub(crate) fn new(version: &'v Version, reasons: Option<Reasons<'v>>) -> Self {
         let texts = |count: usize, write: fn(&mut Vec<u8>, &Version, usize)| {
             let text = |at| {
                 let mut text = Vec::new();
@@ -143,14 +171,30 @@ impl<'v> Answers<'v> {
             names: texts(version.task.width(), write_name),
             endings: texts(version.labels.len().max(1), write_ending),
             ids: Ids::new(),
+            first: 0,
+            reasons: reasons.map(|reasons| (reasons, None)),
         }
+    }
+
+    /// Takes the explanations of the rows.
+    pub(crate) fn explain(&mut self, explained: Explained) {
+        if let Some((_, explanations)) = &mut self.reasons {
+            *explanations = Some(explained);
+        }
+    }
+
+    /// For a part of more rows, whose first one is in this place among all.
+    pub(crate) fn starting_at(mut self, first: usize) -> Self {
+        self.first = first;
+        self
     }
 
     /// How many bytes a scored row of a batch takes at the most, without what CSV repeats of the body.
     pub(super) fn row_bytes(&self, format: Format) -> usize {
         // As ryu writes them, which serde_json does.
         let digits = if self.version.float32 { 16 } else { 24 };
-        let numbers = self.names.len() * digits;
+        let reasons = self.reasons.as_ref().map_or(0, |(reasons, _)| reasons.bytes(format));
+        let numbers = self.names.len() * digits + reasons;
         let version = self.version.manifest.version.len();
         if format == Format::Csv {
             let label = self.version.labels.iter().map(String::len).max().unwrap_or_default();
@@ -164,19 +208,33 @@ impl<'v> Answers<'v> {
         numbers + names + ending + version + ULID_LEN + 20
     }
 
+    /// How row `row` is explained, if it is.
+    fn why(&self, row: usize) -> Option<(&Reasons<'v>, Explanation)> {
+        let (reasons, explained) = self.reasons.as_ref()?;
+        Some((reasons, explained.as_ref()?.of(row)?))
+    }
+
     /// Numbers, label, explanations and identifier, without braces.
-    fn score(&mut self, out: &mut Vec<u8>, numbers: &[f64]) {
+    fn score(&mut self, out: &mut Vec<u8>, numbers: &[f64], rows: &FeatureRows, row: usize) {
         for (name, number) in self.names.iter().zip(numbers) {
             out.extend_from_slice(name);
             write_number(out, self.version, *number);
         }
-        out.extend_from_slice(&self.endings[decide(self.version, numbers)]);
+        let decision = decide(self.version, numbers);
+        match self.why(row) {
+            None => out.extend_from_slice(&self.endings[decision]),
+            Some((reasons, explanation)) => {
+                write_decision(out, self.version, decision);
+                reasons.write(out, &explanation, rows, row);
+                out.extend_from_slice(BEFORE_ID);
+            }
+        }
         out.extend_from_slice(self.ids.write(&mut [0; ULID_LEN]).as_bytes());
         out.push(b'"');
     }
 
     /// The answer to a batch as one JSON document, in the order of the rows sent.
-    pub(super) fn json_batch(&mut self, rows: &FeatureRows, scores: &Scores, prefix: &str) -> Vec<u8> {
+    pub(crate) fn json_batch(&mut self, rows: &FeatureRows, scores: &Scores, prefix: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + rows.submitted * self.row_bytes(Format::Json));
         out.push(b'{');
         write_version(&mut out, self.version);
@@ -188,7 +246,7 @@ impl<'v> Answers<'v> {
                 if index > 0 {
                     out.push(b',');
                 }
-                answers.batch_row(out, index, row, prefix, false);
+                answers.batch_row(out, index, rows, row, prefix, false);
             },
             &mut out,
         );
@@ -197,13 +255,13 @@ impl<'v> Answers<'v> {
     }
 
     /// The answer to a batch as one JSON object per line.
-    pub(super) fn ndjson_batch(&mut self, rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
+    pub(crate) fn ndjson_batch(&mut self, rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
         let mut out = Vec::with_capacity(rows.submitted * self.row_bytes(Format::Ndjson));
         self.each(
             rows,
             scores,
             |answers, out, index, row| {
-                answers.batch_row(out, index, row, "#", true);
+                answers.batch_row(out, index, rows, row, "#", true);
                 out.push(b'\n');
             },
             &mut out,
@@ -212,7 +270,7 @@ impl<'v> Answers<'v> {
     }
 
     /// The records of a CSV body with the [`added_columns`].
-    pub(super) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
+    pub(crate) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
         let mut writer = csv::WriterBuilder::new()
             .flexible(true)
@@ -221,7 +279,7 @@ impl<'v> Answers<'v> {
         let mut next = |record: &mut csv::ByteRecord| reader.read_byte_record(record).unwrap_or(false);
         next(&mut record);
         let width = record.len();
-        let added = added_columns(self.version);
+        let added = added_columns(self.version, self.reasons.as_ref().map(|(reasons, _)| reasons));
         for name in &added {
             record.push_field(name.as_bytes());
         }
@@ -243,7 +301,7 @@ impl<'v> Answers<'v> {
                     record.push_field(b"");
                 }
                 match row {
-                    Row::Scored(numbers) => {
+                    Row::Scored(at, numbers) => {
                         for number in numbers {
                             cell.clear();
                             write_number(&mut cell, version, *number);
@@ -251,6 +309,10 @@ impl<'v> Answers<'v> {
                         }
                         if let Some(label) = version.labels.get(decide(version, numbers)) {
                             record.push_field(label.as_bytes());
+                        }
+                        if let Some((reasons, explained)) = &answers.reasons {
+                            let explanation = explained.as_ref().and_then(|explained| explained.of(at));
+                            reasons.write_cells(&mut record, explanation.as_ref(), rows, at);
                         }
                         record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
                         record.push_field(version.manifest.version.as_bytes());
@@ -289,40 +351,52 @@ impl<'v> Answers<'v> {
     ) {
         let version = self.version;
         let mut faults = rows.faults.iter().peekable();
-        let mut scored = scores.rows();
+        let mut scored = scores.rows().enumerate();
         for index in 0..rows.submitted {
             let row = match faults.next_if(|fault| fault.index == index) {
                 Some(fault) => Row::Refused(fault, &version.reader),
-                None => Row::Scored(scored.next().expect("a row is either refused or scored")),
+                None => {
+                    let (row, numbers) = scored.next().expect("a row is either refused or scored");
+                    Row::Scored(row, numbers)
+                }
             };
             write(self, out, index, row);
         }
     }
 
-    fn batch_row(&mut self, out: &mut Vec<u8>, index: usize, row: Row<'_>, prefix: &str, with_version: bool) {
+    fn batch_row(
+        &mut self,
+        out: &mut Vec<u8>,
+        index: usize,
+        rows: &FeatureRows,
+        row: Row<'_>,
+        prefix: &str,
+        with_version: bool,
+    ) {
         out.extend_from_slice(b"{\"index\":");
-        out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
+        out.extend_from_slice(itoa::Buffer::new().format(self.first + index).as_bytes());
         out.push(b',');
         if with_version {
             write_version(out, self.version);
         }
         match row {
-            Row::Scored(numbers) => self.score(out, numbers),
-            Row::Refused(fault, reader) => row_error(out, fault, reader, prefix),
+            Row::Scored(at, numbers) => self.score(out, numbers, rows, at),
+            Row::Refused(fault, reader) => row_error(out, fault, self.first, reader, prefix),
         }
         out.push(b'}');
     }
 }
 
 enum Row<'r> {
-    Scored(&'r [f64]),
+    /// Its place among the checked rows, and its numbers.
+    Scored(usize, &'r [f64]),
     Refused(&'r RowFault, &'r RowReader),
 }
 
-/// The columns that an answer in CSV adds to those sent: the numbers, `prediction` where there are labels, `prediction_id`,
-/// `model_version` and `error`. One that is called as a field of the model's schema is gets `scoregate_` in front, whether
+/// The columns that an answer in CSV adds to those sent: the numbers, `prediction` where there are labels, those of the
+/// explanation where there are any, `prediction_id`, `model_version` and `error`. One that is called as a field of the model's schema is gets `scoregate_` in front, whether
 /// the field was sent or not, so that a name means the same column in every answer of a version.
-fn added_columns(version: &Version) -> Vec<String> {
+fn added_columns(version: &Version, reasons: Option<&Reasons<'_>>) -> Vec<String> {
     let mut names = match version.task {
         Task::Binary => vec![format!("{}_probability", version.manifest.name)],
         Task::Multiclass { .. } => {
@@ -333,6 +407,7 @@ fn added_columns(version: &Version) -> Vec<String> {
     if !version.labels.is_empty() {
         names.push("prediction".into());
     }
+    names.extend(reasons.into_iter().flat_map(Reasons::columns));
     names.extend(["prediction_id", "model_version", "error"].map(String::from));
     for name in &mut names {
         while version.schema.fields.iter().any(|field| field.name == *name) {
@@ -343,14 +418,14 @@ fn added_columns(version: &Version) -> Vec<String> {
 }
 
 /// `"error":{…}` in the place of a refused row's score.
-fn row_error(out: &mut Vec<u8>, fault: &RowFault, reader: &RowReader, prefix: &str) {
+fn row_error(out: &mut Vec<u8>, fault: &RowFault, first: usize, reader: &RowReader, prefix: &str) {
     out.extend_from_slice(b"\"error\":{\"code\":\"invalid_row\",\"errors\":[");
     for (at, one) in fault.faults.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
         out.extend_from_slice(b"{\"pointer\":");
-        json(out, &format!("{prefix}/{}{}", fault.index, reader.pointer(&one.place)));
+        json(out, &format!("{prefix}/{}{}", first + fault.index, reader.pointer(&one.place)));
         out.extend_from_slice(b",\"code\":");
         json(out, one.code.as_str());
         out.extend_from_slice(b",\"detail\":");
@@ -360,7 +435,8 @@ fn row_error(out: &mut Vec<u8>, fault: &RowFault, reader: &RowReader, prefix: &s
     out.extend_from_slice(b"]}");
 }
 
-fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+/// JSON of anything.
+pub(super) fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("a vector takes every byte");
 }
 

@@ -4,6 +4,7 @@
 //! promoted or refused.
 
 mod records;
+mod tools;
 mod version;
 pub mod watch;
 
@@ -16,7 +17,8 @@ use scoregate_model::package;
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::Manifest;
 
-pub use self::version::{Cost, STACK_BYTES, Version};
+pub use self::tools::load_offline;
+pub use self::version::{Cost, STACK_BYTES, Unexplained, Version};
 
 /// Why a repository cannot be served.
 #[derive(Debug, thiserror::Error)]

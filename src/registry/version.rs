@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use scoregate_model::acceptance::accept::{Accepted, Trial};
 use scoregate_model::acceptance::{self, Golden, Refusal};
+use scoregate_model::explain::importance::Importance;
+use scoregate_model::explain::{Explainer, Question, Source};
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::inspect::Served;
 use scoregate_model::package::{self, Package};
@@ -15,11 +17,14 @@ use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{Manifest, Task};
 
 use crate::cache::Worth;
-use crate::config::Serving;
+use crate::config::{ExplainMode, ExplainSettings, Serving};
 
 /// What opening a session may take of the stack: ONNX Runtime reads trees by recursion, and the child process that tries a
 /// model has as much.
 pub const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// The most memory that an explainer may take for tables, in bytes.
+const TABLE_BYTES: u64 = 64 << 20;
 
 /// Sessions that take longer than this to open are opened by several threads.
 const QUICK: Duration = Duration::from_millis(20);
@@ -53,11 +58,20 @@ pub struct Version {
     pub fingerprint: [u8; 32],
     /// What caching its scores costs and saves.
     pub worth: Worth,
+    /// What explains its scores.
+    pub explainer: Result<Arc<Explainer>, Unexplained>,
+    /// How they are explained.
+    pub explain: ExplainSettings,
+    /// How important its features are, where the package says so.
+    pub importance: Option<Importance>,
+    /// What caching explanations costs and saves: those of a closed form, and those that run the model.
+    pub explanation_worth: [Worth; 2],
     /// The nodes that run, by execution provider, as ONNX Runtime counts them.
     pub execution_providers: BTreeMap<String, usize>,
     /// How many sessions it holds.
     pub sessions: usize,
-    /// What its sessions hold in memory, as measured when it was tried; that of accelerators not counted.
+    /// What its sessions hold in memory, as measured when it was tried, and what explains its scores; that of accelerators not
+    /// counted.
     pub memory_bytes: u64,
     pool: Pool,
     accelerator: Option<Accelerator>,
@@ -70,6 +84,26 @@ pub struct Cost {
     pub run: Duration,
     /// Each row of a large run.
     pub row: Duration,
+}
+
+/// Why the scores of a version are not explained.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unexplained {
+    /// The operator has switched it off.
+    #[error("explanations are switched off for this model")]
+    Off,
+    /// There is nothing to compare rows with.
+    #[error(
+        "the model's package has no background rows, against which rows are explained; import or fit a version with them: \
+         `scoregate import … --reference train.csv`"
+    )]
+    NoBackground,
+    /// The model has no usable answer to its background rows.
+    #[error(
+        "the model has no usable answer to the background rows of its package, against which rows are explained; import a \
+         version with other rows as --reference"
+    )]
+    Unusable,
 }
 
 /// Sessions on another device, for runs that are worth the way there.
@@ -198,6 +232,11 @@ impl Version {
             Opener { package: &package, served: &served, reader: &known, trial: &trial, loading, accepted };
         let (mut pool, golden) = opener.open(&options(&on_cpu))?;
         let cost = measure(&mut pool[0], &trial)?;
+        let spare = loading.memory.saturating_sub(memory_bytes);
+        let explainer =
+            explainer(&package, &known, serving.explain.mode, loading.runtime, spare, &mut pool[0]);
+        let explainer_bytes = explainer.as_ref().map_or(0, |explainer| explainer.bytes());
+        let explanation_worth = explanation_worth(explainer.as_deref().ok(), &serving.explain, cost);
         let (task, float32) = (pool[0].task(), pool[0].is_float32());
         let accelerator = if on_cpu.len() < providers.len() {
             let (pool, _) = opener.open(&options(providers))?;
@@ -221,6 +260,10 @@ impl Version {
         Ok(Self {
             fingerprint: *fingerprint.finalize().as_bytes(),
             worth: Worth::new(cost.run, cost.row),
+            explainer,
+            explain: serving.explain.clone(),
+            importance: package.importance,
+            explanation_worth,
             task,
             float32,
             threshold: serving.threshold.unwrap_or(package.manifest.threshold),
@@ -231,7 +274,7 @@ impl Version {
             cost,
             execution_providers,
             sessions,
-            memory_bytes,
+            memory_bytes: memory_bytes.saturating_add(explainer_bytes as u64),
             pool: Pool::new(pool),
             accelerator,
             reader,
@@ -264,6 +307,71 @@ impl Version {
             _ => self.pool.lend().run_unless(rows, stop),
         }
     }
+}
+
+/// What explains the scores of `package`, whose rows `reader` reads, whether they say whom they are about or not.
+fn explainer(
+    package: &Package,
+    reader: &RowReader,
+    mode: ExplainMode,
+    runtime: &Runtime,
+    spare: u64,
+    session: &mut Session,
+) -> Result<Arc<Explainer>, Unexplained> {
+    if mode == ExplainMode::Off {
+        return Err(Unexplained::Off);
+    }
+    let manifest = &package.manifest;
+    let source = Source {
+        graph: &package.graph,
+        bindings: &manifest.bindings,
+        output: &manifest.output,
+        reader,
+        background: &package.background,
+        covers: package.covers.as_ref(),
+        runtime,
+        table_bytes: usize::try_from(spare.min(TABLE_BYTES)).unwrap_or(usize::MAX),
+    };
+    let made = match Explainer::new(&source, session) {
+        Ok(Some(explainer)) => return Ok(Arc::new(explainer)),
+        Ok(None) => Unexplained::NoBackground,
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                model.name = manifest.name,
+                model.version = manifest.version,
+                error,
+                "{}",
+                Unexplained::Unusable
+            );
+            Unexplained::Unusable
+        }
+    };
+    if mode.is_default() {
+        tracing::warn!(
+            model.name = manifest.name,
+            model.version = manifest.version,
+            "scores are to be explained and cannot be: {made}"
+        );
+    }
+    Err(made)
+}
+
+/// What caching explanations saves, to begin with.
+fn explanation_worth(explainer: Option<&Explainer>, settings: &ExplainSettings, score: Cost) -> [Worth; 2] {
+    let cost = explainer.and_then(|explainer| {
+        let ask = explainer.ask(&Question::default(), &[]).ok()?;
+        Some((explainer.runs_model(&ask), explainer.cost(&ask, settings.budget)))
+    });
+    [false, true].map(|runs_model| {
+        let cost = match cost {
+            Some((found, cost)) if found == runs_model => cost,
+            // Until it was measured.
+            _ if runs_model => score.run.saturating_add(score.row.saturating_mul(1_000)),
+            _ => score.row,
+        };
+        Worth::new(cost, cost)
+    })
 }
 
 /// Opens the sessions of a version.

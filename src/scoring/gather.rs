@@ -12,7 +12,7 @@ use scoregate_model::features::{BodyError, FeatureRows, RowFault};
 use scoregate_model::runtime::Score;
 use tokio::sync::oneshot;
 
-use super::recall::{self, Looked, Missed, Recall, Scored};
+use super::recall::{self, Looked, Missed, Recall, Scored, Sought};
 use super::{Engine, Error, run_one};
 use crate::cache::{Join, Lead, Status};
 use crate::registry::Version;
@@ -54,9 +54,13 @@ pub async fn score_alone(
     engine: &Engine,
     recall: &Recall<'_>,
 ) -> Result<Scored, Error> {
-    match recall.look_up(version, &row, 0) {
+    let sought = Sought::score(version);
+    match recall.look_up(version, sought, &row, 0) {
         Looked::Found(scored) => Ok(scored),
-        Looked::Missed(missed) => recall.find_or_compute(engine, version, row, missed).await,
+        Looked::Missed(missed) => {
+            let compute = recall::compute(engine, version, row);
+            recall.find_or_compute(engine, sought, missed, compute).await
+        }
         Looked::Bypassed => {
             let score = recall::compute(engine, version, row).await?;
             Ok(Scored { score, status: Status::default() })
@@ -64,7 +68,8 @@ pub async fn score_alone(
     }
 }
 
-/// Scores one row, if it was not before, together with others that are there at the same moment.
+/// Scores one row, if it was not before, together with others that are there at the same moment. Whoever needs the row
+/// afterwards has it put into `copy`.
 ///
 /// # Errors
 /// [`RowError`] if the body is no row that passes, or scoring fails.
@@ -73,13 +78,18 @@ pub async fn score_together(
     body: &[u8],
     engine: &Engine,
     recall: &Recall<'_>,
+    copy: Option<&mut FeatureRows>,
 ) -> Result<Scored, RowError> {
+    let sought = Sought::score(version);
     let step = {
         let gathering = Gathering::of(version);
         let mut gathered = gathering.lock();
         read(version, body, &mut gathered.rows)?;
         let last = gathered.rows.len() - 1;
-        match recall.look_up(version, &gathered.rows, last) {
+        if let Some(copy) = copy {
+            *copy = gathered.rows.single(last);
+        }
+        match recall.look_up(version, sought, &gathered.rows, last) {
             Looked::Found(scored) => {
                 gathered.rows.forget_last();
                 return Ok(scored);
@@ -108,7 +118,10 @@ pub async fn score_together(
                 None => Scored { score, status: Status::default() },
             })
         }
-        Step::Seek(row, missed) => Ok(recall.find_or_compute(engine, version, row, missed).await?),
+        Step::Seek(row, missed) => {
+            let compute = recall::compute(engine, version, row);
+            Ok(recall.find_or_compute(engine, sought, missed, compute).await?)
+        }
     }
 }
 

@@ -1,6 +1,8 @@
-//! The use case: look up the version, score its rows where that costs least, within bounded work.
+//! The use case: look up the version, score its rows where that costs least and explain those that are to be, within bounded
+//! work.
 
 mod engine;
+mod explain;
 mod gather;
 mod recall;
 
@@ -10,6 +12,7 @@ use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score};
 
 pub use self::engine::{Engine, Overloaded, Permit};
+pub use self::explain::{Explaining, Explanations, Within, unexplained};
 pub use self::gather::{RowError, read_alone, score_alone, score_together};
 pub use self::recall::{Recall, Recalled, Scored};
 use crate::registry::{Registry, Version};

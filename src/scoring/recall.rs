@@ -1,6 +1,7 @@
-//! Scores that were computed before take the place of a run, for one row and for the rows of a batch.
+//! Scores and explanations that were computed before take the place of a run, for one row and for the rows of a batch.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use scoregate_model::runtime::{Score, Scores};
 
 use super::{Engine, Error};
 use crate::auth::Caller;
-use crate::cache::{Cache, Join, Key, Lead, Outcome, Plan, Status, Wish};
+use crate::cache::{Asked, Cache, Join, Key, Lead, Outcome, Plan, Status, Wish, Worth};
 use crate::registry::Version;
 
 /// What a request needs to be answered from the cache.
@@ -21,6 +22,23 @@ pub struct Recall<'r> {
     pub caller: &'r Caller,
     /// What the request wants of them.
     pub wish: Wish,
+}
+
+/// What is looked for of a row: its score, or its explanation as numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sought<'v> {
+    pub(super) asked: Asked,
+    /// How many numbers it is.
+    pub(super) width: usize,
+    /// What caching it costs and saves.
+    pub(super) worth: &'v Worth,
+}
+
+impl<'v> Sought<'v> {
+    /// Scores of a version.
+    pub(super) fn score(version: &'v Version) -> Self {
+        Self { asked: Asked::Score, width: version.task.width(), worth: &version.worth }
+    }
 }
 
 /// A score, and what the cache had to do with it.
@@ -53,12 +71,18 @@ pub(super) struct Missed {
 
 impl Recall<'_> {
     /// Looks for row `row` in process.
-    pub(super) fn look_up(&self, version: &Version, rows: &FeatureRows, row: usize) -> Looked {
-        let (cache, worth) = (self.cache, &version.worth);
+    pub(super) fn look_up(
+        &self,
+        version: &Version,
+        sought: Sought<'_>,
+        rows: &FeatureRows,
+        row: usize,
+    ) -> Looked {
+        let (cache, worth) = (self.cache, sought.worth);
         if !cache.is_worth_keys(worth, 1) {
             return Looked::Bypassed;
         }
-        let key = cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
+        let key = self.key(version, sought, rows, row);
         let plan = cache.plan(worth, &[key], self.wish).next();
         let Some(plan) = plan.filter(|plan| !plan.is_empty()) else { return Looked::Bypassed };
         let mut status = Status::default();
@@ -72,6 +96,10 @@ impl Recall<'_> {
             }
         }
         Looked::Missed(Missed { key, plan, status })
+    }
+
+    fn key(&self, version: &Version, sought: Sought<'_>, rows: &FeatureRows, row: usize) -> Key {
+        self.cache.key(sought.asked, &version.fingerprint, self.caller, &version.reader, rows, row)
     }
 
     /// Leads for a row that is computed now, if nobody else computes it; whoever wants a score that is fresh or of some age at
@@ -91,27 +119,26 @@ impl Recall<'_> {
         Scored { score, status }
     }
 
-    /// Finds the score of one checked row that is not in process, or computes it.
+    /// Finds what is sought of one row and is not in process, or has it computed.
     ///
     /// # Errors
     /// [`Error`] if it cannot be computed.
     pub(super) async fn find_or_compute(
         &self,
         engine: &Engine,
-        version: &Arc<Version>,
-        row: FeatureRows,
+        sought: Sought<'_>,
         missed: Missed,
+        compute: impl Future<Output = Result<Score, Error>>,
     ) -> Result<Scored, Error> {
-        let found = tokio::time::timeout(engine.answer_timeout(), self.seek(engine, version, row, missed));
+        let found = tokio::time::timeout(engine.answer_timeout(), self.seek(sought, missed, compute));
         found.await.map_err(|_| Error::Deadline)?
     }
 
     async fn seek(
         &self,
-        engine: &Engine,
-        version: &Arc<Version>,
-        row: FeatureRows,
+        sought: Sought<'_>,
         mut missed: Missed,
+        compute: impl Future<Output = Result<Score, Error>>,
     ) -> Result<Scored, Error> {
         let lead = loop {
             match self.join(&missed) {
@@ -131,12 +158,12 @@ impl Recall<'_> {
                 }
             }
         };
-        let (cache, width) = (self.cache, version.task.width());
+        let cache = self.cache;
         if missed.plan.has_redis() && self.wish.fresh {
             missed.status.redis = Some(Outcome::Unwanted);
         } else if missed.plan.has_redis() {
             let asked = [(missed.key, missed.plan)];
-            let mut found = cache.find_shared(&version.worth, &asked, 1, width, self.wish).await;
+            let mut found = cache.find_shared(sought.worth, &asked, 1, sought.width, self.wish).await;
             match found.pop() {
                 Some(Some((score, left))) => {
                     let Missed { key, plan, mut status } = missed;
@@ -151,17 +178,27 @@ impl Recall<'_> {
                 None => missed.status.redis = Some(Outcome::OutOfReach),
             }
         }
-        let score = compute(engine, version, row).await?;
+        let score = compute.await?;
         Ok(self.land(missed, score, lead))
     }
 
-    /// Looks for the rows of a batch; nothing if that is not worth it.
+    /// Looks for the scores of a batch; nothing if that is not worth it.
     pub async fn look_up_batch(&self, version: &Version, rows: &FeatureRows) -> Option<Recalled> {
-        let (cache, worth, width) = (self.cache, &version.worth, version.task.width());
+        self.look_up_all(version, Sought::score(version), rows).await
+    }
+
+    /// Looks for what is sought of the rows of a batch; nothing if that is not worth it.
+    pub(super) async fn look_up_all(
+        &self,
+        version: &Version,
+        sought: Sought<'_>,
+        rows: &FeatureRows,
+    ) -> Option<Recalled> {
+        let (cache, worth, width) = (self.cache, sought.worth, sought.width);
         if !cache.is_worth_keys(worth, rows.len()) {
             return None;
         }
-        let key = |row| cache.key(&version.fingerprint, self.caller, &version.reader, rows, row);
+        let key = |row| self.key(version, sought, rows, row);
         let keys: Vec<Key> = (0..rows.len()).map(key).collect();
         let keys: Vec<(Key, Plan)> = keys.iter().copied().zip(cache.plan(worth, &keys, self.wish)).collect();
         if keys.iter().all(|(_, plan)| plan.is_empty()) {
@@ -253,10 +290,7 @@ impl Recall<'_> {
                 }
             }
         }
-        for (row, same) in std::mem::take(&mut recalled.copies) {
-            let same = same * recalled.width..(same + 1) * recalled.width;
-            recalled.values.copy_within(same, row * recalled.width);
-        }
+        recalled.fill_copies();
         Ok(Some((Scores::new(recalled.width, recalled.values), recalled.status)))
     }
 }
@@ -282,20 +316,35 @@ pub(super) async fn compute(
 /// The rows of a batch that were computed before.
 #[derive(Debug, Default)]
 pub struct Recalled {
-    keys: Vec<(Key, Plan)>,
-    /// As many numbers for each row as there are; those of rows that are missing are not there yet.
-    values: Vec<f64>,
+    /// Empty where nothing was looked for.
+    pub(super) keys: Vec<(Key, Plan)>,
+    /// As many numbers for each row as there are; those of rows that are missing are NaN.
+    pub(super) values: Vec<f64>,
     width: usize,
     /// Rows to be computed, ascending.
-    missing: Vec<usize>,
+    pub(super) missing: Vec<usize>,
     /// Rows that are the same as another that is missing or was found elsewhere.
     copies: Vec<(usize, usize)>,
-    status: Status,
+    pub(super) status: Status,
 }
 
 impl Recalled {
-    fn put(&mut self, row: usize, values: &[f64]) {
+    /// Of so many rows none, of each of which so many numbers are sought.
+    pub(super) fn nothing(rows: usize, width: usize) -> Self {
+        let values = vec![f64::NAN; rows * width];
+        Self { values, width, missing: (0..rows).collect(), ..Self::default() }
+    }
+
+    pub(super) fn put(&mut self, row: usize, values: &[f64]) {
         self.values[row * self.width..(row + 1) * self.width].copy_from_slice(values);
+    }
+
+    /// Gives rows that are the same as others what those have got.
+    pub(super) fn fill_copies(&mut self) {
+        for (row, same) in std::mem::take(&mut self.copies) {
+            let same = same * self.width..(same + 1) * self.width;
+            self.values.copy_within(same, row * self.width);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use prost::Message;
-use scoregate_model::package::{GOLDEN, MODEL, Repository};
+use scoregate_model::package::{GOLDEN, MODEL, REFERENCE, Repository};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{self, Bindings, ClassKeys, Manifest, Output, Source, SourceKind};
 use scoregate_schemas::onnx::{
@@ -43,6 +43,7 @@ pub(crate) struct Handmade {
     nodes: Vec<NodeProto>,
     outputs: Vec<ValueInfoProto>,
     golden: Vec<Value>,
+    reference: serde_json::Map<String, Value>,
 }
 
 impl Handmade {
@@ -57,6 +58,7 @@ impl Handmade {
             nodes: Vec::new(),
             outputs: Vec::new(),
             golden: Vec::new(),
+            reference: serde_json::Map::new(),
         }
     }
 
@@ -140,6 +142,12 @@ impl Handmade {
         self
     }
 
+    /// Adds a member of `reference.json`, such as `background`: the rows that others are compared with when they are explained.
+    pub(crate) fn reference(mut self, member: &str, value: Value) -> Self {
+        self.reference.insert(member.into(), value);
+        self
+    }
+
     /// Publishes it.
     pub(crate) fn publish(self, models: &Path, output: Output) {
         // What a row may look like, for whoever has none.
@@ -187,6 +195,10 @@ impl Handmade {
         if !golden.is_empty() {
             files.push((GOLDEN, golden.as_bytes()));
         }
+        let reference = Value::Object(self.reference).to_string();
+        if reference != "{}" {
+            files.push((REFERENCE, reference.as_bytes()));
+        }
         Repository::new(models).publish(manifest, &files).unwrap();
     }
 
@@ -226,6 +238,12 @@ pub(crate) fn publish_ratio_model(models: &Path) {
 /// Publishes model `share`, which answers P(positive) = `top / bottom` or, `turned`, what is left of it to 1, both without
 /// rounding where `bottom` is a power of two. Each of the `layers` makes a run of one row some 0.1 ms slower.
 pub(crate) fn publish_share_model(models: &Path, version: &str, turned: bool, layers: usize) {
+    let (model, output) = share_model(version, turned, layers);
+    model.publish(models, output);
+}
+
+/// The model that [`publish_share_model`] publishes.
+pub(crate) fn share_model(version: &str, turned: bool, layers: usize) -> (Handmade, Output) {
     const WIDTH: i64 = 512;
     let mut model = Handmade::new("share", &["top", "bottom"]).version(version).labels(&["no", "yes"]);
     model = match turned {
@@ -253,10 +271,8 @@ pub(crate) fn publish_share_model(models: &Path, version: &str, turned: bool, la
         answer = "late";
     }
     let expected = if turned { 0.75 } else { 0.25 };
-    model
-        .output(answer, FLOAT)
-        .golden(json!({"top": 1, "bottom": 4}), json!(expected))
-        .publish(models, Output::Probabilities { name: answer.into(), classes: 1, positive: 0 });
+    let model = model.output(answer, FLOAT).golden(json!({"top": 1, "bottom": 4}), json!(expected));
+    (model, Output::Probabilities { name: answer.into(), classes: 1, positive: 0 })
 }
 
 /// The attribute of a `Constant` that holds zeros of this shape.

@@ -206,7 +206,9 @@ impl Fit {
             version: self.version_name,
             now: OffsetDateTime::now_utc().truncate_to_second(),
         };
-        let directory = publish::publish(&repository, &identity, &table, &trained, &evaluation, &served)?;
+        let importance = verify::importance(&runtime, &trained, &table)?;
+        let directory =
+            publish::publish(&repository, &identity, &table, &trained, &evaluation, &served, importance)?;
         progress.done("publish", &format!("{} with {}", directory.display(), publish::REPORT));
         console::result(&directory.display().to_string())?;
         Ok(())
@@ -231,7 +233,8 @@ impl Evaluate {
         let evaluation = metrics::evaluate(&served, &table.positives, manifest.threshold, bootstrap)?;
         print_evaluation(&evaluation);
         if let Some(path) = &self.report {
-            let html = report::html(manifest, &evaluation, &served, &table.positives, None)?;
+            let importance = package.importance.as_ref();
+            let html = report::html(manifest, &evaluation, &served, &table.positives, importance, None)?;
             std::fs::write(path, html).with_context(|| format!("cannot write {}", path.display()))?;
         }
         let text = serde_json::to_string_pretty(&evaluation).context("the metrics cannot be written")?;

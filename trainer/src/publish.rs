@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use scoregate_model::explain::importance::Importance;
 use scoregate_model::package::{Expected, GOLDEN, GoldenRow, MODEL, REFERENCE, Repository};
 use scoregate_model::reference::{self, FeatureReference, Histogram, Observed, Reference};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{self, Evaluation, Manifest, Metrics, Source, SourceKind};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -35,7 +36,8 @@ pub struct Identity {
 
 /// Publishes `trained` into `repository` and returns the version's directory.
 ///
-/// `evaluation` and `served` are the metrics and probabilities of the test fold as ONNX Runtime answered them.
+/// `evaluation` and `served` are the metrics and probabilities of the test fold as ONNX Runtime answered them; `importance` says
+/// which features move them most.
 ///
 /// # Errors
 /// If the version exists, the name is not fit for a directory, or writing fails; then nothing is published.
@@ -46,6 +48,7 @@ pub fn publish(
     trained: &Trained,
     evaluation: &Evaluation,
     served: &[f64],
+    importance: Option<Importance>,
 ) -> anyhow::Result<PathBuf> {
     let version = match &identity.version {
         Some(version) => version.clone(),
@@ -69,10 +72,10 @@ pub fn publish(
         source: Source { kind: SourceKind::Trainer, producer: trained.training.trainer.clone() },
     };
     let golden = golden(table, trained)?;
-    let reference =
-        serde_json::to_vec(&reference(table, trained)).context("the reference cannot be written")?;
     let outcomes: Vec<bool> = trained.folds.test.iter().map(|&row| table.positives[row]).collect();
-    let report = report::html(&manifest, evaluation, served, &outcomes, Some(trained))?;
+    let report = report::html(&manifest, evaluation, served, &outcomes, importance.as_ref(), Some(trained))?;
+    let reference = Reference { importance, ..reference(table, trained) };
+    let reference = serde_json::to_vec(&reference).context("the reference cannot be written")?;
     let files: [(&str, &[u8]); 4] = [
         (MODEL, &trained.graph),
         (GOLDEN, golden.as_bytes()),
@@ -98,14 +101,22 @@ fn golden(table: &Table, trained: &Trained) -> anyhow::Result<String> {
 /// The reference: how features and scores were distributed over the training fold.
 fn reference(table: &Table, trained: &Trained) -> Reference {
     let rows = &trained.folds.train;
-    let background = reference::background_rows(rows.len(), trained.training.seed);
     Reference {
         format: reference::FORMAT,
         rows: rows.len() as u64,
         features: table.features.iter().map(|feature| feature_reference(feature, rows)).collect(),
         score: Histogram::freeze(trained.pipeline.served_probabilities(table, rows)),
-        background: background.into_iter().map(|at| table.raw_row(rows[at])).collect(),
+        background: background(table, trained),
+        importance: None,
+        covers: None,
     }
+}
+
+/// The rows that explanations are against, as clients would send them.
+pub fn background(table: &Table, trained: &Trained) -> Vec<Map<String, Value>> {
+    let rows = &trained.folds.train;
+    let drawn = reference::background_rows(rows.len(), trained.training.seed);
+    drawn.into_iter().map(|at| table.raw_row(rows[at])).collect()
 }
 
 fn feature_reference(feature: &Feature, rows: &[usize]) -> FeatureReference {
@@ -127,6 +138,8 @@ mod tests {
     use crate::console::Progress;
     use crate::simulate::{self, Simulation};
     use crate::train::{Options, train};
+    use scoregate_model::explain::importance::FeatureImportance;
+    use scoregate_model::explain::{Method, Space};
     use scoregate_model::metrics::{self, Bootstrap};
     use scoregate_model::package::Package;
     use scoregate_model::reference::Distribution;
@@ -144,11 +157,27 @@ mod tests {
         let evaluation =
             metrics::evaluate(&served, &outcomes, 0.5, Bootstrap { resamples: 10, seed: 1 }).unwrap();
 
+        let features = table.features.iter().enumerate();
+        let importance = Some(Importance {
+            space: Space::LogOdds,
+            method: Method::Linear,
+            rows: 100,
+            base_value: Some(-1.25),
+            features: features
+                .map(|(at, feature)| FeatureImportance {
+                    name: feature.field.name.clone(),
+                    mean_absolute: at as f64 / 8.0,
+                })
+                .collect(),
+        });
+
         let directory = tempfile::tempdir().unwrap();
         let repository = Repository::new(directory.path());
         let now = datetime!(2026-05-17 08:30 UTC);
         let mut identity = Identity { name: "churn".into(), version: None, now };
-        let path = publish(&repository, &identity, &table, &trained, &evaluation, &served).unwrap();
+        let path =
+            publish(&repository, &identity, &table, &trained, &evaluation, &served, importance.clone())
+                .unwrap();
         assert!(path.ends_with("churn/2026-05-17_01"));
         let package = Package::read(&path).unwrap();
         assert_eq!(package.manifest.created_at, "2026-05-17T08:30:00Z");
@@ -159,6 +188,7 @@ mod tests {
             serde_json::from_slice(&std::fs::read(path.join(REFERENCE)).unwrap()).unwrap();
         assert_eq!(reference.rows, trained.folds.train.len() as u64);
         assert_eq!(reference.background.len(), 100);
+        assert_eq!((&reference.importance, &package.importance), (&importance, &importance));
         assert_eq!(reference.score.rows(), reference.rows);
         for feature in &reference.features {
             let rows = match &feature.distribution {
@@ -170,14 +200,24 @@ mod tests {
 
         let report = std::fs::read_to_string(path.join(REPORT)).unwrap();
         assert!(report.contains("ROC curve") && report.contains("churn 2026-05-17_01"));
+        assert!(
+            report.contains("<title>last_login_hours: 0.625</title>"),
+            "the features' importance is drawn"
+        );
+        // The name of what SVG is, which nothing is loaded from.
+        let report = report.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
         for outside in ["http:", "https:", "<script", "<link", "@import", "url("] {
             assert!(!report.contains(outside), "the report loads nothing: {outside}");
         }
 
-        let next = publish(&repository, &identity, &table, &trained, &evaluation, &served).unwrap();
+        let next =
+            publish(&repository, &identity, &table, &trained, &evaluation, &served, importance.clone())
+                .unwrap();
         assert!(next.ends_with("2026-05-17_02"));
         identity.version = Some("2026-05-17_01".into());
-        let refused = publish(&repository, &identity, &table, &trained, &evaluation, &served).unwrap_err();
+        let refused =
+            publish(&repository, &identity, &table, &trained, &evaluation, &served, importance.clone())
+                .unwrap_err();
         assert!(refused.to_string().contains("published already"), "{refused}");
         assert_eq!(Package::read(&path).unwrap().manifest, package.manifest);
     }

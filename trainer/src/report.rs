@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use scoregate_model::explain::importance::Importance;
+use scoregate_model::explain::plot;
 use scoregate_model::metrics;
 use scoregate_schemas::manifest::{Confusion, Estimate, Evaluation, Manifest};
 
@@ -30,6 +32,7 @@ h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 p, figcaption { color: var(--soft); margin: 0 0 .5rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1.5rem; }
 figure { margin: 0; }
+.wide { max-width: 760px; }
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 .scroll { overflow-x: auto; }
@@ -67,8 +70,8 @@ pub fn counts(confusion: &Confusion) -> [(&'static str, Estimate); 4] {
     ]
 }
 
-/// The report of a version on the rows that `evaluation` measured: their probabilities and outcomes, and the coefficients
-/// where the version was `trained` just now.
+/// The report of a version on the rows that `evaluation` measured: their probabilities and outcomes, which features move its
+/// answers most where that is known, and the coefficients where the version was `trained` just now.
 ///
 /// # Errors
 /// [`metrics::Error`] if probabilities and outcomes do not fit each other.
@@ -77,6 +80,7 @@ pub fn html(
     evaluation: &Evaluation,
     probabilities: &[f64],
     positives: &[bool],
+    importance: Option<&Importance>,
     trained: Option<&Trained>,
 ) -> Result<String, metrics::Error> {
     let title = format!("{} {}", escape(&manifest.name), escape(&manifest.version));
@@ -87,7 +91,7 @@ pub fn html(
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
          <p>{rows} rows{origin}, {count} of them {positive} ({share:.1} %). Brackets are 95 % bootstrap intervals.</p>\n\
-         {metrics}\n<div class=\"plots\">\n{roc}\n{calibration}\n{scores}\n</div>\n{confusion}\n{table}\n{model}\n</body>\n</html>\n",
+         {metrics}\n<div class=\"plots\">\n{roc}\n{calibration}\n{scores}\n</div>\n{confusion}\n{table}\n{importance}\n{model}\n</body>\n</html>\n",
         rows = evaluation.rows,
         origin = if trained.is_some() { " that training never saw" } else { "" },
         count = evaluation.positives,
@@ -98,6 +102,7 @@ pub fn html(
         scores = scores(probabilities, positives, manifest.threshold, &negative, &positive),
         confusion = confusion(&evaluation.confusion, &negative, &positive),
         table = calibration_table(evaluation),
+        importance = importance.map(|importance| features(manifest, importance)).unwrap_or_default(),
         model = trained.map(coefficients).unwrap_or_default(),
     );
     Ok(page)
@@ -278,6 +283,15 @@ fn calibration_table(evaluation: &Evaluation) -> String {
         "<h2>Calibration table</h2>\n<div class=\"scroll\"><table>\n<tr><th>predicted</th><th>rows</th><th>mean predicted</th>\
          <th>observed</th><th>interval</th></tr>\n{}\n</table></div>",
         rows.collect::<Vec<_>>().join("\n")
+    )
+}
+
+fn features(manifest: &Manifest, importance: &Importance) -> String {
+    let title = format!("{} {}", manifest.name, manifest.version);
+    format!(
+        "<h2>Features</h2>\n<figure class=\"wide\">\n{}\
+         <figcaption>How far each feature moves the answer from the base value, up or down, on average.</figcaption>\n</figure>",
+        plot::importance_svg(&title, importance)
     )
 }
 

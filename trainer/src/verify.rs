@@ -1,7 +1,11 @@
 //! What ONNX Runtime makes of an exported graph, against the trainer's own double precision.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use scoregate_model::explain::importance::Importance;
+use scoregate_model::explain::trees::TABLE_BYTES;
+use scoregate_model::explain::{Explainer, Source};
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::runtime::{self, Answers, Runtime, Session, SessionOptions};
 use scoregate_schemas::feature_schema::FeatureSchema;
@@ -10,6 +14,7 @@ use serde_json::Value;
 
 use crate::data::Table;
 use crate::export::{LABEL, nearest};
+use crate::publish;
 use crate::train::Trained;
 
 /// How far a graph's probability may be from the trainer's own, absolute.
@@ -17,6 +22,12 @@ pub const TOLERANCE: f64 = 1e-6;
 
 /// Rows per body handed to the reader.
 const ROWS_PER_BODY: usize = 4_096;
+
+/// Training rows that are explained at most, evenly spread over the fold.
+const EXPLAINED_ROWS: usize = 20_000;
+
+/// How long that may take.
+const EXPLAINED: Duration = Duration::from_secs(5);
 
 /// Why a graph is not published.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +137,7 @@ impl Scorer {
         let body =
             Value::Array(rows.iter().map(|&row| Value::Object(table.raw_row(row))).collect()).to_string();
         let refused = |row: usize, message| Error::Row { row, message };
-        let read = self.reader.json_rows(body.as_bytes(), ROWS_PER_BODY);
+        let read = self.reader.json_rows(body.as_bytes(), rows.len());
         let read = read.map_err(|error| refused(rows[0], error.to_string()))?.rows;
         if let Some(bad) = read.faults.first() {
             let details = bad
@@ -137,6 +148,34 @@ impl Scorer {
         }
         Ok(read)
     }
+}
+
+/// Which features move the answers of a trained model most, over its training fold.
+///
+/// # Errors
+/// [`Error`] if rows do not pass as requests, or the graph fails.
+pub fn importance(runtime: &Runtime, trained: &Trained, table: &Table) -> Result<Option<Importance>, Error> {
+    let Trained { graph, schema, bindings, output, .. } = trained;
+    let mut scorer = Scorer::open(runtime, graph, schema, bindings, output)?;
+    let background = publish::background(table, trained);
+    let source = Source {
+        graph,
+        bindings,
+        output,
+        reader: &scorer.reader,
+        background: &background,
+        covers: None,
+        runtime,
+        table_bytes: TABLE_BYTES,
+    };
+    let Some(explainer) = Explainer::new(&source, &mut scorer.session)? else { return Ok(None) };
+    let train = &trained.folds.train;
+    let count = train.len().min(EXPLAINED_ROWS);
+    let rows: Vec<usize> = (0..count).map(|part| train[part * train.len() / count]).collect();
+    let read = scorer.read(table, &rows)?;
+    let answers = scorer.session.run(&read)?.values().to_vec();
+    let mut run = |rows: &FeatureRows| Ok(scorer.session.run(rows)?.values().to_vec());
+    Ok(explainer.importance(&read, &answers, EXPLAINED, &mut run)?)
 }
 
 /// A graph that was held to its model.

@@ -39,7 +39,8 @@ pub(crate) fn customers(rows: usize) -> String {
     Customers::new().array(rows)
 }
 
-fn to(path: &str, address: SocketAddr, key: Option<&str>, rows: usize) -> Vec<Vec<u8>> {
+/// The same requests, to where `path` says; those of more than one row to the batch route beside it.
+pub(crate) fn to(path: &str, address: SocketAddr, key: Option<&str>, rows: usize) -> Vec<Vec<u8>> {
     let mut customers = Customers::new();
     if rows == 1 {
         return (0..VARIETY).map(|_| http1::post(address, path, key, &customers.row())).collect();

@@ -1,3 +1,19 @@
-//! Why a score: exact Shapley values, feature by feature.
+//! Why a score: Shapley values, feature by feature, against the package's background rows.
+//!
+//! Players are the features that a client sends, whatever columns they become. [`Explainer`] chooses the method by what the
+//! graph is: [`split`] finds a margin that is a sum over features or an ensemble of [`trees`], for which there are closed forms;
+//! [`general`] runs any model on coalitions of features.
 
+mod encode;
+mod explainer;
+mod explanation;
+mod follow;
+pub mod general;
+pub mod importance;
+pub mod linear;
+pub mod plot;
+pub mod split;
 pub mod trees;
+
+pub use explainer::{Ask, Explainer, Question, Refusal, Run, Source, count_covers};
+pub use explanation::{Explanation, Method, Space, UnknownWord};

@@ -206,6 +206,16 @@ impl FeatureRows {
     }
 }
 
+impl CategoryColumn {
+    /// The text of row `row`, unless it is one of the `listed` values of the schema.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn other(&self, row: usize, listed: usize) -> Option<&str> {
+        (self.codes[row] as usize).checked_sub(listed).map(|at| self.others[at].as_ref())
+    }
+}
+
 fn retain<T>(values: &mut Vec<T>, keep: &[bool]) {
     let mut keep = keep.iter();
     values.retain(|_| keep.next().is_none_or(|keep| *keep));

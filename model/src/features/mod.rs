@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use rustc_hash::FxHashMap;
 use scoregate_schemas::feature_schema::{FeatureSchema, Field, Kind, Role, escape};
 use scoregate_schemas::manifest::Bindings;
+use serde_json::{Map, Value};
 
 pub use self::columns::{CategoryColumn, Column, FeatureRows};
 pub use self::field::Cell;
@@ -315,6 +316,15 @@ impl RowReader {
             });
         }
         FeatureRows { columns, indices: Vec::with_capacity(rows), ..FeatureRows::default() }
+    }
+
+    /// Reads a row as clients send it into `rows`, if it passes.
+    pub fn read_map(&self, row: &Map<String, Value>, rows: &mut FeatureRows) {
+        if let Ok(body) = serde_json::to_vec(row)
+            && self.json_row(&body, rows).is_ok()
+        {
+            let _ = rows.take_fault();
+        }
     }
 
     /// Reads one cell of a CSV file into the field called `name`; for readers of files with columns of their own, such as

@@ -25,6 +25,9 @@ pub use self::output::one_number;
 use self::rows::ReferenceRows;
 use crate::acceptance::accept::{Trial, try_rows};
 use crate::acceptance::{self, Golden, Refusal, lint};
+use crate::explain::importance::Importance;
+use crate::explain::trees::TABLE_BYTES;
+use crate::explain::{self, Explainer};
 use crate::features::{Column, FeatureRows, RowReader, probe};
 use crate::metrics::{self, Bootstrap};
 use crate::package::{self, GoldenRow, read_golden};
@@ -36,6 +39,9 @@ const TRIED_ROWS: usize = 4_000;
 
 /// Rows drawn from the schema where neither golden rows nor a reference show what rows look like.
 const PROBE_ROWS: usize = 64;
+
+/// How long explaining reference rows may take.
+const EXPLAINED: Duration = Duration::from_secs(5);
 
 /// Rows that all resamples of a bootstrap have together.
 const RESAMPLED_ROWS: usize = 20_000_000;
@@ -310,7 +316,21 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
             let scores = session.run(&rows.checked)?;
             let named = Named { labels: &labels, classes: classes.as_deref() };
             metrics = measure(rows, scores.values(), &schema, &output, named, &mut warnings);
-            kept = Some(freeze(rows, scores.values(), &reader, output.task()));
+            let mut frozen = freeze(rows, scores.values(), &reader, output.task());
+            let source = explain::Source {
+                graph: &graph,
+                bindings: &bindings,
+                output: &output,
+                reader: &reader,
+                background: &frozen.background,
+                covers: None,
+                runtime,
+                table_bytes: TABLE_BYTES,
+            };
+            let covers = explain::count_covers(&source, &rows.checked);
+            frozen.importance = explainable(&source, &rows.checked, scores.values(), &mut session)?;
+            frozen.covers = covers;
+            kept = Some(frozen);
         }
     }
     // As every gateway tries a version before it serves it: one that would be refused there is not published here.
@@ -336,6 +356,22 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
         reference: kept,
         latency,
     })
+}
+
+/// Which features move the model's answers most; none where its answers cannot be explained.
+fn explainable(
+    source: &explain::Source<'_>,
+    rows: &FeatureRows,
+    answers: &[f64],
+    session: &mut Session,
+) -> Result<Option<Importance>, runtime::Error> {
+    let Some(explainer) = Explainer::new(source, session)? else { return Ok(None) };
+    let mut run = |rows: &FeatureRows| Ok(session.run(rows)?.values().to_vec());
+    match explainer.importance(rows, answers, EXPLAINED, &mut run) {
+        // What the model makes of rows that no client ever sent is no reason to refuse it.
+        Err(runtime::Error::Output(_)) => Ok(None),
+        found => found,
+    }
 }
 
 /// The rows that show what the outputs hold: the golden ones first, then the reference's; else some drawn from the schema.
@@ -531,6 +567,8 @@ fn freeze(rows: &ReferenceRows<'_>, scores: &[f64], reader: &RowReader, task: Ta
         features: features.collect(),
         score: Histogram::freeze(score),
         background: rows.raw(reference::background_rows(rows.len(), 42)),
+        importance: None,
+        covers: None,
     }
 }
 

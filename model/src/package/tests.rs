@@ -46,6 +46,35 @@ fn what_is_published_is_read_back() {
 }
 
 #[test]
+fn what_the_reference_says_for_explanations_is_handed_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::new(directory.path());
+    let read = |version: &str, reference: Value| {
+        let reference = reference.to_string();
+        let files = [(MODEL, &b"graph"[..]), (GOLDEN, GOLDEN_ROW), (REFERENCE, reference.as_bytes())];
+        Package::read(&repository.publish(manifest(version), &files).unwrap())
+    };
+    let older = read("v1", json!({"rows": 2, "background": [{"x": 1}]})).unwrap();
+    assert_eq!((older.background.len(), older.importance, older.covers), (1, None, None));
+
+    let importance = |name: &str| json!({"space": "log_odds", "method": "linear", "rows": 2, "features": [{"name": name, "mean_absolute": 0.5}]});
+    let whole = json!({"rows": 2, "background": [], "importance": importance("x"), "covers": [2, 0]});
+    let package = read("v2", whole).unwrap();
+    assert_eq!(package.covers, Some(Covers { rows: 2, yes: vec![2, 0] }));
+    let found = package.importance.unwrap();
+    assert_eq!((found.features[0].name.as_str(), found.features[0].mean_absolute), ("x", 0.5));
+
+    let refused = read("v3", json!({"importance": importance("y")})).unwrap_err();
+    assert_eq!(refused.code(), "package_altered");
+    assert_eq!(
+        refused.reason(),
+        "reference.json: its importance is not of the schema's features, one by one in their order"
+    );
+    let refused = read("v4", json!({"covers": [-1]})).unwrap_err();
+    assert!(refused.reason().contains("it is no reference"), "{refused}");
+}
+
+#[test]
 fn a_version_is_published_once() {
     let (_directory, repository, path) = published();
     let again = repository.publish(manifest("v1"), &[(MODEL, b"other")]);

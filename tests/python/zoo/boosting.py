@@ -109,9 +109,8 @@ def xgboost(sets):
     yield booster("xgb_regressor", diabetes, model, make, numbers, value("variable"), **XGBOOST)
 
 
-def in_pipelines(sets):
-    """Boosted trees as the last step of a scikit-learn pipeline."""
-    # onnxmltools' operators work within skl2onnx once they are registered.
+def register():
+    """Lets skl2onnx convert boosted trees within pipelines, by onnxmltools' operators."""
     for library, classifier, operator in (
         ("XGBoost", XGBClassifier, xgboost_operator),
         ("LightGbm", LGBMClassifier, lightgbm_operator),
@@ -123,6 +122,11 @@ def in_pipelines(sets):
             operator,
             options={"nocl": [True, False], "zipmap": [True, False, "columns"]},
         )
+
+
+def in_pipelines(sets):
+    """Boosted trees as the last step of a scikit-learn pipeline."""
+    register()
     sparse = (
         "XGBoost takes what a sparse matrix leaves out, here the zeros of the one-hot columns, for missing; the graph has "
         "the zeros"

@@ -1,10 +1,12 @@
-//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, models from outside, and the cache.
+//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, models from outside, the cache, and
+//! explanations.
 //!
 //! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
 //! while in turn, several times over, and the medians are compared.
 
 mod admission;
 mod cache;
+mod explain;
 mod outside;
 mod peers;
 mod raw;
@@ -49,6 +51,8 @@ enum Part {
     Admission,
     /// The gateway with its cache of scores beside itself without it.
     Cache,
+    /// Shapley values beside other libraries', and what explaining adds to a request.
+    Explain,
 }
 
 /// Connections of a single-row load: enough to keep two cores busy, few enough not to queue for its own sake.
@@ -114,6 +118,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     if is_wanted(Part::Cache) {
         tables.push(cache::run(workspace, &site, &library, cache::Plan::new(options.quick))?.table());
+    }
+    if is_wanted(Part::Explain) {
+        tables.push(explain::run(workspace, &site, &library, explain::Plan::new(options.quick))?.tables());
     }
     let report = tables.join("\n");
     let path = site.directory.join("report.md");

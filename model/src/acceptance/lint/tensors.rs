@@ -15,9 +15,9 @@ pub(crate) const INT32: i32 = 6;
 /// `TensorProto.DataType.INT64`
 pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataType.STRING`
-pub(super) const STRING: i32 = 8;
+pub(crate) const STRING: i32 = 8;
 /// `TensorProto.DataType.BOOL`
-pub(super) const BOOL: i32 = 9;
+pub(crate) const BOOL: i32 = 9;
 /// `TensorProto.DataType.DOUBLE`
 pub(crate) const DOUBLE: i32 = 11;
 

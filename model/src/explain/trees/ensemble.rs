@@ -1,5 +1,7 @@
 //! An ensemble of trees in this project's own form, evaluated in double precision.
 
+use std::collections::HashSet;
+
 use super::{Error, Matrix};
 
 /// What a graph rounds a row's numbers to before it compares them.
@@ -174,6 +176,37 @@ impl Ensemble {
         self
     }
 
+    /// The one margin that is the outputs' sum with these weights, plus a constant; it is as it is, without a link.
+    ///
+    /// # Panics
+    /// If there is not one weight per output.
+    #[must_use]
+    pub fn combine(mut self, weights: &[f64], constant: f64) -> Self {
+        assert_eq!(weights.len(), self.outputs(), "one weight per output");
+        let mut start = 0;
+        let mut sums = Vec::with_capacity(self.ends.len());
+        for end in &mut self.ends {
+            let of_leaf = &self.weights[start..*end as usize];
+            start = *end as usize;
+            let sum: f64 = of_leaf.iter().map(|(output, weight)| weights[*output as usize] * weight).sum();
+            sums.push((0, sum));
+            *end = u32::try_from(sums.len()).unwrap_or(u32::MAX);
+        }
+        let base = self.base.iter().zip(weights).map(|(base, weight)| base * weight).sum::<f64>();
+        Self {
+            weights: sums,
+            base: vec![constant + base],
+            link: Link::Identity,
+            columns: Columns::Each,
+            ..self
+        }
+    }
+
+    /// The columns that any tree asks for.
+    pub fn columns_used(&self) -> HashSet<usize> {
+        self.nodes.iter().map(|node| node.column as usize).collect()
+    }
+
     /// The value of a column as the graph compares it.
     #[expect(clippy::cast_possible_truncation, reason = "the graph rounds as well")]
     pub(super) fn rounded(&self, value: f64) -> f64 {
@@ -260,6 +293,24 @@ impl Ensemble {
             }
         }
         Ok(covers)
+    }
+
+    /// For each node, how many of the rows take its true and its false branch, if `covers` takes the true ones: what is left of
+    /// those that get to it takes the other.
+    pub(super) fn both_covers(&self, covers: &[u64], rows: u64) -> Result<Vec<[u64; 2]>, Error> {
+        if covers.len() != self.nodes.len() {
+            return Err(Error::Covers { found: covers.len(), expected: self.nodes.len() });
+        }
+        let mut both = vec![[0, 0]; self.nodes.len()];
+        let mut open: Vec<(Next, u64)> = self.roots.iter().map(|root| (*root, rows)).collect();
+        while let Some((next, rows)) = open.pop() {
+            let Next::Node(at) = next else { continue };
+            let (node, yes) = (at as usize, covers[at as usize]);
+            let no = rows.checked_sub(yes).ok_or(Error::Cover { node, found: yes, expected: rows })?;
+            both[node] = [yes, no];
+            open.extend([(self.nodes[node].yes, yes), (self.nodes[node].no, no)]);
+        }
+        Ok(both)
     }
 
     pub(super) fn check_width(&self, found: usize) -> Result<(), Error> {

@@ -60,6 +60,26 @@ pub enum Error {
         /// Rows at most.
         limit: usize,
     },
+    /// Covers of other trees.
+    #[error("found covers of {found} nodes, expected {expected}")]
+    Covers {
+        /// Nodes that have one.
+        found: usize,
+        /// Nodes that there are.
+        expected: usize,
+    },
+    /// A node whose true branch more rows take than get to it.
+    #[error(
+        "found {found} rows on the true branch of node {node}, expected at most the {expected} that get to it"
+    )]
+    Cover {
+        /// The node, from 0.
+        node: usize,
+        /// Rows on its true branch.
+        found: u64,
+        /// Rows that get to it.
+        expected: u64,
+    },
     /// A column without player that is not the same everywhere.
     #[error("column {0} belongs to no player, but its value is not the same in all rows")]
     NotConstant(usize),
@@ -173,12 +193,48 @@ impl Explainer {
         }
         let roles = roles(ensemble, players, reference)?;
         let covers = ensemble.covers(reference)?;
+        Ok(Self::by_covers(ensemble, players, roles, &covers, table_bytes))
+    }
+
+    /// Explains as [`Explainer::path_dependent`] does, by covers that were counted before: of `rows` reference rows, `covers` says
+    /// for each node how many took its true branch, as [`Ensemble::covers`] counts them. `constants` is one row, of which only
+    /// the columns without player are looked at.
+    ///
+    /// # Errors
+    /// [`Error`] if there are no rows, `covers` has not one number per node or one that is greater than what gets to its node, or
+    /// `constants` has not one column for each entry of `players`, or these are fewer than the trees ask for.
+    pub fn with_covers(
+        ensemble: &Ensemble,
+        players: &[Option<u32>],
+        constants: &[f64],
+        covers: &[u64],
+        rows: u64,
+        table_bytes: usize,
+    ) -> Result<Self, Error> {
+        if rows == 0 {
+            return Err(Error::Rows { found: 0, limit: usize::MAX });
+        }
+        if constants.len() != players.len() {
+            return Err(Error::Width { found: constants.len(), expected: players.len() });
+        }
+        let roles = roles(ensemble, players, &Matrix { values: constants, columns: constants.len().max(1) })?;
+        let covers = ensemble.both_covers(covers, rows)?;
+        Ok(Self::by_covers(ensemble, players, roles, &covers, table_bytes))
+    }
+
+    fn by_covers(
+        ensemble: &Ensemble,
+        players: &[Option<u32>],
+        roles: Vec<Role>,
+        covers: &[[u64; 2]],
+        table_bytes: usize,
+    ) -> Self {
         let odds = covers.iter().map(|[yes, no]| {
             let ratio = |cover: u64| if yes + no == 0 { 0.5 } else { cover as f64 / (yes + no) as f64 };
             [Odds { rows: 1, ratio: ratio(*yes) }, Odds { rows: 1, ratio: ratio(*no) }]
         });
         let odds = odds.collect();
-        Ok(Self::new(ensemble, players, roles, odds, StandIns { all: 1, is_background: false }, table_bytes))
+        Self::new(ensemble, players, roles, odds, StandIns { all: 1, is_background: false }, table_bytes)
     }
 
     fn new(

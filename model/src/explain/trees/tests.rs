@@ -206,6 +206,15 @@ fn check(random: &mut Random, ensemble: &Ensemble, players: &[Option<u32>], back
                 let mut values = vec![f64::NAN; ensemble.outputs() * count];
                 let mut scratch = explainer.scratch();
                 explainer.explain(row, &mut scratch, &mut values).unwrap();
+                if !is_interventional && bytes == MEMORY[1] {
+                    let yes: Vec<u64> = covers.iter().map(|[yes, _]| *yes).collect();
+                    let counted = background_rows as u64;
+                    let counted =
+                        Explainer::with_covers(ensemble, players, row, &yes, counted, bytes).unwrap();
+                    let mut again = vec![f64::NAN; values.len()];
+                    counted.explain(row, &mut counted.scratch(), &mut again).unwrap();
+                    assert_eq!(again, values, "covers that were counted before are as good");
+                }
                 for (output, (game, margin)) in games.iter().zip(margins(ensemble, row)).enumerate() {
                     let values = &values[output * count..][..count];
                     let base = explainer.base(output);
@@ -646,4 +655,33 @@ fn the_graph_says_how_rows_are_rounded() {
     maker.output = vec!["y".into()];
     cast.node.push(maker);
     assert_eq!(Ensemble::of_graph(&cast).unwrap().1.precision(), Precision::Double);
+}
+
+#[test]
+fn covers_of_other_trees_are_refused() {
+    let mut random = Random::new(11, "covers");
+    let shape = Shape { columns: 3, outputs: 1, levels: 4, leaf: 0, only_comparisons: true };
+    let ensemble = ensemble(&mut random, 2, &shape);
+    let players = [Some(0), Some(1), None];
+    let mut background = rows(&mut random, 20, 3);
+    background.chunks_exact_mut(3).for_each(|row| row[2] = 1.0);
+    let covers = ensemble.covers(&Matrix::new(&background, 3).unwrap()).unwrap();
+    assert_eq!(
+        ensemble.both_covers(&covers.iter().map(|[yes, _]| *yes).collect::<Vec<_>>(), 20),
+        Ok(covers.clone())
+    );
+    let mut yes: Vec<u64> = covers.iter().map(|[yes, _]| *yes).collect();
+    let make = |constants: &[f64], yes: &[u64], rows: u64| {
+        Explainer::with_covers(&ensemble, &players, constants, yes, rows, TABLE_BYTES).map(|_| ())
+    };
+    assert_eq!(make(&[0.0, 0.0, 1.0], &yes, 20), Ok(()));
+    assert_eq!(make(&[0.0, 0.0, 1.0], &yes, 0), Err(Error::Rows { found: 0, limit: usize::MAX }));
+    assert_eq!(make(&[0.0; 2], &yes, 20), Err(Error::Width { found: 2, expected: 3 }));
+    assert_eq!(make(&[0.0; 3], &yes[1..], 20), Err(Error::Covers { found: 29, expected: 30 }));
+    let Next::Node(root) = ensemble.roots[0] else { panic!("a tree of four levels begins with a node") };
+    yes[root as usize] = 21;
+    let node = root as usize;
+    assert_eq!(make(&[0.0; 3], &yes, 20), Err(Error::Cover { node, found: 21, expected: 20 }));
+    yes[root as usize] = u64::MAX;
+    assert_eq!(make(&[0.0; 3], &yes, 20), Err(Error::Cover { node, found: u64::MAX, expected: 20 }));
 }
