@@ -651,31 +651,36 @@ fn replicas_share_explanations_through_redis() {
 
 #[test]
 fn a_method_steps_down_when_there_is_no_time() {
-    let models = tempfile::tempdir_in(scratch()).unwrap();
-    publish_share(models.path(), SLOW);
-    let gateway = serving(Settings::new().set("SCOREGATE_EXPLAIN_BUDGET", "1us"), &models, "").start();
-    let row = r#"{"top":3,"bottom":32}"#;
-    let rows = format!("[{}]", [row; 4].join(","));
-    for query in ["?explain=full", "?explain=full&method=exact"] {
-        let alone = explanations(&gateway.post(&format!("{PREDICT}{query}"), row));
-        let batch = gateway.post(&format!("{BATCH}{query}"), &rows).json();
+    let models = models();
+    let file = "[model.iris]\nexplain_budget = \"1us\"\n";
+    let gateway = serving(patient(), &models, file).start();
+    let row = [0.25, 0.125, 0.625, 1.0];
+    let one = objects(["a", "b", "c", "scale"], &[row])[0].to_string();
+    let rows = format!("[{one},{one},{one}]");
+    let ask = |gateway: &Gateway, query: &str| {
+        let target = format!("/v1/models/iris/predict?explain=full{query}");
+        explanations(&gateway.post(&target, &one))
+    };
+    for query in ["", "&method=exact"] {
+        let target = format!("/v1/models/iris/predict/batch?explain=full{query}");
+        let batch = gateway.post(&target, &rows).json();
         let of_batch = batch["predictions"].as_array().unwrap().iter().map(|row| &row["explanations"]);
-        for explained in of_batch.chain([&alone]) {
+        for explained in of_batch.chain([&ask(&gateway, query)]) {
             assert_eq!(explained["method"], "permutation_sampling", "{explained}");
             assert_eq!(explained["stepped_down_from"], "exact");
-            // However little it is known, it adds up.
-            assert_close(total(explained), 0.093_75, "the score");
+            // However little is known, it adds up.
+            assert_close(total(explained), row[2], "the score");
         }
     }
-    let sampled = explanations(&gateway.post("/v1/predict?explain=full&method=permutation_sampling", row));
+    let sampled = ask(&gateway, "&method=permutation_sampling");
     assert_eq!(
         (&sampled["method"], sampled.get("stepped_down_from")),
         (&json!("permutation_sampling"), None)
     );
     let gateway = serving(patient(), &models, "").start();
-    let exact = explanations(&gateway.post("/v1/predict?explain=full&space=probability", row));
+    let exact = ask(&gateway, "");
     assert_eq!((&exact["method"], exact.get("stepped_down_from")), (&json!("exact"), None));
-    assert_values(&exact, ["top", "bottom"], shapley(|[top, bottom]| top / bottom, [3.0, 32.0], &SHARES));
+    assert_values(&exact, ["a", "b", "c", "scale"], shapley(|row| row[2] / row[3], row, &IRISES));
 }
 
 #[test]
@@ -707,7 +712,7 @@ fn the_memory_of_a_batch_includes_its_explanations() {
     let settings = patient().set("SCOREGATE_MAX_QUEUED_BYTES", "400000");
     let gateway = serving(settings, &models, "").start();
     let ask = |query: &str, rows: usize| {
-        let row = |at: usize| format!("{{\"top\":{at},\"bottom\":65536}}");
+        let row = |at: usize| format!("{{\"top\":1,\"bottom\":{}}}", 65_536 + at);
         let body = format!("[{}]", (0..rows).map(row).collect::<Vec<_>>().join(","));
         let request = gateway.with_key(Request::post(&format!("{BATCH}{query}"), body));
         // The memory of the answer before is given back a moment after it has arrived.
@@ -802,6 +807,7 @@ fn a_model_says_how_it_is_explained() {
     for word in ["exact", "permutation_sampling"] {
         assert!(said["methods"].as_array().unwrap().contains(&json!(word)), "{said}");
     }
+    assert!(said["cost_us"].as_f64().unwrap() > 0.0, "{said}");
     assert!(share.get("importance").is_none());
     let explained = gateway.post("/v1/predict?explain=full", r#"{"top":1,"bottom":4}"#);
     assert_eq!(explanations(&explained)["space"], said["default_space"]);

@@ -235,6 +235,12 @@ pub(super) fn accepted_format(headers: &HeaderMap, offered: &[Format]) -> Result
 /// # Errors
 /// [`Error::NotAcceptable`] if the client accepts neither.
 pub(super) fn accepts_picture(headers: &HeaderMap) -> Result<bool, Error> {
+    // What most clients send, if anything.
+    if headers.get(ACCEPT).is_none_or(|value| value == "*/*" || value == "application/json")
+        && headers.get_all(ACCEPT).iter().nth(1).is_none()
+    {
+        return Ok(false);
+    }
     let accepted = accepted(headers, &[Format::Json.media_type(), SVG]);
     accepted.map(|at| at == 1).ok_or(Error::NotAcceptable("application/json or image/svg+xml"))
 }

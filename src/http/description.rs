@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use scoregate_model::acceptance::Golden;
-use scoregate_model::explain::Space;
 use scoregate_model::explain::importance::Importance;
+use scoregate_model::explain::{Question, Space};
 use scoregate_schemas::manifest::{Manifest, Metrics, Source, Task};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -163,6 +163,9 @@ struct Explanations<'s> {
     #[serde(skip_serializing_if = "Option::is_none")]
     default_space: Option<&'static str>,
     background_rows: usize,
+    /// What explaining a row takes where a request says nothing of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_us: Option<f64>,
     /// Why there are none, or no closed form.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'s, str>>,
@@ -176,7 +179,15 @@ impl<'s> Explanations<'s> {
             Err(why) => {
                 let reason = Some(why.to_string().into());
                 let (methods, spaces) = (Vec::new(), Vec::new());
-                return Self { mode, methods, spaces, default_space: None, background_rows: 0, reason };
+                return Self {
+                    mode,
+                    methods,
+                    spaces,
+                    default_space: None,
+                    background_rows: 0,
+                    cost_us: None,
+                    reason,
+                };
             }
         };
         let spaces = explainer.spaces();
@@ -188,7 +199,17 @@ impl<'s> Explanations<'s> {
         }
         let spaces: Vec<_> = spaces.into_iter().map(Space::as_str).collect();
         let (background_rows, reason) = (explainer.background_rows(), explainer.reason().map(Cow::Borrowed));
-        Self { mode, methods, default_space: spaces.first().copied(), spaces, background_rows, reason }
+        let ask = explainer.ask(&Question::default(), &version.labels).ok();
+        let cost = ask.map(|ask| explainer.cost(&ask, version.explain.budget));
+        Self {
+            mode,
+            methods,
+            default_space: spaces.first().copied(),
+            spaces,
+            background_rows,
+            cost_us: cost.map(|cost| cost.as_nanos() as f64 / 1e3),
+            reason,
+        }
     }
 }
 

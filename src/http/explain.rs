@@ -349,7 +349,7 @@ pub(super) fn picture(
 ) -> Response {
     let (name, decision) = (&version.manifest.name, wire::decide(version, numbers));
     let label = version.labels.get(decision).map(String::as_str).unwrap_or_default();
-    let number = |at: usize| wire::written(version, numbers[at]);
+    let number = |at: usize| wire::number_text(version, numbers[at]);
     let answer = match version.task {
         Task::Binary => format!("{name}_probability {}, prediction {label}", number(0)),
         Task::Multiclass { .. } => {

@@ -105,8 +105,15 @@ fn write_number(out: &mut Vec<u8>, version: &Version, number: f64) {
     if version.float32 { json(out, &(number as f32)) } else { json(out, &number) }
 }
 
+/// A number as it is written.
+pub(super) fn number_text(version: &Version, number: f64) -> String {
+    let mut text = Vec::new();
+    write_number(&mut text, version, number);
+    String::from_utf8(text).expect("a number is ASCII")
+}
+
 /// The number that is written for `number`: what is decided has to agree with what is read.
-pub(super) fn written(version: &Version, number: f64) -> f64 {
+fn written(version: &Version, number: f64) -> f64 {
     if version.float32 { f64::from(number as f32) } else { number }
 }
 

@@ -342,7 +342,8 @@ impl Explainer {
                     None => {
                         let sampling = Sampling {
                             rows: self.sampled_rows(budget),
-                            deadline: begin + budget,
+                            // Of all the time there is, a day: what is later than clocks can tell would panic.
+                            deadline: begin + budget.min(Duration::from_secs(86_400)),
                             seed: general::SEED,
                         };
                         self.general.sampled(subject, sampling, run, &pick)?

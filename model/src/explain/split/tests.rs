@@ -480,6 +480,7 @@ fn encoders_are_followed() {
         ("y = OneHotEncoder(text) cats_strings=[pro,gold,fr] zeros=1", 2, [6, 0, 0]),
         ("y = OneHotEncoder(n) cats_int64s=[0,4,7] zeros=1", 2, [3, 0, 0]),
         ("y = OneHotEncoder(x) cats_int64s=[0,1,-2] zeros=1", 2, [6, 0, 0]),
+        ("y = OneHotEncoder(text) cats_strings=[pro,gold,pro] zeros=1", 2, [0, 0, 0]),
         ("y = Binarizer(v) threshold=0.1", 2, [1, 0, 0]),
         (
             "y = LabelEncoder(text) keys_strings=[pro,gold] values_floats=[1.5,2.5] default_float=-7.0",
