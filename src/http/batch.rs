@@ -62,6 +62,7 @@ async fn score(
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
     let explained = work.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.explaining.cost());
+    let explained_rows = work.wanted.as_ref().map_or(0, |wanted| wanted.explaining.weight(rows));
     let may_stay = work.wanted.as_ref().is_none_or(|wanted| wanted.explaining.may_stay());
     let row = cost.row.saturating_add(looked_up).saturating_add(explained);
     let here = rows > 0 && may_stay && app.engine.fits_inline(rows, Cost { row, ..cost });
@@ -87,7 +88,7 @@ async fn score(
             });
             (own, answer)
         };
-        let (settled, answer) = app.engine.run(rows, false, done).await?;
+        let (settled, answer) = app.engine.run(rows.saturating_add(explained_rows), false, done).await?;
         *admitted = settled;
         answer?
     };

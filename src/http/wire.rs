@@ -101,7 +101,7 @@ fn write_ending(out: &mut Vec<u8>, version: &Version, decision: usize) {
 }
 
 /// A number with no more digits than the graph gives it.
-fn write_number(out: &mut Vec<u8>, version: &Version, number: f64) {
+pub(super) fn write_number(out: &mut Vec<u8>, version: &Version, number: f64) {
     if version.float32 { json(out, &(number as f32)) } else { json(out, &number) }
 }
 

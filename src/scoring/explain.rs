@@ -12,6 +12,9 @@ use super::{Engine, Error};
 use crate::cache::{Asked, Cache, Status};
 use crate::registry::{Cost, Version};
 
+/// Explaining for so long counts as a row among the work in hand.
+const ROW: Duration = Duration::from_micros(100);
+
 /// How rows of a version are explained.
 #[derive(Debug, Clone)]
 pub struct Explaining {
@@ -48,6 +51,12 @@ impl Explaining {
     /// What it takes at least, however coarse explanations become.
     pub fn least_cost(&self) -> Duration {
         self.explainer.cost(&self.ask, Duration::ZERO)
+    }
+
+    /// As how many rows explaining `rows` rows counts among the work in hand: time that is not spent on rows is bounded as rows are.
+    pub fn weight(&self, rows: usize) -> usize {
+        let each = self.cost().min(self.version.explain.budget).as_micros() / ROW.as_micros();
+        rows.saturating_mul(usize::try_from(each).unwrap_or(usize::MAX))
     }
 
     /// Whether it may be done on a thread that serves connections: rows of the model are run elsewhere.
@@ -97,7 +106,7 @@ impl Explaining {
             self.explain(row, 0, answer, budget)?
         } else {
             let (own, row, answer) = (self.clone(), Arc::clone(row), answer.to_vec());
-            engine.run(1, false, move |_| own.explain(&row, 0, &answer, budget)).await??
+            engine.run(1 + self.weight(1), false, move |_| own.explain(&row, 0, &answer, budget)).await??
         };
         self.sought().worth.computed(begin.elapsed(), 1);
         Ok(explanation)

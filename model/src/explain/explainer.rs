@@ -81,7 +81,8 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
     space: Space,
-    method: Option<Method>,
+    /// With all the time there is.
+    method: Method,
     class: Option<usize>,
 }
 
@@ -94,7 +95,7 @@ impl Ask {
     /// What is asked for, in bytes: two questions of one version have the same ones only if they are the same.
     pub fn bytes(&self) -> [u8; 6] {
         let [a, b, c, d] = self.class.map_or(u32::MAX, |class| class as u32).to_le_bytes();
-        [self.space as u8, self.method.map_or(u8::MAX, |method| method as u8), a, b, c, d]
+        [self.space as u8, self.method as u8, a, b, c, d]
     }
 }
 
@@ -207,7 +208,7 @@ impl Explainer {
                 None => return Err(Refusal::Class { expected: labels.join(", ") }),
             },
         };
-        Ok(Ask { space, method: question.method, class })
+        Ok(Ask { space, method: question.method.unwrap_or(methods[0]), class })
     }
 
     /// What values can add up on, the default first.
@@ -257,14 +258,12 @@ impl Explainer {
 
     /// Whether explaining runs rows through the model; closed forms do not.
     pub fn runs_model(&self, ask: &Ask) -> bool {
-        let method = ask.method.unwrap_or_else(|| self.methods(ask.space)[0]);
-        matches!(method, Method::Exact | Method::PermutationSampling)
+        matches!(ask.method, Method::Exact | Method::PermutationSampling)
     }
 
     /// The method that answers `ask` within `budget`, and the one that would with more time. All coalitions take `exact_rows` rows.
     fn plan(&self, ask: &Ask, budget: Duration, exact_rows: Option<usize>) -> (Method, Option<Method>) {
-        let methods = self.methods(ask.space);
-        let wanted = ask.method.unwrap_or(methods[0]);
+        let wanted = ask.method;
         let cost = self.cost_of(wanted, budget, exact_rows);
         if cost <= budget {
             return (wanted, None);
@@ -274,7 +273,9 @@ impl Explainer {
             Method::TreeInterventional => Method::TreePathDependent,
             other => other,
         };
-        if cheaper != wanted && methods.contains(&cheaper) && self.cost_of(cheaper, budget, exact_rows) < cost
+        if cheaper != wanted
+            && self.methods(ask.space).contains(&cheaper)
+            && self.cost_of(cheaper, budget, exact_rows) < cost
         {
             (cheaper, Some(wanted))
         } else {
@@ -367,7 +368,7 @@ impl Explainer {
         };
         if !self.is_confirmed(&explanation, answer) {
             // What the graph does with this row is not what was followed: it is asked itself.
-            let general = Ask { method: Some(self.general_method()), ..*ask };
+            let general = Ask { method: self.general_method(), ..*ask };
             return self.explain(&general, rows, row, answer, budget, run);
         }
         // Labels are [negative, positive], and what is computed is of the positive class.
@@ -395,8 +396,7 @@ impl Explainer {
         };
         let space = self.spaces()[0];
         let method = self.methods(space)[0];
-        let asks: Vec<Ask> =
-            classes.iter().map(|class| Ask { space, method: Some(method), class: *class }).collect();
+        let asks: Vec<Ask> = classes.iter().map(|class| Ask { space, method, class: *class }).collect();
         let cost = self.cost_of(method, within, self.general.exact_rows_expected()).as_secs_f64()
             * asks.len() as f64;
         let fit = (within.as_secs_f64() / cost.max(1e-9)).clamp(1.0, rows.len() as f64) as usize;

@@ -92,11 +92,13 @@ fn weighted(weights: &[f64], columns: &[f64]) -> f64 {
 pub struct Linear {
     form: LinearForm,
     features: usize,
+    /// Per output, what does not depend on the row.
+    starts: Vec<f64>,
     /// Per output, the mean margin over the background.
     bases: Vec<f64>,
     /// Per feature and output, the mean over the background of its part of the margin.
     means: Vec<f64>,
-    /// Per feature that is a category: its values for each listed one, a line with one number per output each.
+    /// Per feature that is a category: its part of the margin for each listed one, a line with one number per output each.
     listed: Vec<Vec<f64>>,
 }
 
@@ -109,12 +111,15 @@ impl Linear {
         assert!(!background.is_empty(), "a mean needs rows");
         let (outputs, rows) = (form.outputs(), background.len());
         let mut means = vec![0.0; features * outputs];
-        let mut bases = form.intercepts.clone();
-        for (output, base) in bases.iter_mut().enumerate() {
+        let mut starts = form.intercepts.clone();
+        for (output, start) in starts.iter_mut().enumerate() {
             let coefficients = form.coefficients(output);
             for (at, number) in form.encoder.constants() {
-                *base += weighed(coefficients[*at as usize], *number);
+                *start += weighed(coefficients[*at as usize], *number);
             }
+        }
+        let mut bases = starts.clone();
+        for (output, base) in bases.iter_mut().enumerate() {
             for feature in form.encoder.features() {
                 let parts = (0..rows).map(|row| form.part(feature, background, row, output));
                 let mean = parts.sum::<f64>() / rows as f64;
@@ -127,12 +132,11 @@ impl Linear {
             let (rows, number) = (feature.listed_rows(), feature.number());
             for row in 0..rows.len() {
                 for output in 0..outputs {
-                    let part = form.part(feature, &rows, row, output);
-                    listed[number].push(part - means[number * outputs + output]);
+                    listed[number].push(form.part(feature, &rows, row, output));
                 }
             }
         }
-        Self { form, features, bases, means, listed }
+        Self { form, features, starts, bases, means, listed }
     }
 
     /// Number of margins.
@@ -155,13 +159,13 @@ impl Linear {
     }
 
     /// Writes how much each feature of row `row` moves the margin of `output` away from its base: `values[feature]`. Returns the
-    /// base and the margin, which is base and values together.
+    /// base and the margin, which base and values make together, but for rounding in double precision.
     ///
     /// # Panics
     /// If there is no such row or output, or `values` has not one entry per feature.
     pub fn explain(&self, rows: &FeatureRows, row: usize, output: usize, values: &mut [f64]) -> (f64, f64) {
         assert_eq!(values.len(), self.features, "one value per feature");
-        let outputs = self.outputs();
+        let (outputs, mut margin) = (self.outputs(), self.starts[output]);
         values.fill(0.0);
         for feature in self.form.encoder.features() {
             let number = feature.number();
@@ -171,11 +175,10 @@ impl Linear {
                 }
                 Column::Number(_) => None,
             };
-            values[number] = listed.copied().unwrap_or_else(|| {
-                self.form.part(feature, rows, row, output) - self.means[number * outputs + output]
-            });
+            let part = listed.copied().unwrap_or_else(|| self.form.part(feature, rows, row, output));
+            values[number] = part - self.means[number * outputs + output];
+            margin += part;
         }
-        let base = self.bases[output];
-        (base, base + values.iter().sum::<f64>())
+        (self.bases[output], margin)
     }
 }
