@@ -18,6 +18,7 @@ mod contract;
 mod cors;
 mod credentials;
 mod explain;
+mod files;
 mod forgery;
 mod framing;
 mod gather;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use scoregate_model::explain::{Method, Question, Space};
-use scoregate_model::features::{BodyError, FeatureRows};
+use scoregate_model::features::{BodyError, FeatureRows, RowReader};
 use scoregate_model::package::Repository;
 
 use super::models::{RepositoryArgs, resolve};
@@ -122,7 +122,9 @@ fn run(args: &FileArgs, explain: Option<(Question, bool)>) -> anyhow::Result<()>
         .map_err(|reasons| anyhow::anyhow!("{model} {name} cannot be served: {}", reasons.detail))?;
     let version = Arc::new(version);
     let wanted = explain.map(|(question, is_full)| wanted(&version, &question, is_full, args.top_k));
-    let scorer = Scorer { version: &version, wanted: wanted.transpose()?, input, output };
+    // A file may name the same entity more than once: no outcome will be reported of its rows.
+    let reader = RowReader::new(&version.schema.with_ignored_entity(), &version.manifest.bindings);
+    let scorer = Scorer { version: &version, reader, wanted: wanted.transpose()?, input, output };
 
     let mut source = Source::open(&args.input, input)?;
     let directory = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -163,6 +165,9 @@ fn run(args: &FileArgs, explain: Option<(Question, bool)>) -> anyhow::Result<()>
         progress.show(rows, source.read);
     }
     progress.end();
+    if rows == 0 {
+        bail!("found no rows in {}, expected at least one", args.input.display());
+    }
     let file =
         sink.into_inner().map_err(std::io::IntoInnerError::into_error).context("cannot write the answers")?;
     file.persist(&args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
@@ -201,6 +206,7 @@ fn wanted(
 /// Scores parts of a file.
 struct Scorer<'s> {
     version: &'s Arc<Version>,
+    reader: RowReader,
     wanted: Option<Wanted>,
     input: Format,
     output: Format,
@@ -237,7 +243,7 @@ impl Scorer<'_> {
     }
 
     fn read(&self, part: &[u8]) -> anyhow::Result<(FeatureRows, &'static str)> {
-        let reader = &self.version.reader;
+        let reader = &self.reader;
         let read = match self.input {
             Format::Csv => reader.csv_rows(part, PART).map(|rows| (rows, "#")),
             Format::Ndjson => reader.ndjson_rows(part, PART).map(|rows| (rows, "#")),
