@@ -22,6 +22,8 @@ const ROW_OVERHEAD: Duration = Duration::from_nanos(700);
 pub struct Engine {
     rows: Arc<AtomicUsize>,
     max_rows: usize,
+    /// What explaining has in hand, in rows' worth of time.
+    explaining: Arc<AtomicUsize>,
     bytes: Arc<AtomicUsize>,
     max_bytes: usize,
     inline_budget: Duration,
@@ -79,8 +81,8 @@ impl Engine {
         answer_timeout: Duration,
         blocking: Handle,
     ) -> Self {
-        let (rows, bytes) = (Arc::default(), Arc::default());
-        Self { rows, max_rows, bytes, max_bytes, inline_budget, answer_timeout, blocking }
+        let (rows, explaining, bytes) = (Arc::default(), Arc::default(), Arc::default());
+        Self { rows, max_rows, explaining, bytes, max_bytes, inline_budget, answer_timeout, blocking }
     }
 
     /// How many bytes may be held in memory by all requests together.
@@ -102,6 +104,16 @@ impl Engine {
     /// [`Overloaded`] if the rows in hand would exceed their bound.
     pub fn hold_rows(&self, rows: usize) -> Result<Permit, Overloaded> {
         Permit::take(&self.rows, rows, self.max_rows)
+    }
+
+    /// The right to explain for as long as `weight` rows are worth: at most a quarter of the work in hand may be explaining, of which
+    /// no request counts for more than another quarter, however much it has, so that scores alone go on.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if more than that would be in hand.
+    pub fn hold_explaining(&self, weight: usize) -> Result<Permit, Overloaded> {
+        let limit = (self.max_rows / 4).max(1);
+        Permit::take(&self.explaining, weight.min((limit / 4).max(1)), limit)
     }
 
     /// The time to answer.
