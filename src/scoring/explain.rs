@@ -27,7 +27,6 @@ pub struct Explaining {
 #[derive(Debug)]
 pub struct Explanations {
     explainer: Arc<Explainer>,
-    ask: Ask,
     /// As [`Explainer::to_numbers`] makes them, row after row; NaN of rows that are not explained.
     numbers: Vec<f64>,
 }
@@ -102,8 +101,12 @@ impl Explaining {
         // The other half is for whatever takes longer than it was expected to.
         let budget = self.version.explain.budget.min(engine.answer_timeout() / 2);
         let cost = Cost { run: Duration::ZERO, row: self.cost() };
-        let explanation = if self.may_stay() && engine.fits_inline(1, cost) {
-            self.explain(row, 0, answer, budget)?
+        let here = match self.may_stay() && engine.fits_inline(1, cost) {
+            true => self.explainer.explain_closed(&self.ask, row, 0, answer),
+            false => None,
+        };
+        let explanation = if let Some(explanation) = here {
+            explanation
         } else {
             let permit = engine.hold_explaining(self.weight(1))?;
             let (own, row, answer) = (self.clone(), Arc::clone(row), answer.to_vec());
@@ -141,7 +144,7 @@ impl Explaining {
                 recall.find_or_compute(engine, sought, missed, compute).await?
             }
         };
-        match self.explainer.from_numbers(&self.ask, found.score.values()) {
+        match self.explainer.from_numbers(found.score.values()) {
             Some(explanation) => Ok((explanation, found.status)),
             None => Ok((self.compute(engine, row, answer).await?, Status::default())),
         }
@@ -152,25 +155,21 @@ impl Explaining {
         recall.look_up_all(&self.version, self.sought(), rows).await
     }
 
-    /// Explains all rows here and now, none of which is looked for or kept.
-    ///
-    /// # Errors
-    /// [`runtime::Error`] if one cannot be explained.
-    pub fn explain_rows(&self, rows: &FeatureRows, scores: &Scores) -> Result<Explanations, runtime::Error> {
+    /// Explains all rows here and now, none of which is looked for or kept; a row that cannot be explained is left out.
+    pub fn explain_rows(&self, rows: &FeatureRows, scores: &Scores) -> Explanations {
         let mut numbers = Vec::with_capacity(rows.len() * self.numbers());
         for (row, answer) in scores.rows().enumerate() {
-            let explanation = self.explain(rows, row, answer, self.version.explain.budget)?;
-            numbers.extend(self.explainer.to_numbers(&explanation));
+            match self.explain(rows, row, answer, self.version.explain.budget) {
+                Ok(explanation) => numbers.extend(self.explainer.to_numbers(&explanation)),
+                Err(_) => numbers.extend(Skipped::Unusable.to_numbers(self.numbers())),
+            }
         }
-        Ok(Explanations { explainer: Arc::clone(&self.explainer), ask: self.ask, numbers })
+        Explanations { explainer: Arc::clone(&self.explainer), numbers }
     }
 
     /// Explains the rows of a batch but for those that were `recalled`, all of them within `time` if that can be, and asks
     /// `stop` between two of them; nothing if it was to stop. A row that cannot be explained is left out, and so are those for which no
     /// time is left.
-    ///
-    /// # Errors
-    /// [`Error`] if a row cannot be explained.
     pub fn explain_batch(
         &self,
         recall: &Recall<'_>,
@@ -178,7 +177,7 @@ impl Explaining {
         scores: &Scores,
         recalled: Option<Recalled>,
         within: &Within<'_>,
-    ) -> Result<Option<(Explanations, Status)>, Error> {
+    ) -> Option<(Explanations, Status)> {
         let width = self.explainer.numbers();
         let mut recalled = recalled.unwrap_or_else(|| Recalled::nothing(rows.len(), width));
         let missing = std::mem::take(&mut recalled.missing);
@@ -186,11 +185,11 @@ impl Explaining {
         let (mut left, mut failed) = (missing.len(), None);
         for row in missing {
             if (within.stop)() {
-                return Ok(None);
+                return None;
             }
             // What one row takes less, or more, than its share the others share.
             let time = within.end.saturating_duration_since(Instant::now());
-            let budget = most.min(time / u32::try_from(left).unwrap_or(u32::MAX));
+            let budget = most.min(time / u32::try_from(left).unwrap_or(u32::MAX)).min(within.each);
             left -= 1;
             if time.is_zero() {
                 recalled.put(row, &Skipped::Time.to_numbers(width));
@@ -209,7 +208,7 @@ impl Explaining {
             recalled.put(row, &numbers);
             // What is coarser than what single rows get is not kept for them.
             let is_coarse = explanation.stepped_down_from.is_some() || explanation.standard_errors.is_some();
-            let is_kept = !(is_coarse && budget < most) && !recall.wish.unkept;
+            let is_kept = !(recall.wish.unkept || is_coarse && budget < most);
             if let Some((key, plan)) = recalled.keys.get(row).filter(|_| is_kept) {
                 recall.cache.store(key, &Score::Classes(numbers.into()), *plan);
             }
@@ -219,8 +218,8 @@ impl Explaining {
         }
         recalled.fill_copies();
         let status = recalled.status;
-        let (explainer, ask) = (Arc::clone(&self.explainer), self.ask);
-        Ok(Some((Explanations { explainer, ask, numbers: recalled.values }, status)))
+        let explainer = Arc::clone(&self.explainer);
+        Some((Explanations { explainer, numbers: recalled.values }, status))
     }
 }
 
@@ -228,6 +227,8 @@ impl Explaining {
 pub struct Within<'w> {
     /// When the time for all its rows is over.
     pub end: Instant,
+    /// What a row may take whose closed form does not hold, where others wait for this thread.
+    pub each: Duration,
     /// Whether nobody waits for it any longer.
     pub stop: &'w dyn Fn() -> bool,
 }
@@ -283,13 +284,13 @@ impl Explanations {
         if numbers[0].is_nan() {
             return Some(Err(Skipped::of_numbers(numbers)));
         }
-        Some(self.explainer.from_numbers(&self.ask, numbers).ok_or(Skipped::Unusable))
+        Some(self.explainer.from_numbers(numbers).ok_or(Skipped::Unusable))
     }
 
     /// None of `rows` rows, for one reason.
     pub fn none(explaining: &Explaining, rows: usize, why: Skipped) -> Self {
         let explainer = Arc::clone(&explaining.explainer);
         let numbers = why.to_numbers(explainer.numbers()).repeat(rows);
-        Self { explainer, ask: explaining.ask, numbers }
+        Self { explainer, numbers }
     }
 }

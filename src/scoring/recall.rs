@@ -335,6 +335,11 @@ impl Recalled {
         Self { values, width, missing: (0..rows).collect(), ..Self::default() }
     }
 
+    /// How many rows have to be computed.
+    pub fn missing_rows(&self) -> usize {
+        self.missing.len()
+    }
+
     pub(super) fn put(&mut self, row: usize, values: &[f64]) {
         self.values[row * self.width..(row + 1) * self.width].copy_from_slice(values);
     }
