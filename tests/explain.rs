@@ -703,19 +703,24 @@ fn a_batch_that_nobody_has_time_to_explain_is_told_how_many_rows_can_be() {
     let fit: usize = text.split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!((1..10_000).contains(&fit) && text.contains("explain=false"), "{text}");
     // Whoever did not ask gets all scores, and as many reasons as there was time for.
-    let is_mixed = [200, 400, 800, 1_200, 1_600].into_iter().any(|count| {
-        let answer = gateway.post(BATCH, rows(count));
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let answer = answer.json();
-        let found = answer["predictions"].as_array().unwrap();
-        let (explained, skipped): (Vec<&Value>, Vec<&Value>) =
-            found.iter().partition(|row| row["explanations"].get("skipped").is_none());
-        for row in &skipped {
-            assert_eq!(row["explanations"], json!({"top_features": [], "skipped": "time"}));
-            assert!(number(&row["share_probability"]) > 0.5);
-        }
-        !explained.is_empty() && !skipped.is_empty()
-    });
+    let is_mixed =
+        [200, 400, 800, 1_200, 1_600, 2_000, 2_400, 3_200, 4_000, 6_000].into_iter().any(|count| {
+            let answer = gateway.post(BATCH, rows(count));
+            if answer.status == 504 {
+                // Scores alone took all the time.
+                return false;
+            }
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let answer = answer.json();
+            let found = answer["predictions"].as_array().unwrap();
+            let (explained, skipped): (Vec<&Value>, Vec<&Value>) =
+                found.iter().partition(|row| row["explanations"].get("skipped").is_none());
+            for row in &skipped {
+                assert_eq!(row["explanations"], json!({"top_features": [], "skipped": "time"}));
+                assert!(number(&row["share_probability"]) > 0.5);
+            }
+            !explained.is_empty() && !skipped.is_empty()
+        });
     assert!(is_mixed, "some of the sizes are too many for the time, and not all of it goes into scores");
     // What is not explained needs no time for it.
     assert_eq!(gateway.post("/v1/predict/batch?explain=false", rows(100)).status, 200);
