@@ -163,6 +163,11 @@ impl App {
         self.registry.get().map(AsRef::as_ref)
     }
 
+    /// Does without models: the gateway issues tokens only.
+    pub fn without_models(&self) {
+        self.registry.set(Arc::default()).expect("models are loaded once");
+    }
+
     /// Begins readiness: models are loaded, and callers can be told from others.
     pub fn open(&self) {
         self.opened.store(true, Ordering::Relaxed);

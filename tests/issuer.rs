@@ -77,6 +77,19 @@ fn header(token: &str) -> Value {
     serde_json::from_slice(&decode(segments(token)[0])).unwrap()
 }
 
+#[test]
+fn an_issuer_may_be_all_that_a_gateway_is() {
+    let settings = issuing().set("SCOREGATE_OAUTH_ONLY", "true");
+    // There is neither a model nor a library to run one with, and nothing asks for them.
+    let nowhere = settings.directory().join("nowhere").to_str().unwrap().to_owned();
+    let settings = settings.set("SCOREGATE_MODELS_DIR", &nowhere).set("ORT_DYLIB_PATH", &nowhere);
+    let shop = create(&settings, &["--name", "shop", "--scopes", "score:predict,models:read"]);
+    let gateway = settings.start();
+    let token = shop.token(&gateway, "");
+    let answer = gateway.ask(&bearer(&token));
+    assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("unknown_model")));
+}
+
 /// The names of the keys that are published.
 fn published(gateway: &Gateway) -> BTreeSet<String> {
     let answer = gateway.ask(&Request::get("/.well-known/jwks.json"));

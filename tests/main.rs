@@ -17,6 +17,7 @@ mod cache_isolation;
 mod contract;
 mod cors;
 mod credentials;
+mod deploy;
 mod explain;
 mod files;
 mod forgery;

@@ -146,7 +146,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     // Held to the end, whichever that is: what waits to be written is written then.
     let log = Log::start(&settings.log).map_err(anyhow::Error::msg)?;
     // ONNX Runtime is loaded while this is the only thread: loading sets variables of the environment.
-    let runtime = app::load_runtime(&settings.runtime)?;
+    let runtime = if settings.only_issues() { None } else { Some(app::load_runtime(&settings.runtime)?) };
     let workers = settings.scoring.workers;
     // This thread accepts; the workers serve; the blocking threads take what is long.
     let threads = tokio::runtime::Builder::new_current_thread()
@@ -179,7 +179,13 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         let redis = tokio::time::timeout(FIRST_REDIS, app.limiter.tried());
         let loading = tokio::task::spawn_blocking({
             let app = Arc::clone(&app);
-            move || app.load_models(runtime)
+            move || match runtime {
+                Some(runtime) => app.load_models(runtime),
+                None => {
+                    app.without_models();
+                    Ok(())
+                }
+            }
         });
         let started = async {
             loading.await.context("loading the models panicked")??;

@@ -127,6 +127,8 @@ pub struct OauthSettings {
     pub token_ttl: Duration,
     /// `SCOREGATE_OAUTH_KEY_ROTATION` (30d): how often it changes its signing key.
     pub key_rotation: Duration,
+    /// `SCOREGATE_OAUTH_ONLY` (false): tokens are all there is; no model is loaded.
+    pub only: bool,
 }
 
 /// TLS on both listeners.
@@ -157,6 +159,13 @@ impl Reader {
         let token_ttl = self.take("SCOREGATE_OAUTH_TOKEN_TTL", "oauth.token_ttl", "15m", lifetime);
         let key_rotation = self.take("SCOREGATE_OAUTH_KEY_ROTATION", "oauth.key_rotation", "30d", lifetime);
         let allow_http = self.take("SCOREGATE_OAUTH_ALLOW_HTTP", "oauth.allow_http", "false", switch);
+        let only = self.take("SCOREGATE_OAUTH_ONLY", "oauth.only", "false", switch);
+        if only && issuer.is_none() {
+            self.mistakes.push(
+                "SCOREGATE_OAUTH_ONLY (oauth.only) leaves nothing to do without SCOREGATE_OAUTH_ISSUER"
+                    .into(),
+            );
+        }
         let issuer = issuer?;
         if !allow_http && !Url::parse(&issuer).is_ok_and(|url| is_safe(&url)) {
             self.mistakes.push(format!(
@@ -167,7 +176,7 @@ impl Reader {
         let audience = if audience.is_empty() { issuer.clone() } else { audience };
         // The default needs the state directory, which is read later.
         let keys_file = keys_file.unwrap_or_default();
-        Some(OauthSettings { issuer, audience, clients_file, keys_file, token_ttl, key_rotation })
+        Some(OauthSettings { issuer, audience, clients_file, keys_file, token_ttl, key_rotation, only })
     }
 
     /// TLS.
@@ -562,6 +571,7 @@ mod tests {
             ("SCOREGATE_CORS_ORIGINS", "https://a/"),
             ("SCOREGATE_CORS_ORIGINS", "a"),
             ("SCOREGATE_OAUTH_TOKEN_TTL", "0s"),
+            ("SCOREGATE_OAUTH_ONLY", "true"),
         ] {
             assert_eq!(load(&[(name, wrong)], None).unwrap_err().len(), 1, "{name} {wrong}");
         }

@@ -439,6 +439,11 @@ impl Settings {
         self
     }
 
+    /// Whether all there is to do is to issue tokens.
+    pub fn only_issues(&self) -> bool {
+        self.oauth.as_ref().is_some_and(|oauth| oauth.only)
+    }
+
     /// What clients put before the paths, without a slash at its end: as set, else the built-in issuer's URL, else the public
     /// listener's address.
     pub fn public_url(&self) -> String {

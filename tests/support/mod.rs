@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::files::{node_packages, node_program, python, repository, scratch, trainer_binary};
+pub(crate) use self::files::{
+    node_packages, node_program, python, repository, scratch, target, trainer_binary,
+};
 pub(crate) use self::gateway::{Gateway, Settings, shared};
 pub(crate) use self::graph::publish_ratio_model;
 pub(crate) use self::http::{Answer, Client, Request};

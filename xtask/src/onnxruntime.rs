@@ -7,11 +7,14 @@ use anyhow::{Context, Result, bail};
 use crate::wheel::{Build, Wheel};
 use crate::workspace::Workspace;
 
+/// The version of ONNX Runtime that everything is tested with.
+pub(crate) const VERSION: &str = "1.31.1";
+
 /// Microsoft's own library as the Python package carries it. Every wheel of one version and processor holds
 /// the same library, so any interpreter's wheel will do.
 const ONNXRUNTIME: Wheel = Wheel {
     project: "onnxruntime",
-    version: "1.31.1",
+    version: VERSION,
     member_suffix: "/capi/libonnxruntime.so.1.31.1",
     interpreter: &["--implementation=cp", "--python-version=3.12", "--abi=cp312"],
     builds: &[
@@ -41,9 +44,8 @@ pub(crate) fn fetch(workspace: &Workspace) -> Result<PathBuf> {
         return Ok(own);
     }
     provide(workspace).with_context(|| {
-        let version = ONNXRUNTIME.version;
         format!(
-            "could not provide ONNX Runtime; another copy of {version} is used where ORT_DYLIB_PATH names it"
+            "could not provide ONNX Runtime; another copy of {VERSION} is used where ORT_DYLIB_PATH names it"
         )
     })
 }
@@ -53,4 +55,23 @@ pub(crate) fn provide(workspace: &Workspace) -> Result<PathBuf> {
     let library = workspace.target.join("onnxruntime").join("libonnxruntime.so");
     ONNXRUNTIME.fetch(workspace, &library)?;
     Ok(library)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_have_the_same_library() {
+        let pins = include_str!("../../deploy/image/onnxruntime.txt");
+        let wheels = ONNXRUNTIME.builds.iter().map(|build| format!("--hash=sha256:{}", build.wheel_sha256));
+        let expected: Vec<String> =
+            [format!("{}=={}", ONNXRUNTIME.project, ONNXRUNTIME.version)].into_iter().chain(wheels).collect();
+        let found: Vec<&str> = pins
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.trim().trim_end_matches(" \\"))
+            .collect();
+        assert_eq!(found, expected);
+    }
 }

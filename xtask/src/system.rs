@@ -30,6 +30,10 @@ pub(crate) const REDIS: Package = Package {
     },
 };
 
+/// `debsecan`, which knows of vulnerabilities in Debian's packages.
+pub(crate) const DEBSECAN: Package =
+    Package { name: "debsecan", present: || succeeds(Command::new("debsecan").arg("--help")) };
+
 /// `chromium`, which shows that pages may call the gateway where they should, and only there.
 pub(crate) const CHROMIUM: Package =
     Package { name: "chromium", present: || succeeds(Command::new("chromium").arg("--version")) };

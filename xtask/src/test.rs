@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::system::{self, CHROMIUM, CURL, REDIS, STRACE};
 use crate::workspace::{self, Workspace};
-use crate::{node, onnxruntime, python};
+use crate::{node, onnxruntime, python, tools};
 
 /// Which tests, and how thoroughly.
 #[derive(Args)]
@@ -27,6 +27,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let requirements = workspace.root.join("tests/requirements.txt");
     let python = python::environment(&workspace.target.join("venv"), &requirements)?;
     node::packages(workspace, &python)?;
+    tools::provide_all(workspace)?;
 
     let profile: &[&str] = if options.full { &["--release"] } else { &[] };
     // Cargo builds the binaries of the package under test only, and the tests start the trainer's as well. Built

@@ -409,6 +409,7 @@ mod tests {
                 keys_file: directory.path().join("state/keys.json"),
                 token_ttl: Duration::from_secs(900),
                 key_rotation: Duration::from_secs(30 * 86_400),
+                only: false,
             };
             let log = audit::Log::new(directory.path());
             Self { _directory: directory, settings, log }

@@ -9,6 +9,7 @@ mod outcome;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -34,9 +35,11 @@ pub(crate) enum Pace {
 
 /// When a load ends.
 #[derive(Clone, Copy)]
-pub(crate) enum Limit {
+pub(crate) enum Limit<'a> {
     For(Duration),
     Requests(u64),
+    /// As soon as this is set.
+    Until(&'a AtomicBool),
 }
 
 /// A load on one server.
@@ -46,7 +49,7 @@ pub(crate) struct Load<'a> {
     pub(crate) requests: &'a [Vec<u8>],
     pub(crate) connections: usize,
     pub(crate) pace: Pace,
-    pub(crate) limit: Limit,
+    pub(crate) limit: Limit<'a>,
 }
 
 /// Marks the timer among the events; connections are marked by their index.
@@ -248,7 +251,7 @@ impl<'a> Run<'a> {
             (Limit::For(duration), Pace::Steady(per_second)) => {
                 Some((duration.as_secs_f64() * per_second).round() as u64)
             }
-            (Limit::For(_), Pace::AsAnswered) => None,
+            (Limit::For(_), Pace::AsAnswered) | (Limit::Until(_), _) => None,
         }
     }
 
@@ -259,11 +262,14 @@ impl<'a> Run<'a> {
             (Limit::Requests(count), Pace::Steady(per_second)) => {
                 Some(self.started + Duration::from_secs_f64(count as f64 / per_second))
             }
-            (Limit::Requests(_), Pace::AsAnswered) => None,
+            (Limit::Requests(_), Pace::AsAnswered) | (Limit::Until(_), _) => None,
         }
     }
 
     fn is_over(&self, now: Instant) -> bool {
+        if let Limit::Until(told) = self.load.limit {
+            return told.load(Ordering::Relaxed);
+        }
         match self.planned() {
             Some(planned) => self.sent >= planned,
             None => self.end().is_some_and(|end| now >= end),

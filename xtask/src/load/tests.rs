@@ -48,6 +48,25 @@ fn as_many_requests_are_sent_as_were_asked_for() {
 }
 
 #[test]
+fn a_load_ends_when_it_is_told_to() {
+    let address = server(|mut stream| {
+        while request_arrives(&mut stream) {
+            stream.write_all(OK).unwrap();
+        }
+    });
+    let told = AtomicBool::new(false);
+    let outcome = thread::scope(|scope| {
+        let load = scope.spawn(|| run(address, 3, Pace::Steady(500.0), Limit::Until(&told)));
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        let _ = never.recv_timeout(Duration::from_millis(300));
+        told.store(true, Ordering::Relaxed);
+        load.join().unwrap()
+    });
+    assert_eq!(outcome.tally(), format!("200: {}", outcome.answers()));
+    assert!(outcome.answers() > 20, "{}", outcome.answers());
+}
+
+#[test]
 fn a_stall_counts_against_every_request_that_was_due_during_it() {
     let address = server(|mut stream| {
         let mut first = true;
