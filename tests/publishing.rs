@@ -483,8 +483,9 @@ fn fifty_swaps_under_load_lose_no_request_and_mix_no_versions() {
     let grown = gateway.resident().saturating_sub(resident);
     println!("{SWAPS} swaps under {asked} requests; {grown} bytes more than after the tenth");
     assert!(grown < GROWTH, "{grown} bytes more after {SWAPS} swaps than after 10");
-    let loaded = gateway.log().iter().filter(|line| line.contains("model loaded")).count();
-    assert_eq!(loaded, SWAPS + 1, "every swap loads a version anew");
+    let loaded = || gateway.log().iter().filter(|line| line.contains("model loaded")).count();
+    wait_for("the last swap in the log", || (loaded() > SWAPS).then_some(()));
+    assert_eq!(loaded(), SWAPS + 1, "every swap loads a version anew");
 }
 
 /// A model whose runs make a square matrix of as many rows as they have, and `matrices` products of it.

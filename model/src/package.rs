@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::acceptance::lint;
 use crate::explain::importance::Importance;
+use crate::reference::FeatureReference;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -191,11 +192,12 @@ impl Expected {
     }
 }
 
-/// The parts of a reference that explanations need.
+/// The parts of a reference that serving needs.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Explaining {
+struct Needed {
     rows: u64,
+    features: Vec<FeatureReference>,
     background: Vec<Map<String, Value>>,
     importance: Option<Importance>,
     covers: Option<Vec<u64>>,
@@ -229,6 +231,8 @@ pub struct Package {
     pub importance: Option<Importance>,
     /// The covers of trees that `reference.json` says, if it does.
     pub covers: Option<Covers>,
+    /// How features were distributed, as `reference.json` says; empty if there is none.
+    pub distributions: Vec<FeatureReference>,
     /// The digest of the manifest, `sha256:…`: with the digests in it that of the whole package.
     pub manifest_digest: String,
 }
@@ -258,7 +262,7 @@ impl Package {
             }
         }
         let mut graph = None;
-        let (mut golden, mut reference) = (Vec::new(), Explaining::default());
+        let (mut golden, mut reference) = (Vec::new(), Needed::default());
         for (name, digest) in &manifest.files {
             if !is_plain_name(name) {
                 return Err(altered(
@@ -289,7 +293,7 @@ impl Package {
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
         check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
-        let Explaining { rows, background, importance, covers } = reference;
+        let Needed { rows, features, background, importance, covers } = reference;
         if let Some(importance) = &importance {
             let features = schema.features().map(|field| field.name.as_str());
             importance.check(features).map_err(|problem| altered(&directory.join(REFERENCE), problem))?;
@@ -303,6 +307,7 @@ impl Package {
             background,
             importance,
             covers: covers.map(|yes| Covers { rows, yes }),
+            distributions: features,
             manifest_digest,
         })
     }

@@ -16,7 +16,8 @@ use crate::auth::certificates::ClientCertificate;
 use crate::auth::keys::PREFIX;
 use crate::auth::{self, Caller, Credential, Scope};
 use crate::limiter::{Loss, Standing};
-use crate::telemetry::metrics::Kind;
+use crate::telemetry::metrics::CredentialKind as Kind;
+use crate::telemetry::notes::Notes;
 
 /// The largest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
@@ -102,6 +103,9 @@ pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>)
         }
     };
     app.metrics.count_credential(kind, decided.as_ref().err().copied());
+    if let Ok(caller) = &decided {
+        Notes::of(parts).caller(caller);
+    }
     decided
         .map(|caller| Verified { caller })
         .map_err(|error| Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) })

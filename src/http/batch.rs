@@ -27,6 +27,7 @@ use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
 use crate::registry::{Cost, Version};
 use crate::scoring::{self, Permit, Recall, Recalled, Within};
+use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict_batch(
     State(app): State<Arc<App>>,
@@ -36,6 +37,7 @@ pub(super) async fn predict_batch(
     let (parts, body) = request.into_parts();
     let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
     let mut admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
+    Notes::of(&parts).end(Stage::Admission);
     let answer = score(&app, model, &mut admitted, &parts, body).await;
     Ok(admitted.answer(answer))
 }
@@ -47,7 +49,9 @@ async fn score(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Error> {
+    let notes = Notes::of(parts);
     let version = scoring::look_up(app.registry(), model)?;
+    notes.version(&version.tally);
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {
         Format::Json => accepted_format(&parts.headers, &[Format::Json])?,
@@ -56,8 +60,10 @@ async fn score(
     };
     let wanted = wanted(parts, &version, false)?;
     let received = receive(app, &parts.headers, body).await?;
+    notes.received(received.raw().len());
     let cost = version.cost;
-    let work = Work { app: Arc::clone(app), version, input, output, wanted, begin: Instant::now() };
+    let begin = Instant::now();
+    let work = Work { app: Arc::clone(app), version, input, output, wanted, notes: notes.clone(), begin };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
@@ -94,6 +100,7 @@ async fn score(
     };
     let mut response =
         ([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response();
+    notes.cache(status);
     cache::tell(status, response.headers_mut());
     Ok(response)
 }
@@ -111,6 +118,7 @@ struct Work {
     output: Format,
     /// How scores are explained, where they are.
     wanted: Option<Wanted>,
+    notes: Notes,
     /// Since when somebody waits.
     begin: Instant,
 }
@@ -148,6 +156,9 @@ impl Work {
             Format::Ndjson => (version.reader.ndjson_rows(&body, max_rows)?, "#"),
             Format::Csv => (self.csv_rows(&body)?, "#"),
         };
+        self.notes.rows(0, rows.submitted - rows.len());
+        self.notes.findings(version.tally.look(&rows, 0));
+        self.notes.end(Stage::Validation);
         // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
         let sent = (self.output == Format::Csv).then_some((body, received));
         let room = match rows.is_empty() {
@@ -172,11 +183,15 @@ impl Work {
         wish: Wish,
     ) -> Result<Option<Recalled>, Error> {
         admitted.settle(&self.app, read.rows.submitted).await?;
-        Ok(self.recall(admitted.caller(), wish).look_up_batch(&self.version, &read.rows).await)
+        let recalled = self.recall(admitted.caller(), wish).look_up_batch(&self.version, &read.rows).await;
+        if recalled.is_some() {
+            self.notes.end(Stage::Cache);
+        }
+        Ok(recalled)
     }
 
     fn recall<'r>(&'r self, caller: &'r Caller, wish: Wish) -> Recall<'r> {
-        Recall { cache: &self.app.cache, caller, wish }
+        Recall { cache: &self.app.cache, caller, wish, notes: &self.notes }
     }
 
     /// Whether there is time to explain so many rows, be it in the coarsest way.
@@ -208,6 +223,9 @@ impl Work {
         }
         let scored = recall.score_batch(version, rows, recalled, has_left)?;
         let (scores, status) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
+        self.notes.end(Stage::Run);
+        self.notes.rows(rows.len(), rows.submitted - rows.len());
+        version.tally.score(scores.rows());
         let some = self.wanted.as_ref().filter(|wanted| !wanted.is_of_all(version));
         let chosen = some.map(|wanted| {
             let rows_of = scores.rows().enumerate();
@@ -248,6 +266,7 @@ impl Work {
         let BatchScores { scores, mut status, chosen } = scored;
         let mut answers = self.answers();
         if let Some(wanted) = &self.wanted {
+            let begin = Instant::now();
             // The other half is for whatever takes longer than it was expected to.
             let time = (app.engine.answer_timeout() / 2).saturating_sub(self.begin.elapsed());
             let within = Within { time, lenient: !wanted.is_asked, stop: has_left };
@@ -255,6 +274,8 @@ impl Work {
                 chosen.as_ref().map_or((&rows, &scores), |chosen| (&chosen.rows, &chosen.scores));
             let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within)?;
             let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
+            self.notes.explained(wanted.explaining.method(), begin.elapsed());
+            self.notes.end(Stage::Explanation);
             status = if looked_up.is_known() { looked_up } else { status };
             answers.explain(Explained { explanations, chosen: chosen.map(|chosen| chosen.at) });
         }

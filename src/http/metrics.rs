@@ -1,5 +1,6 @@
 //! `GET /metrics` on the admin listener: what was counted, for Prometheus.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -10,9 +11,9 @@ use super::predict::no_parameters;
 use super::problem::Error;
 use crate::app::App;
 use crate::registry::Registry;
-use crate::telemetry::metrics::CacheState;
+use crate::telemetry::metrics::{CacheState, Present, in_older_format};
 
-/// OpenMetrics for whoever asks for it, else the older type, whose readers understand it too.
+/// OpenMetrics for whoever asks for it, else the older format.
 pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
     no_parameters(&parts)?;
@@ -31,6 +32,17 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Re
         estimates.map(move |(level, estimate)| (name().0, name().1, level, estimate))
     });
     let cache = CacheState { entries, bytes, levels: levels.collect() };
-    let document = app.metrics.encode(app.auth.tokens.fetches(), cache);
+    let live = models.models.values().filter_map(|model| model.live.as_ref());
+    let live = live.map(|version| Arc::clone(&version.tally)).collect();
+    let versions = models.models.iter().flat_map(|(name, model)| {
+        let mut states = BTreeMap::<&'static str, i64>::new();
+        for version in model.versions.values() {
+            *states.entry(version.state.as_str()).or_default() += 1;
+        }
+        states.into_iter().map(|(state, count)| (name.clone(), state, count))
+    });
+    let present = Present { cache, live, versions: versions.collect() };
+    let document = app.metrics.encode(app.auth.tokens.fetches(), present);
+    let document = if is_open { document } else { in_older_format(&document) };
     Ok(([(CONTENT_TYPE, content_type)], document).into_response())
 }

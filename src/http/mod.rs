@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`serve`] accepts connections and wraps every request, [`router`] lists every route, [`admission`] turns
 //! headers into a caller within its quota, the handlers call scoring once, [`wire`] writes answers, [`description`] says what is known of the
-//! models, and [`problem`] writes refusals.
+//! models, [`openapi`] of the routes, and [`problem`] writes refusals.
 
 pub mod admission;
 mod batch;
@@ -10,17 +10,20 @@ mod body;
 mod cache;
 mod cors;
 mod description;
+mod docs;
 pub(crate) mod explain;
 mod framing;
 pub mod health;
 mod metrics;
 mod models;
 mod oauth;
+pub(crate) mod openapi;
 mod patience;
 mod predict;
 pub mod problem;
 mod quota;
 mod rollout;
+mod route;
 pub mod router;
 pub mod serve;
 pub mod tls;

@@ -121,7 +121,7 @@ async fn read_model(
 }
 
 /// The same, with an answer of this type.
-async fn read_model_as(
+pub(super) async fn read_model_as(
     app: &App,
     path: &ModelPath,
     request: Request,
@@ -155,7 +155,7 @@ async fn read(
     Ok(admitted.answer(read()))
 }
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 fn json(document: &impl Serialize) -> Response {
     let body = serde_json::to_vec(document).expect("a description serialises");

@@ -13,11 +13,13 @@ use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::inspect::Served;
 use scoregate_model::package::{self, Package};
 use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
+use scoregate_model::watch::Watch;
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{Manifest, Task};
 
 use crate::cache::Worth;
 use crate::config::{ExplainMode, ExplainSettings, Serving};
+use crate::telemetry::tally::{Counted, Tally};
 
 /// What opening a session may take of the stack: ONNX Runtime reads trees by recursion, and the child process that tries a
 /// model has as much.
@@ -73,6 +75,8 @@ pub struct Version {
     /// What its sessions hold in memory, as measured when it was tried, and what explains its scores; that of accelerators not
     /// counted.
     pub memory_bytes: u64,
+    /// What is counted of it.
+    pub tally: Arc<Tally>,
     pool: Pool,
     accelerator: Option<Accelerator>,
 }
@@ -205,6 +209,7 @@ impl Version {
         serving: &Serving,
         loading: &Loading<'_>,
     ) -> Result<Self, LoadError> {
+        let begin = Instant::now();
         let package = Package::read(directory)?;
         if package.manifest_digest != accepted.manifest_digest {
             return Err(LoadError::Changed);
@@ -257,7 +262,18 @@ impl Version {
         for part in [&package.manifest_digest, &digest, loading.runtime.build(), release, &device] {
             fingerprint.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
+        let counted = Counted {
+            model: &package.manifest.name,
+            version: &package.manifest.version,
+            digest: &digest,
+            loading: begin.elapsed(),
+            has_probabilities: !matches!(task, Task::Regression),
+        };
+        let watch = Watch::new(&reader, &package.distributions);
+        let names = package.schema.features().map(|field| field.name.as_str());
+        let tally = Arc::new(Tally::new(&counted, watch, names));
         Ok(Self {
+            tally,
             fingerprint: *fingerprint.finalize().as_bytes(),
             worth: Worth::new(cost.run, cost.row),
             explainer,
@@ -300,12 +316,15 @@ impl Version {
         rows: &FeatureRows,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Scores>, runtime::Error> {
-        match &self.accelerator {
+        let begin = Instant::now();
+        let scores = match &self.accelerator {
             Some(accelerator) if rows.len() >= accelerator.min_rows => {
                 accelerator.pool.lend().run_unless(rows, stop)
             }
             _ => self.pool.lend().run_unless(rows, stop),
-        }
+        };
+        self.tally.ran(begin.elapsed());
+        scores
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scoregate_model::explain::{Ask, Explainer, Explanation};
+use scoregate_model::explain::{Ask, Explainer, Explanation, Method};
 use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score, Scores};
 
@@ -41,6 +41,11 @@ impl Explaining {
     /// What explains.
     pub fn explainer(&self) -> &Explainer {
         &self.explainer
+    }
+
+    /// By which method, with all the time there is.
+    pub fn method(&self) -> Method {
+        self.ask.method()
     }
 
     /// What explaining a row is expected to take.

@@ -12,6 +12,7 @@ use super::{Engine, Error};
 use crate::auth::Caller;
 use crate::cache::{Asked, Cache, Join, Key, Lead, Outcome, Plan, Status, Wish, Worth};
 use crate::registry::Version;
+use crate::telemetry::notes::{Notes, Stage};
 
 /// What a request needs to be answered from the cache.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Recall<'r> {
     pub caller: &'r Caller,
     /// What the request wants of them.
     pub wish: Wish,
+    /// Where the ends of its stages are noted.
+    pub notes: &'r Notes,
 }
 
 /// What is looked for of a row: its score, or its explanation as numbers.
@@ -178,7 +181,9 @@ impl Recall<'_> {
                 None => missed.status.redis = Some(Outcome::OutOfReach),
             }
         }
+        self.notes.end(Stage::Cache);
         let score = compute.await?;
+        self.notes.end(Stage::Run);
         Ok(self.land(missed, score, lead))
     }
 

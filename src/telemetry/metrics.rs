@@ -1,16 +1,25 @@
 //! What is counted, by the names that dashboards use.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tracing_appender::non_blocking::ErrorCounter;
 
-use super::Log;
+use super::access::Access;
+use super::buckets::{Buckets, SECONDS};
+use super::lines::Lines;
+use super::notes::Record;
+use super::process::Process;
+use super::tally::{Kind, Tallies, Tally};
+use super::trace::{TraceCounts, TraceId};
 use crate::auth;
 use crate::cache::{Estimate, Level};
 
@@ -25,9 +34,141 @@ pub struct Metrics {
     redis: RedisCounts,
     cache: CacheCounts,
     cache_gauges: CacheGauges,
+    requests: RequestCounts,
+    queue: Queue,
+    versions: Family<StateLabels, Gauge>,
+    traces: TraceCounts,
     lines_dropped: Counter,
     /// The log whose lines these are; none until it is known.
-    log: Option<ErrorCounter>,
+    log: Option<Lines>,
+}
+
+/// What is counted of requests, besides what their version counts.
+#[derive(Debug, Clone)]
+pub struct RequestCounts {
+    tallies: Tallies,
+    responses: Family<ResponseLabels, Counter>,
+    received: Counter,
+    sent: Counter,
+    in_flight: Gauge,
+}
+
+impl RequestCounts {
+    fn register(registry: &mut Registry) -> Self {
+        let counts = Self {
+            tallies: Tallies::default(),
+            responses: Family::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            in_flight: Gauge::default(),
+        };
+        registry.register(
+            "scoregate_responses",
+            "Answers by route, status and the code of the problem, which is ok where there is none",
+            counts.responses.clone(),
+        );
+        registry.register(
+            "scoregate_request_body_bytes",
+            "Bytes of the bodies of scoring requests, as they came",
+            counts.received.clone(),
+        );
+        registry.register(
+            "scoregate_response_body_bytes",
+            "Bytes of the bodies of answers",
+            counts.sent.clone(),
+        );
+        registry.register(
+            "scoregate_requests_in_flight",
+            "Requests that wait for an answer",
+            counts.in_flight.clone(),
+        );
+        registry.register_collector(Box::new(counts.tallies.clone()));
+        counts
+    }
+
+    /// Requests that wait for an answer, counted by whoever watches them.
+    pub(super) fn in_flight(&self) -> &Gauge {
+        &self.in_flight
+    }
+
+    /// Counts a request that was answered.
+    pub(super) fn count(
+        &self,
+        kind: Kind,
+        status: u16,
+        record: &Record,
+        took: Duration,
+        bytes: u64,
+        trace: Option<TraceId>,
+    ) {
+        let code = record.code.unwrap_or("ok");
+        let durations = match &record.tally {
+            Some(tally) => &tally.durations,
+            None => self.tallies.others(code == "unknown_model"),
+        };
+        durations.observe(kind, took, trace);
+        self.responses.get_or_create(&ResponseLabels { route: kind.route, status, code }).inc();
+        self.received.inc_by(record.received as u64);
+        self.sent.inc_by(bytes);
+        if let Some(tally) = &record.tally {
+            if record.scored + record.rejected > 0 {
+                tally.rows(kind.route, [record.scored, record.rejected]);
+            }
+            if let Some((method, took)) = record.explained {
+                tally.explained(method, took);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResponseLabels {
+    route: &'static str,
+    status: u16,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabels {
+    model: String,
+    state: &'static str,
+}
+
+/// How long work waits for a thread that is made for what takes long.
+#[derive(Debug, Clone)]
+pub struct Queue(Arc<Buckets>);
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self(Arc::new(Buckets::new(SECONDS)))
+    }
+}
+
+impl Queue {
+    /// Counts work that has waited.
+    pub fn waited(&self, time: Duration) {
+        self.0.observe_time(time);
+    }
+}
+
+impl Collector for Queue {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Work that left the connections' threads, by the time that it waited for another";
+        let mut metric =
+            encoder.encode_descriptor("scoregate_queue_seconds", help, None, MetricType::Histogram)?;
+        self.0.encode(&mut metric)
+    }
+}
+
+/// What is there at the moment, for a scrape.
+#[derive(Debug, Default)]
+pub struct Present {
+    /// The cache of scores.
+    pub cache: CacheState,
+    /// The versions that answer.
+    pub live: Vec<Arc<Tally>>,
+    /// How many versions of each model are in which state.
+    pub versions: Vec<(String, &'static str, i64)>,
 }
 
 /// Requests to Redis by what became of them.
@@ -220,7 +361,7 @@ struct KeySetLabels {
 
 /// What a request shows to say who it is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum CredentialKind {
     /// An API key.
     Key,
     /// An access token.
@@ -231,7 +372,7 @@ pub enum Kind {
     None,
 }
 
-impl Kind {
+impl CredentialKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Key, Self::Token, Self::Certificate, Self::None];
 
@@ -290,11 +431,29 @@ impl Default for Metrics {
             "Log lines that were not written because their reader is too slow",
             lines_dropped.clone(),
         );
-        let accepted = |kind: Kind| {
+        let requests = RequestCounts::register(&mut registry);
+        let queue = Queue::default();
+        registry.register_collector(Box::new(queue.clone()));
+        let versions = Family::<StateLabels, Gauge>::default();
+        registry.register(
+            "scoregate_model_versions",
+            "Published versions of each model by what has become of them",
+            versions.clone(),
+        );
+        let traced = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "scoregate_traces",
+            "Requests that were to be told to the collector of traces, by what became of that",
+            traced.clone(),
+        );
+        let count = |outcome| traced.get_or_create(&OutcomeLabels { outcome }).clone();
+        let traces = TraceCounts { sent: count("sent"), dropped: count("dropped"), failed: count("failed") };
+        registry.register_collector(Box::new(Process));
+        let accepted = |kind: CredentialKind| {
             let labels = CredentialLabels { kind: kind.as_str(), outcome: "accepted" };
             credentials.get_or_create(&labels).clone()
         };
-        let accepted = Kind::ALL.map(accepted);
+        let accepted = CredentialKind::ALL.map(accepted);
         Self {
             registry,
             credentials,
@@ -304,6 +463,10 @@ impl Default for Metrics {
             redis,
             cache,
             cache_gauges,
+            requests,
+            queue,
+            versions,
+            traces,
             lines_dropped,
             log: None,
         }
@@ -326,13 +489,28 @@ impl Metrics {
         self.quota_rows.clone()
     }
 
-    /// Counts the lines that `log` drops.
-    pub fn watch(&mut self, log: &Log) {
-        self.log = Some(log.dropped());
+    /// Where requests are counted.
+    pub fn requests(&self) -> RequestCounts {
+        self.requests.clone()
+    }
+
+    /// Where work that waits for a thread is counted.
+    pub fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    /// Where requests that are traced are counted.
+    pub fn traces(&self) -> TraceCounts {
+        self.traces.clone()
+    }
+
+    /// Counts the lines that are dropped where `access` writes.
+    pub fn watch(&mut self, access: &Access) {
+        self.log = Some(access.lines.clone());
     }
 
     /// Counts one request by its credential and by what finally became of it.
-    pub fn count_credential(&self, kind: Kind, refused: Option<auth::Error>) {
+    pub fn count_credential(&self, kind: CredentialKind, refused: Option<auth::Error>) {
         match refused {
             None => drop(self.accepted[kind as usize].inc()),
             Some(error) => {
@@ -347,21 +525,46 @@ impl Metrics {
     pub fn encode<'i>(
         &self,
         key_sets: impl Iterator<Item = (&'i str, u64, u64)>,
-        cache: CacheState,
+        present: Present,
     ) -> String {
-        self.cache_gauges.set(cache);
+        self.cache_gauges.set(present.cache);
+        self.requests.tallies.set(present.live);
+        self.versions.clear();
+        for (model, state, count) in present.versions {
+            self.versions.get_or_create(&StateLabels { model, state }).set(count);
+        }
         for (issuer, well, badly) in key_sets {
             for (outcome, count) in [("ok", well), ("failed", badly)] {
                 let labels = KeySetLabels { issuer: issuer.into(), outcome };
                 self.key_sets.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
             }
         }
-        let dropped = self.log.as_ref().map_or(0, ErrorCounter::dropped_lines);
-        self.lines_dropped.inner().store(dropped as u64, Ordering::Relaxed);
+        let dropped = self.log.as_ref().map_or(0, Lines::dropped);
+        self.lines_dropped.inner().store(dropped, Ordering::Relaxed);
         let mut document = String::new();
         text::encode(&mut document, &self.registry).expect("a text can always be appended to");
         document
     }
+}
+
+/// A document of OpenMetrics in the older format of Prometheus: counters are called as their samples are, and there are no exemplars.
+pub fn in_older_format(document: &str) -> String {
+    let mut older = String::with_capacity(document.len());
+    let lines = || document.lines().filter(|line| !line.starts_with("# EOF") && !line.starts_with("# UNIT"));
+    let counters: Vec<&str> =
+        lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    for line in lines() {
+        let comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        match comment.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) if counters.contains(&name) => {
+                let kind = &line[..7];
+                older.extend([kind, name, "_total ", rest]);
+            }
+            _ => older.push_str(line.rfind(" # {trace_id=").map_or(line, |exemplar| &line[..exemplar])),
+        }
+        older.push('\n');
+    }
+    older
 }
 
 impl fmt::Debug for Metrics {
@@ -377,17 +580,16 @@ mod tests {
     #[test]
     fn credentials_rows_and_fetches_are_counted_by_outcome() {
         let metrics = Metrics::default();
-        metrics.count_credential(Kind::Key, None);
-        metrics.count_credential(Kind::Key, Some(auth::Error::InvalidKey));
-        metrics.count_credential(Kind::Certificate, None);
-        metrics.count_credential(Kind::None, Some(auth::Error::InvalidRequest("two")));
+        metrics.count_credential(CredentialKind::Key, None);
+        metrics.count_credential(CredentialKind::Key, Some(auth::Error::InvalidKey));
+        metrics.count_credential(CredentialKind::Certificate, None);
+        metrics.count_credential(CredentialKind::None, Some(auth::Error::InvalidRequest("two")));
         let [admitted, refused] = metrics.quota_rows().of("rows");
         admitted.inc_by(5);
         metrics.quota_rows().of("rows")[0].inc();
         refused.inc_by(2);
         for fetched in 1..=2 {
-            let document =
-                metrics.encode([("https://issuer", fetched, 0)].into_iter(), CacheState::default());
+            let document = metrics.encode([("https://issuer", fetched, 0)].into_iter(), Present::default());
             for line in [
                 "scoregate_credentials_total{kind=\"key\",outcome=\"accepted\"} 1".to_owned(),
                 "scoregate_credentials_total{kind=\"key\",outcome=\"key\"} 1".to_owned(),

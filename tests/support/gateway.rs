@@ -117,8 +117,13 @@ impl Settings {
     /// Starts the gateway with a key and waits until it is ready.
     pub(crate) fn start(self) -> Gateway {
         let key = self.key();
+        self.start_with(&key)
+    }
+
+    /// Starts the gateway, which knows the `key` already, and waits until it is ready.
+    pub(crate) fn start_with(self, key: &str) -> Gateway {
         let mut gateway = self.spawn();
-        gateway.key = key;
+        gateway.key = key.into();
         let ready = gateway.wait_for_line("ready");
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         (gateway.addr, gateway.admin_addr) = (address("addr"), address("admin_addr"));

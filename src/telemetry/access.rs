@@ -1,0 +1,227 @@
+//! The line that each request leaves in the log, written by hand: through the subscriber of other events it would cost several
+//! times as much.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+
+use super::lines::Lines;
+use super::notes::Record;
+use super::trace::TraceId;
+use crate::config::AccessLog;
+
+/// What filters know the lines by.
+const TARGET: &str = "scoregate::access";
+
+/// Where lines of requests go.
+#[derive(Debug, Clone)]
+pub struct Access {
+    pub(super) lines: Lines,
+    pub(super) is_json: bool,
+    pub(super) which: AccessLog,
+}
+
+/// What is told of a request.
+#[derive(Debug)]
+pub(super) struct Line<'l> {
+    pub(super) now: SystemTime,
+    pub(super) id: &'l str,
+    pub(super) method: &'static str,
+    pub(super) route: &'static str,
+    pub(super) status: u16,
+    pub(super) took: Duration,
+    pub(super) cache: &'static str,
+    pub(super) bytes: u64,
+    pub(super) trace: Option<TraceId>,
+    pub(super) record: &'l Record,
+}
+
+thread_local! {
+    /// Where a line is put together; its memory is kept.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Access {
+    pub(super) fn write(&self, line: &Line<'_>) {
+        let is_wanted = match self.which {
+            AccessLog::On => true,
+            AccessLog::Errors => line.status >= 400,
+            AccessLog::Off => false,
+        };
+        if is_wanted && tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+            BUFFER.with_borrow_mut(|buffer| {
+                buffer.clear();
+                line.write(buffer, self.is_json);
+                self.lines.put(buffer, false);
+            });
+        }
+    }
+}
+
+/// A line that is being written: as members of an object, or as words.
+struct Writer<'w> {
+    out: &'w mut Vec<u8>,
+    is_json: bool,
+}
+
+impl Writer<'_> {
+    fn name(&mut self, name: &str) {
+        if self.is_json {
+            self.out.extend_from_slice(b",\"");
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.extend_from_slice(b"\":");
+        } else {
+            self.out.push(b' ');
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.push(b'=');
+        }
+    }
+
+    /// Text that may hold anything.
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        // The escapes of JSON keep control characters out of terminals, too.
+        serde_json::to_writer(&mut *self.out, value).expect("a text can always be appended to");
+    }
+
+    /// Text of our own, with nothing to escape.
+    fn word(&mut self, name: &str, value: &str) {
+        self.name(name);
+        if self.is_json {
+            self.out.push(b'"');
+        }
+        self.out.extend_from_slice(value.as_bytes());
+        if self.is_json {
+            self.out.push(b'"');
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+}
+
+impl Line<'_> {
+    fn write(&self, out: &mut Vec<u8>, is_json: bool) {
+        if is_json {
+            out.extend_from_slice(b"{\"timestamp\":\"");
+            timestamp(self.now, out);
+            out.extend_from_slice(
+                b"\",\"level\":\"INFO\",\"message\":\"request\",\"target\":\"scoregate::access\"",
+            );
+        } else {
+            timestamp(self.now, out);
+            out.extend_from_slice(b"  INFO scoregate::access: request");
+        }
+        let record = self.record;
+        let mut writer = Writer { out, is_json };
+        writer.text("request_id", self.id);
+        writer.word("route", self.route);
+        writer.word("method", self.method);
+        writer.number("status", self.status.into());
+        if let Some(code) = record.code {
+            writer.word("code", code);
+        }
+        writer.name("latency_ms");
+        let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+        writer.out.extend_from_slice(itoa::Buffer::new().format(micros / 1_000).as_bytes());
+        let rest = micros % 1_000;
+        let digits = [rest / 100, rest / 10 % 10, rest % 10].map(digit);
+        writer.out.push(b'.');
+        writer.out.extend_from_slice(&digits);
+        if let Some(caller) = &record.caller {
+            writer.text("caller", caller.id());
+        }
+        if let Some(tally) = &record.tally {
+            writer.text("model", &tally.model);
+            writer.text("version", &tally.version);
+            writer.number("rows", (record.scored + record.rejected) as u64);
+            writer.number("rows_rejected", record.rejected as u64);
+            writer.word("cache", self.cache);
+            let names = scoregate_model::watch::Findings::NAMES;
+            for (name, count) in names.into_iter().zip(record.findings.counts()) {
+                writer.number(name, count);
+            }
+        }
+        if let Some((method, _)) = record.explained {
+            writer.word("explanation", method.as_str());
+        }
+        writer.number("bytes_in", record.received as u64);
+        writer.number("bytes_out", self.bytes);
+        if let Some(trace) = self.trace {
+            let mut text = String::with_capacity(32);
+            write!(text, "{trace}").expect("a text can always be appended to");
+            writer.word("trace_id", &text);
+        }
+        out.extend_from_slice(if is_json { b"}\n" } else { b"\n" });
+    }
+}
+
+fn digit(number: u64) -> u8 {
+    b'0' + u8::try_from(number % 10).unwrap_or(0)
+}
+
+/// Writes a time as other lines have it: `2026-11-22T10:00:00.123456Z`.
+fn timestamp(now: SystemTime, out: &mut Vec<u8>) {
+    let now = OffsetDateTime::from(now);
+    let parts = [
+        (u64::from(now.year().unsigned_abs()), 4, b'-'),
+        (u8::from(now.month()).into(), 2, b'-'),
+        (now.day().into(), 2, b'T'),
+        (now.hour().into(), 2, b':'),
+        (now.minute().into(), 2, b':'),
+        (now.second().into(), 2, b'.'),
+        (now.microsecond().into(), 6, b'Z'),
+    ];
+    for (number, digits, behind) in parts {
+        for place in (0..digits).rev() {
+            out.push(digit(number / 10_u64.pow(place)));
+        }
+        out.push(behind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn written(record: &Record, is_json: bool) -> String {
+        let line = Line {
+            now: UNIX_EPOCH + Duration::from_micros(1_795_341_600_012_345),
+            id: "a\"b\\c",
+            method: "POST",
+            route: "/v1/predict",
+            status: 401,
+            took: Duration::from_micros(1_042),
+            cache: "none",
+            bytes: 17,
+            trace: Some(TraceId(0xab)),
+            record,
+        };
+        let mut out = Vec::new();
+        line.write(&mut out, is_json);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_object_or_words() {
+        let record = Record { code: Some("invalid_key"), received: 3, ..Record::default() };
+        let json = written(&record, true);
+        assert!(json.ends_with("}\n"));
+        let object: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(object["timestamp"], "2026-11-22T10:00:00.012345Z");
+        assert_eq!((&object["request_id"], &object["target"]), (&"a\"b\\c".into(), &TARGET.into()));
+        assert_eq!((object["latency_ms"].as_f64(), object["status"].as_u64()), (Some(1.042), Some(401)));
+        assert_eq!(object["trace_id"], "000000000000000000000000000000ab");
+        let text = written(&record, false);
+        let expected = "2026-11-22T10:00:00.012345Z  INFO scoregate::access: request request_id=\"a\\\"b\\\\c\" \
+                        route=/v1/predict method=POST status=401 code=invalid_key latency_ms=1.042 bytes_in=3 bytes_out=17 \
+                        trace_id=000000000000000000000000000000ab\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,45 @@
+"""Whether answers are as the document says, and say nothing that it does not.
+
+Arguments: the document, and a file with a list of [method, path as documented, status, media type, answer].
+"""
+
+import json
+import sys
+
+import jsonschema
+
+
+def resolved(document, value):
+    while "$ref" in value:
+        found = document
+        for part in value["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        value = found
+    return value
+
+
+def strict(document, schema):
+    """The schema, with members that it does not name forbidden where it names any and says nothing of others."""
+    if isinstance(schema, list):
+        return [strict(document, part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "allOf" in schema:
+        # What one part does not name another one may.
+        return {"allOf": [resolved(document, part) for part in schema["allOf"]], "unevaluatedProperties": False}
+    made = {name: strict(document, value) for name, value in schema.items()}
+    if "properties" in schema and schema.get("type") == "object" and "additionalProperties" not in schema:
+        made["unevaluatedProperties"] = False
+    return made
+
+
+document, answers = sys.argv[1:]
+with open(document) as file:
+    document = json.load(file)
+components = strict(document, document["components"])
+with open(answers) as file:
+    for method, path, status, media_type, answer in json.load(file):
+        response = resolved(document, document["paths"][path][method.lower()]["responses"][str(status)])
+        schema = {**strict(document, response["content"][media_type]["schema"]), "components": components}
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(answer):
+            sys.exit(f"{method} {path} {status}: {error.message} at {list(error.absolute_path)}")
