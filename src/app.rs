@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use scoregate_model::runtime::{self, Runtime};
 
+use crate::aside::Aside;
 use crate::audit;
 use crate::auth::Auth;
 use crate::auth::issuer::{self, Issuer};
@@ -46,6 +47,8 @@ pub struct App {
     pub cache: Cache,
     /// Where work runs.
     pub engine: Engine,
+    /// Writes what is told of everything at once: neither those that serve wait for it, nor does it wait behind batches.
+    pub telling: Aside,
     registry: OnceLock<Arc<Registry>>,
     opened: AtomicBool,
     draining: AtomicBool,
@@ -135,6 +138,7 @@ impl App {
             limiter,
             cache,
             engine,
+            telling: Aside::start("scoregate-tell").map_err(Error::Thread)?,
             registry: OnceLock::new(),
             opened: AtomicBool::new(false),
             draining: AtomicBool::new(false),

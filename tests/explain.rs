@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::support::cached::{Callers, KEY, metric, post, scores, told, without_ids};
-use crate::support::graph::{FLOAT, Handmade, share_model};
+use crate::support::graph::{FLOAT, Handmade, share_model, zeros};
 use crate::support::redis::Redis;
 use crate::support::{
     Answer, CANARY, Case, Gateway, PREDICT, REFERENCE, Request, Settings, case, check, complaints, customer,
@@ -404,7 +404,7 @@ fn a_model_is_explained_by_default_where_its_score_says_so() {
             assert_eq!(answer["top_features"].as_array().unwrap().is_empty(), *top < 0.5);
         }
     }
-    let warned = gateway.log().join("\n");
+    let warned = gateway.log_so_far().join("\n");
     assert!(warned.contains("scores are to be explained and cannot be"), "{warned}");
 }
 
@@ -546,8 +546,9 @@ fn columns_of_explanations_stand_where_the_header_says() {
         ("?explain=true", ",scoregate_top_features"),
         (
             "?explain=full",
-            ",scoregate_top_features,scoregate_base_value,explanation_method,explanation_space,\
-             explain_top_features,explain_base_value,explain_x",
+            ",scoregate_top_features,scoregate_base_value,explanation_method,explanation_space,explanation_class,\
+             explanation_stepped_down_from,additivity_error,largest_standard_error,explain_top_features,\
+             explain_base_value,explain_x",
         ),
     ] {
         let found = header(&format!("/v1/models/odd/predict/batch{query}"), body);
@@ -690,20 +691,93 @@ fn a_batch_that_nobody_has_time_to_explain_is_told_how_many_rows_can_be() {
     let settings = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "1s");
     let file = "[explain]\nmode = \"true\"\n[model.share]\nexplain_when = \"probability > 0.5\"\n";
     let gateway = serving(settings, &models, file).start();
-    let rows = |top: u32, count: usize| {
-        format!("[{}]", vec![format!("{{\"top\":{top},\"bottom\":8}}"); count].join(","))
+    // All of them different.
+    let rows = |count: usize| {
+        let row = |at: usize| format!("{{\"top\":{},\"bottom\":8}}", 4.5 + at as f64 / 4_096.0);
+        format!("[{}]", (0..count).map(row).collect::<Vec<_>>().join(","))
     };
-    for (target, top) in [("/v1/predict/batch?explain=true", 1), (BATCH, 7)] {
-        let answer = gateway.post(target, rows(top, 20_000));
-        assert_eq!((answer.status, answer.code().as_str()), (413, "too_many_rows"), "{}", answer.text());
-        assert_eq!(complaints(&answer), Vec::<String>::new());
-        let text = answer.text();
-        let fit: usize = text.split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!((1..20_000).contains(&fit) && text.contains("explain=false"), "{text}");
-    }
+    let answer = gateway.post("/v1/predict/batch?explain=true", rows(10_000));
+    assert_eq!((answer.status, answer.code().as_str()), (413, "too_many_rows"), "{}", answer.text());
+    assert_eq!(complaints(&answer), Vec::<String>::new());
+    let text = answer.text();
+    let fit: usize = text.split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((1..10_000).contains(&fit) && text.contains("explain=false"), "{text}");
+    // Whoever did not ask gets all scores, and as many reasons as there was time for.
+    let is_mixed =
+        [200, 400, 800, 1_200, 1_600, 2_000, 2_400, 3_200, 4_000, 6_000].into_iter().any(|count| {
+            let answer = gateway.post(BATCH, rows(count));
+            if answer.status == 504 {
+                // Scores alone took all the time.
+                return false;
+            }
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let answer = answer.json();
+            let found = answer["predictions"].as_array().unwrap();
+            let (explained, skipped): (Vec<&Value>, Vec<&Value>) =
+                found.iter().partition(|row| row["explanations"].get("skipped").is_none());
+            for row in &skipped {
+                assert_eq!(row["explanations"], json!({"top_features": [], "skipped": "time"}));
+                assert!(number(&row["share_probability"]) > 0.5);
+            }
+            !explained.is_empty() && !skipped.is_empty()
+        });
+    assert!(is_mixed, "some of the sizes are too many for the time, and not all of it goes into scores");
     // What is not explained needs no time for it.
-    assert_eq!(gateway.post(BATCH, rows(1, 100)).status, 200);
-    assert_eq!(gateway.post("/v1/predict/batch?explain=false", rows(7, 100)).status, 200);
+    assert_eq!(gateway.post("/v1/predict/batch?explain=false", rows(100)).status, 200);
+}
+
+#[test]
+fn what_a_batch_had_little_time_for_is_not_kept_for_single_rows() {
+    let models = tempfile::tempdir_in(scratch()).unwrap();
+    publish_share(models.path(), SLOW);
+    let callers = Callers::new();
+    let key = callers.of("a", "north");
+    let settings = callers.gateway("memory").set("SCOREGATE_ANSWER_TIMEOUT", "2s");
+    let gateway = serving(settings.set("SCOREGATE_EXPLAIN_BUDGET", "900ms"), &models, "").start();
+    let row = |top: u32| format!("{{\"top\":{top},\"bottom\":4096}}");
+    let query = "?explain=full&method=permutation_sampling";
+    let body = format!("[{}]", (1..40).map(row).collect::<Vec<_>>().join(","));
+    let batch = gateway.ask(&post(&format!("{BATCH}{query}"), &key, body));
+    assert_eq!(batch.status, 200, "{}", batch.text());
+    let alone = gateway.ask(&post(&format!("{PREDICT}{query}"), &key, row(1)));
+    assert_eq!(told(&alone), "scoregate-memory; fwd=miss; stored");
+    let error = |explained: &Value| number(&explained["standard_errors"]["top"]);
+    let coarse = &batch.json()["predictions"][0]["explanations"];
+    assert!(error(&explanations(&alone)) <= error(coarse), "{coarse}");
+}
+
+#[test]
+fn a_row_that_the_closed_form_does_not_hold_for_is_run() {
+    let models = tempfile::tempdir_in(scratch()).unwrap();
+    // The logistic function of a - b, and a half where that is more: the background never gets there.
+    Handmade::new("bent", &["a", "b"])
+        .labels(&["no", "yes"])
+        .node("Sub", &["a", "b"], "margin", Vec::new())
+        .node("Sigmoid", &["margin"], "risen", Vec::new())
+        .node("Constant", &[], "nothing", vec![zeros([1, 1])])
+        .node("Sigmoid", &["nothing"], "half", Vec::new())
+        .node("Min", &["risen", "half"], "bent", Vec::new())
+        .output("bent", FLOAT)
+        .reference("background", objects(["a", "b"], &[[1.0, 2.0], [0.5, 3.0], [-1.0, 0.25]]))
+        .publish(models.path(), Output::Probabilities { name: "bent".into(), classes: 1, positive: 0 });
+    let gateway = serving(patient(), &models, "").set("SCOREGATE_DEFAULT_MODEL", "bent").start();
+    let explained = |a: f64, b: f64| {
+        let row = json!({"a": a, "b": b}).to_string();
+        let alone = explanations(&gateway.post("/v1/predict?explain=full", &row));
+        let batch = gateway.post("/v1/predict/batch?explain=full", format!("[{row}]")).json();
+        let together = batch["predictions"][0]["explanations"].clone();
+        assert_eq!(together.get("stepped_down_from"), alone.get("stepped_down_from"));
+        assert_close(total(&together), total(&alone), "what is explained");
+        alone
+    };
+    let usual = explained(1.0, 3.0);
+    assert_eq!((&usual["method"], &usual["space"]), (&json!("linear"), &json!("log_odds")));
+    assert_close(total(&usual), -2.0, "the log-odds");
+    let bent = explained(3.0, 1.0);
+    assert_eq!((&bent["method"], &bent["stepped_down_from"]), (&json!("exact"), &json!("linear")));
+    assert_eq!(bent["space"], "log_odds");
+    // Those of a half, not of what it would be.
+    assert_close(total(&bent), 0.0, "the log-odds");
 }
 
 #[test]
@@ -738,7 +812,7 @@ fn a_score_that_cannot_be_explained_is_answered_to_whoever_did_not_ask() {
     let gateway = serving(patient().set("SCOREGATE_EXPLAIN", "true"), &models, "").start();
     let (good, bad) = (r#"{"top":1,"bottom":4}"#, r#"{"top":3,"bottom":4}"#);
     let rows = format!("[{good},{bad},{good}]");
-    assert_eq!(explanations(&gateway.post(PREDICT, bad)), json!({"top_features": []}));
+    assert_eq!(explanations(&gateway.post(PREDICT, bad)), json!({"top_features": [], "skipped": "unusable"}));
     assert_eq!(explanations(&gateway.post(PREDICT, good)), json!({"top_features": ["bottom"]}));
     let answer = gateway.post(BATCH, &rows).json();
     let found: Vec<&Value> = answer["predictions"].as_array().unwrap().iter().collect();
@@ -748,11 +822,20 @@ fn a_score_that_cannot_be_explained_is_answered_to_whoever_did_not_ask() {
     );
     let is_explained = |row: &&Value| row["explanations"]["top_features"] == json!(["bottom"]);
     assert_eq!(found.iter().map(is_explained).collect::<Vec<_>>(), [true, false, true]);
-    for (target, body) in [("/v1/predict?explain=true", bad), ("/v1/predict/batch?explain=true", &rows)] {
-        let answer = gateway.post(target, body);
-        assert_eq!((answer.status, answer.code().as_str()), (500, "model_output_invalid"));
-        assert_eq!(complaints(&answer), Vec::<String>::new());
-    }
+    // A batch that asks gets all else, too; a single row that asks is told.
+    let asked = gateway.post("/v1/predict/batch?explain=true", &rows).json();
+    let reasons = |answer: &Value, row: usize| answer["predictions"][row]["explanations"].clone();
+    assert_eq!(reasons(&asked, 1), json!({"top_features": [], "skipped": "unusable"}));
+    assert_eq!(reasons(&asked, 2), json!({"top_features": ["bottom"]}));
+    let answer = gateway.post("/v1/predict?explain=true", bad);
+    assert_eq!((answer.status, answer.code().as_str()), (500, "model_output_invalid"));
+    assert_eq!(complaints(&answer), Vec::<String>::new());
+    // Of whoever did not ask one row, and one of each batch.
+    let version = gateway.post(PREDICT, good).json()["model_version"].as_str().unwrap().to_owned();
+    let series = format!(
+        "scoregate_unexplained_rows_total{{model=\"share\",version=\"{version}\",reason=\"unusable\"}}"
+    );
+    assert_eq!(metric(&gateway, &series), 3);
 }
 
 /// What every picture is answered with.

@@ -147,7 +147,9 @@ fn an_answered_request_holds_no_place_any_more() {
 
 #[test]
 fn bodies_in_memory_are_bounded() {
-    let gateway = Settings::new().set("SCOREGATE_MAX_QUEUED_BYTES", "1000000").start();
+    // On a busy machine the answer to another batch takes a while, for which the body has to be waited for.
+    let settings = Settings::new().set("SCOREGATE_MAX_QUEUED_BYTES", "1000000");
+    let gateway = settings.set("SCOREGATE_BODY_TIMEOUT", "60s").start();
     let mut holder = gateway.connect();
     let body = rows(6_000);
     assert!(body.len() > 600_000 && body.len() < 1_000_000);

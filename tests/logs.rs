@@ -243,7 +243,7 @@ fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
         keys.iter().any(|key| key.starts_with("scoregate:score:")).then_some(keys)
     });
     let mut places: Vec<(String, Vec<u8>)> = vec![("the traces".into(), traces)];
-    places.extend(gateway.log().into_iter().map(|line| ("the log".to_owned(), line.into_bytes())));
+    places.extend(gateway.log_so_far().into_iter().map(|line| ("the log".to_owned(), line.into_bytes())));
     places.extend(errors.into_iter().map(|error| ("an error".to_owned(), error.into_bytes())));
     for accept in ["text/plain", "application/openmetrics-text"] {
         let metrics =

@@ -91,6 +91,10 @@ fn requests_rows_features_scores_and_models_are_counted() {
             "scoregate_request_body_bytes_total".into(),
             (4 * REFERENCE.len() - REFERENCE.len() + 2 + batch.len()) as f64,
         ),
+        ("scoregate_rows_in_hand{work=\"scoring\"}".into(), 0.0),
+        ("scoregate_rows_in_hand_limit{work=\"scoring\"}".into(), 200_000.0),
+        ("scoregate_rows_in_hand_limit{work=\"explaining\"}".into(), 50_000.0),
+        ("scoregate_bytes_in_hand_limit".into(), 268_435_456.0),
         // The scrape itself.
         ("scoregate_requests_in_flight".into(), 1.0),
     ] {

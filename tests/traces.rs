@@ -31,8 +31,12 @@ fn count(gateway: &Gateway, outcome: &str) -> u64 {
 #[test]
 fn a_request_is_found_in_the_collector_by_what_its_client_and_the_exemplar_say() {
     let collector = Collector::start();
-    for (at, endpoint, protocol) in [(1, collector.http(), "http"), (2, collector.grpc(), "grpc")] {
+    // The cache is asked for the score, and for its explanation.
+    for (at, endpoint, protocol, cache, asked) in
+        [(1, collector.http(), "http", "off", 0), (2, collector.grpc(), "grpc", "memory", 2)]
+    {
         let gateway = Settings::new()
+            .set("SCOREGATE_CACHE", cache)
             .set("SCOREGATE_OTLP_ENDPOINT", &endpoint)
             .set("SCOREGATE_OTLP_PROTOCOL", protocol)
             .set("SCOREGATE_TRACE_SAMPLE", "0")
@@ -45,7 +49,9 @@ fn a_request_is_found_in_the_collector_by_what_its_client_and_the_exemplar_say()
         let span = told.strip_prefix(&format!("00-{trace}-")).unwrap().strip_suffix("-01").unwrap();
         assert_ne!(span, PARENT);
 
-        let spans = collector.spans(&trace, 4);
+        let spans = collector.spans(&trace, 5 + asked);
+        assert_eq!(spans.len(), 5 + asked, "{spans:#?}");
+        assert_eq!(spans.iter().filter(|span| span["name"] == "cache").count(), asked, "{spans:#?}");
         let named = |name: &str| -> &Value {
             spans.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("{name} in {spans:#?}"))
         };

@@ -312,6 +312,16 @@ impl FeatureSchema {
         self.document.get("x-scoregate")?.get("positive")
     }
 
+    /// The same schema for rows that may name whom they are about, which nobody looks at.
+    #[must_use]
+    pub fn with_ignored_entity(&self) -> Self {
+        let mut schema = self.with_optional_entity();
+        for field in schema.fields.iter_mut().filter(|field| field.role == Role::Entity) {
+            field.role = Role::Ignore;
+        }
+        schema
+    }
+
     /// The schema for rows that need not say whom they are about: those of a reference, and such as are made up.
     pub fn with_optional_entity(&self) -> Self {
         let mut schema = self.clone();

@@ -251,6 +251,26 @@ fn signal() -> anyhow::Result<impl Future<Output = bool>> {
     })
 }
 
+/// Does `last` when the process is told to stop, and ends it.
+fn on_signal(last: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let wait = move || {
+        threads.block_on(async {
+            if let Ok(signal) = signal() {
+                signal.await;
+                last();
+                // As shells say it of SIGINT.
+                std::process::exit(130);
+            }
+        });
+    };
+    std::thread::Builder::new()
+        .name("scoregate-signal".into())
+        .spawn(wait)
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
 /// Asks the admin listener's readiness.
 fn healthcheck(settings: &Settings) -> anyhow::Result<()> {
     http::health::probe(settings)?;

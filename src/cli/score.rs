@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use scoregate_model::explain::{Method, Question, Space};
-use scoregate_model::features::{BodyError, FeatureRows};
+use scoregate_model::features::{BodyError, FeatureRows, RowReader};
 use scoregate_model::package::Repository;
 
 use super::models::{RepositoryArgs, resolve};
@@ -33,7 +33,7 @@ struct FileArgs {
     /// The version, as MODEL@VERSION, or as MODEL for the live one.
     #[arg(long, value_name = "MODEL[@VERSION]")]
     model: String,
-    /// The rows: a .csv, .ndjson (or .jsonl) or .json file.
+    /// The rows: a .csv, .ndjson (or .jsonl) or .json file. The outcome may be among the columns of a .csv.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where the answers go, as the batch route gives them: .csv with columns added (from .csv alone), .ndjson or .jsonl, or
@@ -122,7 +122,10 @@ fn run(args: &FileArgs, explain: Option<(Question, bool)>) -> anyhow::Result<()>
         .map_err(|reasons| anyhow::anyhow!("{model} {name} cannot be served: {}", reasons.detail))?;
     let version = Arc::new(version);
     let wanted = explain.map(|(question, is_full)| wanted(&version, &question, is_full, args.top_k));
-    let scorer = Scorer { version: &version, wanted: wanted.transpose()?, input, output };
+    // A file may name the same entity more than once: no outcome will be reported of its rows.
+    let reader = RowReader::new(&version.schema.with_ignored_entity(), &version.manifest.bindings);
+    let path = args.input.as_path();
+    let scorer = Scorer { path, version: &version, reader, wanted: wanted.transpose()?, input, output };
 
     let mut source = Source::open(&args.input, input)?;
     let directory = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -131,6 +134,9 @@ fn run(args: &FileArgs, explain: Option<(Question, bool)>) -> anyhow::Result<()>
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(directory.unwrap_or(Path::new(".")))
         .with_context(|| format!("cannot write beside {}", args.output.display()))?;
+    // Nothing is left behind by whoever is told to stop.
+    let unfinished = file.path().to_path_buf();
+    super::on_signal(move || drop(std::fs::remove_file(&unfinished)))?;
     let mut sink = BufWriter::new(file);
     let mut progress = Progress::new(source.bytes);
     let (mut rows, mut refused) = (0, 0);
@@ -163,8 +169,12 @@ fn run(args: &FileArgs, explain: Option<(Question, bool)>) -> anyhow::Result<()>
         progress.show(rows, source.read);
     }
     progress.end();
+    if rows == 0 {
+        bail!("found no rows in {}, expected at least one", args.input.display());
+    }
     let file =
         sink.into_inner().map_err(std::io::IntoInnerError::into_error).context("cannot write the answers")?;
+    file.as_file().sync_all().context("cannot write the answers")?;
     file.persist(&args.output).with_context(|| format!("cannot write {}", args.output.display()))?;
     let summary = format!(
         "scored {} of {rows} rows with {model} {name} in {:.1} s: {}",
@@ -200,7 +210,9 @@ fn wanted(
 
 /// Scores parts of a file.
 struct Scorer<'s> {
+    path: &'s Path,
     version: &'s Arc<Version>,
+    reader: RowReader,
     wanted: Option<Wanted>,
     input: Format,
     output: Format,
@@ -225,7 +237,7 @@ impl Scorer<'_> {
         let reasons = self.wanted.as_ref().map(|wanted| Reasons::new(version, wanted));
         let mut answers = Answers::new(version, reasons).starting_at(first);
         if let Some(wanted) = &self.wanted {
-            let explanations = wanted.explaining.explain_rows(&rows, &scores)?;
+            let explanations = wanted.explaining.explain_rows(&rows, &scores);
             answers.explain(Explained { explanations, chosen: None });
         }
         let answer = match self.output {
@@ -237,7 +249,7 @@ impl Scorer<'_> {
     }
 
     fn read(&self, part: &[u8]) -> anyhow::Result<(FeatureRows, &'static str)> {
-        let reader = &self.version.reader;
+        let reader = &self.reader;
         let read = match self.input {
             Format::Csv => reader.csv_rows(part, PART).map(|rows| (rows, "#")),
             Format::Ndjson => reader.ndjson_rows(part, PART).map(|rows| (rows, "#")),
@@ -250,7 +262,10 @@ impl Scorer<'_> {
                     format!("{} {}", column.trim_start_matches('/'), reader.detail(fault))
                 });
                 let columns = columns.collect::<Vec<_>>().join("; ");
-                anyhow::anyhow!("the header does not fit the model's features: {columns}")
+                anyhow::anyhow!(
+                    "the header of {} does not fit the model's features: {columns}; rename or remove these columns",
+                    self.path.display()
+                )
             }
             other => other.into(),
         })
@@ -271,9 +286,17 @@ impl Scorer<'_> {
             return Ok(None);
         };
         let mut writer = csv::WriterBuilder::new().flexible(true).from_writer(Vec::with_capacity(part.len()));
+        let width = record.len();
         loop {
-            let cells = record.iter().enumerate().filter(|(at, _)| *at != outcome).map(|(_, cell)| cell);
-            writer.write_record(cells)?;
+            if record.len() == width {
+                let cells = record.iter().enumerate().filter(|(at, _)| *at != outcome).map(|(_, cell)| cell);
+                writer.write_record(cells)?;
+            } else {
+                // Which cell is the outcome's is not known: such a record is to be refused, however many cells are left.
+                record.push_field(b"");
+                record.push_field(b"");
+                writer.write_byte_record(&record)?;
+            }
             if !reader.read_byte_record(&mut record)? {
                 break;
             }

@@ -213,6 +213,7 @@ impl TableReader<'_> {
         let own = OwnExplainSettings {
             mode: self.take("explain", MODES, |value| match value {
                 toml::Value::Boolean(true) => Some(ExplainMode::True),
+                toml::Value::Boolean(false) => Some(ExplainMode::OnRequest),
                 value => mode(value.as_str()?).ok(),
             }),
             when: self.take("explain_when", CONDITION, |value| value.as_str()?.parse().ok()),
@@ -255,7 +256,7 @@ mod tests {
             ("[explain]\nbudget = \"0s\"\n", BUDGET),
             ("[explain]\ntop_k = 0\n", COUNT),
             ("[explain]\nwhen = \"probability > 0\"\n", "explain.when of the settings file is no setting"),
-            ("[model.a]\nexplain = false\n", MODES),
+            ("[model.a]\nexplain = 1\n", MODES),
             ("[model.a]\nexplain_budget = \"11s\"\n", BUDGET),
             ("[model.a]\nexplain_when = \"probability > 0.5\"\n", "expected explain = \"true\" or \"full\""),
         ] {

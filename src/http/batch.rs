@@ -26,7 +26,7 @@ use crate::auth::{Caller, Scope};
 use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
 use crate::registry::{Cost, Version};
-use crate::scoring::{self, Permit, Recall, Recalled, Within};
+use crate::scoring::{self, Explanations, Permit, Recall, Recalled, Skipped, Within};
 use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict_batch(
@@ -68,7 +68,6 @@ async fn score(
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
     let explained = work.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.explaining.cost());
-    let explained_rows = work.wanted.as_ref().map_or(0, |wanted| wanted.explaining.weight(rows));
     let may_stay = work.wanted.as_ref().is_none_or(|wanted| wanted.explaining.may_stay());
     let row = cost.row.saturating_add(looked_up).saturating_add(explained);
     let here = rows > 0 && may_stay && app.engine.fits_inline(rows, Cost { row, ..cost });
@@ -79,7 +78,7 @@ async fn score(
         let recall = work.recall(admitted.caller(), wish);
         let scored = work.score(&read, recalled, &recall, &|| false)?;
         let explained = work.look_up_explanations(&scored, &read, &recall).await;
-        work.answer(read, scored, explained, &recall, &|| false)?
+        work.answer(read, scored, explained, &recall, LONE, &|| false)?
     } else {
         let mut own = admitted.clone();
         let done = move |has_left: &dyn Fn() -> bool| {
@@ -90,11 +89,11 @@ async fn score(
                 let scored = work.score(&read, recalled, &recall, has_left)?;
                 let looking = work.look_up_explanations(&scored, &read, &recall);
                 let explained = Handle::current().block_on(looking);
-                work.answer(read, scored, explained, &recall, has_left)
+                work.answer(read, scored, explained, &recall, Duration::MAX, has_left)
             });
             (own, answer)
         };
-        let (settled, answer) = app.engine.run(rows.saturating_add(explained_rows), false, done).await?;
+        let (settled, answer) = app.engine.run(rows, false, done).await?;
         *admitted = settled;
         answer?
     };
@@ -107,6 +106,9 @@ async fn score(
 
 /// What looking for a row in process and keeping its score takes at the most.
 const LOOK_UP: Duration = Duration::from_micros(2);
+
+/// What explaining a row may take on a thread that serves connections, where its closed form does not hold.
+const LONE: Duration = Duration::from_micros(200);
 
 /// What a row that is looked up takes in memory beside its numbers.
 const KEY_BYTES: usize = 128;
@@ -194,11 +196,12 @@ impl Work {
         Recall { cache: &self.app.cache, caller, wish, notes: &self.notes }
     }
 
-    /// Whether there is time to explain so many rows, be it in the coarsest way.
+    /// Whether there is time to explain so many rows, be it in the coarsest way; for those who ask for it.
     fn check_time(&self, wanted: &Wanted, rows: usize) -> Result<(), Error> {
-        let (least, most) = (wanted.explaining.least_cost().as_secs_f64(), self.app.engine.answer_timeout());
+        let (least, most) =
+            (wanted.explaining.least_cost().as_secs_f64(), self.app.engine.answer_timeout() / 2);
         match (most.as_secs_f64() / least.max(1e-9)) as usize {
-            fit if fit < rows => Err(Error::TooManyToExplain { rows, fit: fit.max(1) }),
+            fit if wanted.is_asked && fit < rows => Err(Error::TooManyToExplain { rows, fit: fit.max(1) }),
             _ => Ok(()),
         }
     }
@@ -231,13 +234,12 @@ impl Work {
             let rows_of = scores.rows().enumerate();
             let at: Vec<usize> =
                 rows_of.filter(|(_, numbers)| wanted.applies(version, numbers)).map(|(row, _)| row).collect();
-            self.check_time(wanted, at.len())?;
             let width = version.task.width();
             let numbers = at.iter().flat_map(|row| &scores.values()[row * width..][..width]);
             let scores = Scores::new(width, numbers.copied().collect());
-            Ok::<_, Error>(Chosen { rows: rows.select(&at), scores, at })
+            Chosen { rows: rows.select(&at), scores, at }
         });
-        Ok(BatchScores { status, chosen: chosen.transpose()?, scores })
+        Ok(BatchScores { status, chosen, scores })
     }
 
     /// Looks for explanations that were computed before.
@@ -251,14 +253,15 @@ impl Work {
         self.wanted.as_ref()?.explaining.look_up_batch(recall, rows).await
     }
 
-    /// Scores → explanations, where there are to be any, but for those that were found → answer. A caller that `has_left` needs
-    /// none.
+    /// Scores → explanations, where there are to be any, but for those that were found → answer. `each` is what a row may take whose
+    /// closed form does not hold. A caller that `has_left` needs none.
     fn answer(
         &self,
         read: Read,
         scored: BatchScores,
         found: Option<Recalled>,
         recall: &Recall<'_>,
+        each: Duration,
         has_left: &dyn Fn() -> bool,
     ) -> Result<(Bytes, Status), Error> {
         let app = &self.app;
@@ -267,16 +270,31 @@ impl Work {
         let mut answers = self.answers();
         if let Some(wanted) = &self.wanted {
             let begin = Instant::now();
-            // The other half is for whatever takes longer than it was expected to.
-            let time = (app.engine.answer_timeout() / 2).saturating_sub(self.begin.elapsed());
-            let within = Within { time, lenient: !wanted.is_asked, stop: has_left };
             let (rows, scores) =
                 chosen.as_ref().map_or((&rows, &scores), |chosen| (&chosen.rows, &chosen.scores));
-            let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within)?;
-            let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
-            self.notes.explained(wanted.explaining.method(), begin.elapsed());
-            self.notes.end(Stage::Explanation);
-            status = if looked_up.is_known() { looked_up } else { status };
+            let missing = found.as_ref().map_or(rows.len(), Recalled::missing_rows);
+            let weight = wanted.explaining.weight(missing);
+            let explanations = match app.engine.hold_explaining(weight) {
+                Ok(_permit) => {
+                    // The other half is for whatever takes longer than it was expected to.
+                    let end = self.begin + app.engine.answer_timeout() / 2;
+                    let within = Within { end, each, stop: has_left };
+                    let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within);
+                    let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
+                    if !rows.is_empty() {
+                        self.notes.explained(wanted.explaining.method(), begin.elapsed());
+                        self.notes.end(Stage::Explanation);
+                    }
+                    status = if looked_up.is_known() { looked_up } else { status };
+                    explanations
+                }
+                Err(error) if wanted.is_asked => return Err(scoring::Error::from(error).into()),
+                // Whoever did not ask for it gets the scores all the same.
+                Err(_) => Explanations::none(&wanted.explaining, rows.len(), Skipped::Load),
+            };
+            for (why, rows) in explanations.skipped() {
+                self.version.tally.unexplained(why.as_str(), rows);
+            }
             answers.explain(Explained { explanations, chosen: chosen.map(|chosen| chosen.at) });
         }
         let body = sent.as_ref().map_or(&[][..], |(body, _)| body);

@@ -18,7 +18,7 @@ use super::problem::Error;
 use super::wire;
 use crate::config::{Condition, ExplainMode};
 use crate::registry::{Unexplained, Version};
-use crate::scoring::{Explaining, Explanations};
+use crate::scoring::{Explaining, Explanations, Skipped};
 
 /// How many features a picture shows unless it is asked for another number.
 const SHOWN: usize = 10;
@@ -44,6 +44,8 @@ struct Parameters {
     how: Option<&'static str>,
 }
 
+const KNOWN: [&str; 5] = ["explain", "top_k", "space", "method", "class"];
+
 const NAMES: &str = "explain, top_k, space, method and class, each at most once";
 
 fn wrong(name: &str, expected: &str) -> Error {
@@ -59,19 +61,18 @@ impl Parameters {
     /// Values are never repeated, nor are names that nobody knows.
     fn read(query: &str) -> Result<Self, Error> {
         let mut found = Self::default();
-        let mut before = [false; 5];
+        let mut before = [false; KNOWN.len()];
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let known = ["explain", "top_k", "space", "method", "class"];
-            let Some(at) = known.iter().position(|known| *known == name) else {
+            let Some(at) = KNOWN.iter().position(|known| *known == name) else {
                 return Err(Error::Parameter(format!("found a parameter of another name, expected {NAMES}")));
             };
             if std::mem::replace(&mut before[at], true) {
-                return Err(Error::Parameter(format!("found {} twice, expected {NAMES}", known[at])));
+                return Err(Error::Parameter(format!("found {} twice, expected {NAMES}", KNOWN[at])));
             }
             if at > 0 {
-                found.how = Some(known[at]);
+                found.how = Some(KNOWN[at]);
             }
-            match known[at] {
+            match KNOWN[at] {
                 "explain" => {
                     found.explain = Some(match value.as_ref() {
                         "false" => ExplainMode::Off,
@@ -171,6 +172,17 @@ impl Wanted {
     }
 }
 
+/// The columns of an answer in CSV that tell all of an explanation, before the values.
+const FULL_COLUMNS: [&str; 7] = [
+    "base_value",
+    "explanation_method",
+    "explanation_space",
+    "explanation_class",
+    "explanation_stepped_down_from",
+    "additivity_error",
+    "largest_standard_error",
+];
+
 /// Writes the explanations of one request: what stands around the numbers is the same for every row.
 pub(crate) struct Reasons<'v> {
     version: &'v Version,
@@ -208,6 +220,13 @@ impl<'v> Reasons<'v> {
         if self.wanted.is_full {
             self.write_rest(out, explanation);
         }
+        out.push(b'}');
+    }
+
+    /// `{"top_features":[],"skipped":"time"}`
+    pub(super) fn write_skipped(out: &mut Vec<u8>, why: Skipped) {
+        out.extend_from_slice(b"{\"top_features\":[],\"skipped\":");
+        wire::json(out, why.as_str());
         out.push(b'}');
     }
 
@@ -269,7 +288,7 @@ impl<'v> Reasons<'v> {
     pub(super) fn columns(&self) -> Vec<String> {
         let mut columns = vec!["top_features".to_owned()];
         if self.wanted.is_full {
-            columns.extend(["base_value", "explanation_method", "explanation_space"].map(String::from));
+            columns.extend(FULL_COLUMNS.map(String::from));
             columns.extend(self.names.iter().map(|name| format!("explain_{name}")));
         }
         columns
@@ -284,10 +303,14 @@ impl<'v> Reasons<'v> {
         row: usize,
     ) {
         let Some(explanation) = explanation else {
-            let columns = if self.wanted.is_full { 4 + self.names.len() } else { 1 };
+            let full = FULL_COLUMNS.len() + self.names.len();
+            let columns = if self.wanted.is_full { 1 + full } else { 1 };
             return (0..columns).for_each(|_| record.push_field(b""));
         };
-        record.push_field(self.top(explanation, rows, row).collect::<Vec<_>>().join(";").as_bytes());
+        // A category may have a semicolon of its own.
+        let escaped = |label: String| label.replace('\\', r"\\").replace(';', r"\;");
+        let top: Vec<String> = self.top(explanation, rows, row).map(escaped).collect();
+        record.push_field(top.join(";").as_bytes());
         if !self.wanted.is_full {
             return;
         }
@@ -300,6 +323,14 @@ impl<'v> Reasons<'v> {
         number(record, explanation.base_value);
         record.push_field(explanation.method.as_str().as_bytes());
         record.push_field(explanation.space.as_str().as_bytes());
+        record.push_field(self.class(explanation).unwrap_or_default().as_bytes());
+        record.push_field(explanation.stepped_down_from.map_or("", Method::as_str).as_bytes());
+        number(record, explanation.additivity_error());
+        let errors = explanation.standard_errors.iter().flatten();
+        match errors.copied().reduce(f64::max) {
+            Some(largest) => number(record, largest),
+            None => record.push_field(b""),
+        }
         explanation.values.iter().for_each(|value| number(record, *value));
     }
 
@@ -318,11 +349,11 @@ impl<'v> Reasons<'v> {
         labels.sort_unstable_by(|a, b| b.cmp(a));
         let top: usize = labels.iter().take(self.wanted.top_k).sum();
         let names: usize = self.names.iter().map(|name| name.len() + 3).sum();
+        let class = self.version.labels.iter().map(String::len).max().unwrap_or_default();
         match (self.wanted.is_full, format) {
             (false, _) => top,
-            (true, Format::Csv) => top + (self.names.len() + 1) * NUMBER + 40,
+            (true, Format::Csv) => top + (self.names.len() + 3) * NUMBER + class + 100,
             (true, _) => {
-                let class = self.version.labels.iter().map(String::len).max().unwrap_or_default();
                 // Names and numbers twice: the second time as standard errors.
                 top + 2 * (names + self.names.len() * NUMBER) + 2 * NUMBER + class + 240
             }
@@ -336,7 +367,8 @@ pub(super) fn unlisted_bytes(rows: &FeatureRows) -> usize {
         Column::Category(CategoryColumn { others, .. }) => Some(others),
         Column::Number(_) => None,
     });
-    others.flatten().map(|text| 2 * text.len()).sum()
+    // A control character takes six bytes in JSON.
+    others.flatten().map(|text| 6 * text.len()).sum()
 }
 
 /// A picture of how the answer to one row came about.
@@ -383,8 +415,8 @@ pub(crate) struct Explained {
 }
 
 impl Explained {
-    /// The explanation of row `row`, if it has one.
-    pub(super) fn of(&self, row: usize) -> Option<Explanation> {
+    /// The explanation of row `row`, or why it has none; nothing where it was not to have one.
+    pub(super) fn of(&self, row: usize) -> Option<Result<Explanation, Skipped>> {
         let at = match &self.chosen {
             None => row,
             Some(chosen) => chosen.binary_search(&row).ok()?,

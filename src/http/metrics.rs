@@ -23,6 +23,16 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Re
         true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         false => "text/plain; version=0.0.4; charset=utf-8",
     };
+    let write = {
+        let app = Arc::clone(&app);
+        move || if is_open { document(&app) } else { in_older_format(&document(&app)) }
+    };
+    let document = app.telling.run(write).await?;
+    Ok(([(CONTENT_TYPE, content_type)], document).into_response())
+}
+
+/// Everything that is counted, as OpenMetrics.
+pub(super) fn document(app: &App) -> String {
     let (entries, bytes) = app.cache.size();
     let models = app.registry().map(Registry::models).unwrap_or_default();
     let live = models.models.values().filter_map(|model| model.live.as_deref());
@@ -41,8 +51,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Re
         }
         states.into_iter().map(|(state, count)| (name.clone(), state, count))
     });
-    let present = Present { cache, live, versions: versions.collect() };
-    let document = app.metrics.encode(app.auth.tokens.fetches(), present);
-    let document = if is_open { document } else { in_older_format(&document) };
-    Ok(([(CONTENT_TYPE, content_type)], document).into_response())
+    let work = app.engine.in_hand();
+    let present = Present { cache, work, live, versions: versions.collect() };
+    app.metrics.encode(app.auth.tokens.fetches(), present)
 }

@@ -2,12 +2,14 @@
 //!
 //! Reading order: [`serve`] accepts connections and wraps every request, [`router`] lists every route, [`admission`] turns
 //! headers into a caller within its quota, the handlers call scoring once, [`wire`] writes answers, [`description`] says what is known of the
-//! models, [`openapi`] of the routes, and [`problem`] writes refusals.
+//! models, [`openapi`] of the routes, [`docs`] and [`console`] are the pages ([`assets`]), and [`problem`] writes refusals.
 
 pub mod admission;
+mod assets;
 mod batch;
 mod body;
 mod cache;
+mod console;
 mod cors;
 mod description;
 mod docs;
@@ -16,6 +18,7 @@ mod framing;
 pub mod health;
 mod metrics;
 mod models;
+mod monitoring;
 mod oauth;
 pub(crate) mod openapi;
 mod patience;

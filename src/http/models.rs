@@ -121,7 +121,7 @@ async fn read_model(
 }
 
 /// The same, with an answer of this type.
-pub(super) async fn read_model_as(
+async fn read_model_as(
     app: &App,
     path: &ModelPath,
     request: Request,

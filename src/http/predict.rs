@@ -23,7 +23,7 @@ use crate::auth::{Caller, Scope};
 use crate::cache::Status;
 use crate::limiter::Loss;
 use crate::registry::Version;
-use crate::scoring::{self, Recall, RowError, Scored};
+use crate::scoring::{self, Recall, RowError, Scored, Skipped};
 use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict(
@@ -124,9 +124,21 @@ async fn explained(
     {
         Ok(explained) => explained,
         // Whoever did not ask for it gets the score all the same.
-        Err(error @ (scoring::Error::Output(_) | scoring::Error::Run(_))) if !wanted.is_asked => {
-            scoring::unexplained(version, &error);
-            return Ok((json(wire::one(version, numbers, None)), Status::default()));
+        Err(error) if !wanted.is_asked => {
+            let why = match error {
+                scoring::Error::Overloaded(_) => Skipped::Load,
+                scoring::Error::Deadline => Skipped::Time,
+                _ => Skipped::Unusable,
+            };
+            version.tally.unexplained(why.as_str(), 1);
+            if why == Skipped::Unusable {
+                scoring::unexplained(version, &error);
+            }
+            let reasons = Reasons::new(version, wanted);
+            return Ok((
+                json(wire::one(version, numbers, Some((&reasons, Err(why), &row)))),
+                Status::default(),
+            ));
         }
         Err(error) => return Err(error.into()),
     };
@@ -136,7 +148,7 @@ async fn explained(
         return Ok((explain::picture(wanted, version, numbers, &explanation, &row), status));
     }
     let reasons = Reasons::new(version, wanted);
-    Ok((json(wire::one(version, numbers, Some((&reasons, &explanation, &row)))), status))
+    Ok((json(wire::one(version, numbers, Some((&reasons, Ok(&explanation), &row)))), status))
 }
 
 fn refusal(error: RowError, version: &Version) -> Error {

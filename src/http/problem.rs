@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::oauth::Refusal;
 use super::quota::Told;
+use crate::aside::Undone;
 use crate::registry::Unexplained;
 use crate::{audit, auth, limiter, rollout, scoring};
 
@@ -149,6 +150,12 @@ pub enum Error {
     /// A handler panicked.
     #[error("the request could not be handled")]
     Panicked,
+}
+
+impl From<Undone> for Error {
+    fn from(_: Undone) -> Self {
+        scoring::Error::from(scoring::Overloaded).into()
+    }
 }
 
 /// One fault as clients see it.
@@ -450,23 +457,23 @@ impl Error {
         match status {
             // Anybody who passes by has none; the metrics count them.
             _ if matches!(self.refusal(), Some(auth::Error::Missing)) => {
-                tracing::debug!(request.id = request_id, code, reason = "missing", "credential refused");
+                tracing::debug!(request_id, code, reason = "missing", "credential refused");
             }
             // What the answer does not tell, the operator finds here.
             _ if self.refusal().is_some() => {
                 let reason = self.refusal().map_or("", auth::Error::reason);
-                tracing::info!(request.id = request_id, code, reason, "credential refused");
+                tracing::info!(request_id, code, reason, "credential refused");
             }
             _ if matches!(self, Self::Token { refusal: Refusal::Client(_), .. }) => {
-                tracing::info!(request.id = request_id, code, "client refused");
+                tracing::info!(request_id, code, "client refused");
             }
             // Shedding load and not being ready are states of the gateway, not failures of it.
             StatusCode::SERVICE_UNAVAILABLE => {
-                tracing::debug!(request.id = request_id, code, "request turned away")
+                tracing::debug!(request_id, code, "request turned away")
             }
             _ if status.is_server_error() => {
                 let error = Chain(&self).to_string();
-                tracing::error!(request.id = request_id, code, error, "request failed");
+                tracing::error!(request_id, code, error, "request failed");
             }
             _ => {}
         }

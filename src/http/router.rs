@@ -13,7 +13,7 @@ use super::openapi::{Documents, Operation};
 use super::predict::ModelPath;
 use super::problem::Error;
 use super::serve::Side;
-use super::{batch, docs, health, metrics, models, oauth, openapi, predict, rollout};
+use super::{batch, console, docs, health, metrics, models, monitoring, oauth, openapi, predict, rollout};
 use crate::app::App;
 use crate::config::Settings;
 
@@ -42,7 +42,7 @@ pub(super) fn routes(side: Side, settings: &Settings) -> Vec<Route> {
     let documents = Arc::new(Documents::new(side));
     let of_models = Arc::clone(&documents);
     let document = async move |State(app): State<Arc<App>>, request: Request| {
-        openapi::document(&app, &documents, request)
+        openapi::document(&app, &documents, request).await
     };
     let model_document = async move |State(app): State<Arc<App>>, path: ModelPath, request: Request| {
         openapi::model_document(&app, &of_models, &path, request).await
@@ -80,6 +80,9 @@ pub(super) fn routes(side: Side, settings: &Settings) -> Vec<Route> {
         routes.extend([
             change("/v1/models/{model}/rollout", Op::Rollout, rollout::put_rollout),
             read("/metrics", Op::Metrics, metrics::metrics),
+            read("/v1/monitoring/live", Op::LiveCounts, monitoring::live),
+            read("/console", Op::Console, console::page),
+            read("/console/{file}", Op::ConsoleFile, console::file_of_page),
         ]);
     }
     routes

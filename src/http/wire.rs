@@ -15,6 +15,7 @@ use ulid::{ULID_LEN, Ulid};
 use super::body::Format;
 use super::explain::{Explained, Reasons};
 use crate::registry::Version;
+use crate::scoring::Skipped;
 
 /// New identifiers: sortable by time, 80 bits of chance, one random draw per answer and counted up from there.
 #[derive(Debug)]
@@ -140,7 +141,7 @@ pub(super) fn decide(version: &Version, numbers: &[f64]) -> usize {
 pub(super) fn one(
     version: &Version,
     numbers: &[f64],
-    why: Option<(&Reasons<'_>, &Explanation, &FeatureRows)>,
+    why: Option<(&Reasons<'_>, Result<&Explanation, Skipped>, &FeatureRows)>,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.push(b'{');
@@ -152,9 +153,12 @@ pub(super) fn one(
     let decision = decide(version, numbers);
     match why {
         None => write_ending(&mut out, version, decision),
-        Some((reasons, explanation, row)) => {
+        Some((reasons, why, row)) => {
             write_decision(&mut out, version, decision);
-            reasons.write(&mut out, explanation, row, 0);
+            match why {
+                Ok(explanation) => reasons.write(&mut out, explanation, row, 0),
+                Err(why) => Reasons::write_skipped(&mut out, why),
+            }
             out.extend_from_slice(BEFORE_ID);
         }
     }
@@ -215,8 +219,8 @@ impl<'v> Answers<'v> {
         numbers + names + ending + version + ULID_LEN + 20
     }
 
-    /// How row `row` is explained, if it is.
-    fn why(&self, row: usize) -> Option<(&Reasons<'v>, Explanation)> {
+    /// How row `row` is explained, or why it is not; nothing where it was not to be.
+    fn why(&self, row: usize) -> Option<(&Reasons<'v>, Result<Explanation, Skipped>)> {
         let (reasons, explained) = self.reasons.as_ref()?;
         Some((reasons, explained.as_ref()?.of(row)?))
     }
@@ -230,9 +234,12 @@ impl<'v> Answers<'v> {
         let decision = decide(self.version, numbers);
         match self.why(row) {
             None => out.extend_from_slice(&self.endings[decision]),
-            Some((reasons, explanation)) => {
+            Some((reasons, why)) => {
                 write_decision(out, self.version, decision);
-                reasons.write(out, &explanation, rows, row);
+                match why {
+                    Ok(explanation) => reasons.write(out, &explanation, rows, row),
+                    Err(why) => Reasons::write_skipped(out, why),
+                }
                 out.extend_from_slice(BEFORE_ID);
             }
         }
@@ -318,8 +325,8 @@ impl<'v> Answers<'v> {
                             record.push_field(label.as_bytes());
                         }
                         if let Some((reasons, explained)) = &answers.reasons {
-                            let explanation = explained.as_ref().and_then(|explained| explained.of(at));
-                            reasons.write_cells(&mut record, explanation.as_ref(), rows, at);
+                            let why = explained.as_ref().and_then(|explained| explained.of(at));
+                            reasons.write_cells(&mut record, why.and_then(Result::ok).as_ref(), rows, at);
                         }
                         record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
                         record.push_field(version.manifest.version.as_bytes());
@@ -401,8 +408,9 @@ enum Row<'r> {
 }
 
 /// The columns that an answer in CSV adds to those sent: the numbers, `prediction` where there are labels, those of the
-/// explanation where there are any, `prediction_id`, `model_version` and `error`. One that is called as a field of the model's schema is gets `scoregate_` in front, whether
-/// the field was sent or not, so that a name means the same column in every answer of a version.
+/// explanation where there are any, `prediction_id`, `model_version` and `error`. One that is called as a field of the model's
+/// schema is, or as the outcome, gets `scoregate_` in front, whether that was sent or not, so that a name means the same column
+/// in every answer of a version.
 fn added_columns(version: &Version, reasons: Option<&Reasons<'_>>) -> Vec<String> {
     let mut names = match version.task {
         Task::Binary => vec![format!("{}_probability", version.manifest.name)],
@@ -417,7 +425,11 @@ fn added_columns(version: &Version, reasons: Option<&Reasons<'_>>) -> Vec<String
     names.extend(reasons.into_iter().flat_map(Reasons::columns));
     names.extend(["prediction_id", "model_version", "error"].map(String::from));
     for name in &mut names {
-        while version.schema.fields.iter().any(|field| field.name == *name) {
+        let is_taken = |name: &str| {
+            let schema = &version.schema;
+            schema.fields.iter().any(|field| field.name == name) || schema.target.as_deref() == Some(name)
+        };
+        while is_taken(name) {
             name.insert_str(0, "scoregate_");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use scoregate_model::acceptance::accept::{Accepted, Trial};
 use scoregate_model::acceptance::{self, Golden, Refusal};
@@ -267,6 +267,7 @@ impl Version {
             version: &package.manifest.version,
             digest: &digest,
             loading: begin.elapsed(),
+            loaded_at: SystemTime::now(),
             has_probabilities: !matches!(task, Task::Regression),
         };
         let watch = Watch::new(&reader, &package.distributions);

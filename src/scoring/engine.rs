@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::Error;
 use crate::registry::Cost;
-use crate::telemetry::metrics::Queue;
+use crate::telemetry::metrics::{Held, InHand, Queue};
 
 /// What parsing a row and writing its answer costs, of which no measurement per model is needed.
 const ROW_OVERHEAD: Duration = Duration::from_nanos(700);
@@ -23,6 +23,8 @@ const ROW_OVERHEAD: Duration = Duration::from_nanos(700);
 pub struct Engine {
     rows: Arc<AtomicUsize>,
     max_rows: usize,
+    /// What explaining has in hand, in rows' worth of time.
+    explaining: Arc<AtomicUsize>,
     bytes: Arc<AtomicUsize>,
     max_bytes: usize,
     inline_budget: Duration,
@@ -82,8 +84,8 @@ impl Engine {
         blocking: Handle,
         queue: Queue,
     ) -> Self {
-        let (rows, bytes) = (Arc::default(), Arc::default());
-        Self { rows, max_rows, bytes, max_bytes, inline_budget, answer_timeout, blocking, queue }
+        let (rows, explaining, bytes) = (Arc::default(), Arc::default(), Arc::default());
+        Self { rows, max_rows, explaining, bytes, max_bytes, inline_budget, answer_timeout, blocking, queue }
     }
 
     /// How many bytes may be held in memory by all requests together.
@@ -105,6 +107,30 @@ impl Engine {
     /// [`Overloaded`] if the rows in hand would exceed their bound.
     pub fn hold_rows(&self, rows: usize) -> Result<Permit, Overloaded> {
         Permit::take(&self.rows, rows, self.max_rows)
+    }
+
+    /// The right to explain for as long as `weight` rows are worth: at most a quarter of the work in hand may be explaining, of which
+    /// no request counts for more than another quarter, however much it has, so that scores alone go on.
+    ///
+    /// # Errors
+    /// [`Overloaded`] if more than that would be in hand.
+    pub fn hold_explaining(&self, weight: usize) -> Result<Permit, Overloaded> {
+        let limit = self.max_explaining();
+        Permit::take(&self.explaining, weight.min((limit / 4).max(1)), limit)
+    }
+
+    fn max_explaining(&self) -> usize {
+        (self.max_rows / 4).max(1)
+    }
+
+    /// How much of the work that is bounded is in hand.
+    pub fn in_hand(&self) -> InHand {
+        let held = |counter: &AtomicUsize, limit| Held { held: counter.load(Ordering::Relaxed), limit };
+        InHand {
+            scoring: held(&self.rows, self.max_rows),
+            explaining: held(&self.explaining, self.max_explaining()),
+            bytes: held(&self.bytes, self.max_bytes),
+        }
     }
 
     /// The time to answer.

@@ -27,7 +27,6 @@ pub struct Explaining {
 #[derive(Debug)]
 pub struct Explanations {
     explainer: Arc<Explainer>,
-    ask: Ask,
     /// As [`Explainer::to_numbers`] makes them, row after row; NaN of rows that are not explained.
     numbers: Vec<f64>,
 }
@@ -58,7 +57,7 @@ impl Explaining {
         self.explainer.cost(&self.ask, Duration::ZERO)
     }
 
-    /// As how many rows explaining `rows` rows counts among the work in hand: time that is not spent on rows is bounded as rows are.
+    /// As how many rows explaining `rows` rows counts among the work in hand: time that is not spent on scores is bounded as rows are.
     pub fn weight(&self, rows: usize) -> usize {
         let each = self.cost().min(self.version.explain.budget).as_micros() / ROW.as_micros();
         rows.saturating_mul(usize::try_from(each).unwrap_or(usize::MAX))
@@ -107,11 +106,20 @@ impl Explaining {
         // The other half is for whatever takes longer than it was expected to.
         let budget = self.version.explain.budget.min(engine.answer_timeout() / 2);
         let cost = Cost { run: Duration::ZERO, row: self.cost() };
-        let explanation = if self.may_stay() && engine.fits_inline(1, cost) {
-            self.explain(row, 0, answer, budget)?
+        let here = match self.may_stay() && engine.fits_inline(1, cost) {
+            true => self.explainer.explain_closed(&self.ask, row, 0, answer),
+            false => None,
+        };
+        let explanation = if let Some(explanation) = here {
+            explanation
         } else {
+            let permit = engine.hold_explaining(self.weight(1))?;
             let (own, row, answer) = (self.clone(), Arc::clone(row), answer.to_vec());
-            engine.run(1 + self.weight(1), false, move |_| own.explain(&row, 0, &answer, budget)).await??
+            let explain = move |_: &dyn Fn() -> bool| {
+                let _permit = permit;
+                own.explain(&row, 0, &answer, budget)
+            };
+            engine.run(1, false, explain).await??
         };
         self.sought().worth.computed(begin.elapsed(), 1);
         Ok(explanation)
@@ -141,7 +149,7 @@ impl Explaining {
                 recall.find_or_compute(engine, sought, missed, compute).await?
             }
         };
-        match self.explainer.from_numbers(&self.ask, found.score.values()) {
+        match self.explainer.from_numbers(found.score.values()) {
             Some(explanation) => Ok((explanation, found.status)),
             None => Ok((self.compute(engine, row, answer).await?, Status::default())),
         }
@@ -152,25 +160,21 @@ impl Explaining {
         recall.look_up_all(&self.version, self.sought(), rows).await
     }
 
-    /// Explains all rows here and now, none of which is looked for or kept.
-    ///
-    /// # Errors
-    /// [`runtime::Error`] if one cannot be explained.
-    pub fn explain_rows(&self, rows: &FeatureRows, scores: &Scores) -> Result<Explanations, runtime::Error> {
+    /// Explains all rows here and now, none of which is looked for or kept; a row that cannot be explained is left out.
+    pub fn explain_rows(&self, rows: &FeatureRows, scores: &Scores) -> Explanations {
         let mut numbers = Vec::with_capacity(rows.len() * self.numbers());
         for (row, answer) in scores.rows().enumerate() {
-            let explanation = self.explain(rows, row, answer, self.version.explain.budget)?;
-            numbers.extend(self.explainer.to_numbers(&explanation));
+            match self.explain(rows, row, answer, self.version.explain.budget) {
+                Ok(explanation) => numbers.extend(self.explainer.to_numbers(&explanation)),
+                Err(_) => numbers.extend(Skipped::Unusable.to_numbers(self.numbers())),
+            }
         }
-        Ok(Explanations { explainer: Arc::clone(&self.explainer), ask: self.ask, numbers })
+        Explanations { explainer: Arc::clone(&self.explainer), numbers }
     }
 
     /// Explains the rows of a batch but for those that were `recalled`, all of them within `time` if that can be, and asks
-    /// `stop` between two of them; nothing if it was to stop. A row that cannot be explained is left out where that is
-    /// `lenient`.
-    ///
-    /// # Errors
-    /// [`Error`] if a row cannot be explained.
+    /// `stop` between two of them; nothing if it was to stop. A row that cannot be explained is left out, and so are those for which no
+    /// time is left.
     pub fn explain_batch(
         &self,
         recall: &Recall<'_>,
@@ -178,31 +182,39 @@ impl Explaining {
         scores: &Scores,
         recalled: Option<Recalled>,
         within: &Within<'_>,
-    ) -> Result<Option<(Explanations, Status)>, Error> {
+    ) -> Option<(Explanations, Status)> {
         let width = self.explainer.numbers();
         let mut recalled = recalled.unwrap_or_else(|| Recalled::nothing(rows.len(), width));
         let missing = std::mem::take(&mut recalled.missing);
         let most = self.version.explain.budget;
-        let budget = most.min(within.time / u32::try_from(missing.len().max(1)).unwrap_or(u32::MAX));
-        let mut failed = None;
+        let (mut left, mut failed) = (missing.len(), None);
         for row in missing {
             if (within.stop)() {
-                return Ok(None);
+                return None;
+            }
+            // What one row takes less, or more, than its share the others share.
+            let time = within.end.saturating_duration_since(Instant::now());
+            let budget = most.min(time / u32::try_from(left).unwrap_or(u32::MAX)).min(within.each);
+            left -= 1;
+            if time.is_zero() {
+                recalled.put(row, &Skipped::Time.to_numbers(width));
+                continue;
             }
             let answer = &scores.values()[row * self.version.task.width()..][..self.version.task.width()];
             let explanation = match self.explain(rows, row, answer, budget) {
                 Ok(explanation) => explanation,
-                Err(error) if within.lenient => {
+                Err(error) => {
                     failed = Some(error);
+                    recalled.put(row, &Skipped::Unusable.to_numbers(width));
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             };
             let numbers = self.explainer.to_numbers(&explanation);
             recalled.put(row, &numbers);
             // What is coarser than what single rows get is not kept for them.
-            let is_coarse = explanation.stepped_down_from.is_some() && budget < most;
-            if let Some((key, plan)) = recalled.keys.get(row).filter(|_| !recall.wish.unkept && !is_coarse) {
+            let is_coarse = explanation.stepped_down_from.is_some() || explanation.standard_errors.is_some();
+            let is_kept = !(recall.wish.unkept || is_coarse && budget < most);
+            if let Some((key, plan)) = recalled.keys.get(row).filter(|_| is_kept) {
                 recall.cache.store(key, &Score::Classes(numbers.into()), *plan);
             }
         }
@@ -211,17 +223,17 @@ impl Explaining {
         }
         recalled.fill_copies();
         let status = recalled.status;
-        let (explainer, ask) = (Arc::clone(&self.explainer), self.ask);
-        Ok(Some((Explanations { explainer, ask, numbers: recalled.values }, status)))
+        let explainer = Arc::clone(&self.explainer);
+        Some((Explanations { explainer, numbers: recalled.values }, status))
     }
 }
 
 /// Within what a batch is explained.
 pub struct Within<'w> {
-    /// The time for all its rows together.
-    pub time: Duration,
-    /// Whether a row that cannot be explained is left out.
-    pub lenient: bool,
+    /// When the time for all its rows is over.
+    pub end: Instant,
+    /// What a row may take whose closed form does not hold, where others wait for this thread.
+    pub each: Duration,
     /// Whether nobody waits for it any longer.
     pub stop: &'w dyn Fn() -> bool,
 }
@@ -233,11 +245,67 @@ pub fn unexplained(version: &Version, error: &dyn std::error::Error) {
     tracing::warn!(model.name = model, model.version = version, error, "a score could not be explained");
 }
 
+/// Why a row that was to be explained is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skipped {
+    /// There was no time left.
+    Time,
+    /// There was too much to explain in hand.
+    Load,
+    /// The model has no usable answer to some mix of the row and a background row.
+    Unusable,
+}
+
+impl Skipped {
+    const ALL: [Self; 3] = [Self::Time, Self::Load, Self::Unusable];
+
+    /// As answers write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Load => "load",
+            Self::Unusable => "unusable",
+        }
+    }
+
+    /// In the place of an explanation's numbers, the first of which is one.
+    fn to_numbers(self, width: usize) -> Vec<f64> {
+        let mut numbers = vec![0.0; width];
+        numbers[0] = f64::NAN;
+        numbers[1] = self as u8 as f64;
+        numbers
+    }
+
+    fn of_numbers(numbers: &[f64]) -> Self {
+        Self::ALL.get(numbers[1] as usize).copied().unwrap_or(Self::Unusable)
+    }
+}
+
 impl Explanations {
-    /// The explanation of row `row`, if it has one.
-    pub fn of(&self, row: usize) -> Option<Explanation> {
+    /// The explanation of row `row`, or why it has none; nothing where it was not to have one.
+    pub fn of(&self, row: usize) -> Option<Result<Explanation, Skipped>> {
         let width = self.explainer.numbers();
         let numbers = self.numbers.get(row * width..(row + 1) * width)?;
-        if numbers[0].is_nan() { None } else { self.explainer.from_numbers(&self.ask, numbers) }
+        if numbers[0].is_nan() {
+            return Some(Err(Skipped::of_numbers(numbers)));
+        }
+        Some(self.explainer.from_numbers(numbers).ok_or(Skipped::Unusable))
+    }
+
+    /// How many rows that were to be explained are not, by why.
+    pub fn skipped(&self) -> impl Iterator<Item = (Skipped, usize)> {
+        let rows = self.numbers.chunks_exact(self.explainer.numbers());
+        let mut counts = [0; Skipped::ALL.len()];
+        for numbers in rows.filter(|numbers| numbers[0].is_nan()) {
+            counts[Skipped::of_numbers(numbers) as usize] += 1;
+        }
+        Skipped::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+    }
+
+    /// None of `rows` rows, for one reason.
+    pub fn none(explaining: &Explaining, rows: usize, why: Skipped) -> Self {
+        let explainer = Arc::clone(&explaining.explainer);
+        let numbers = why.to_numbers(explainer.numbers()).repeat(rows);
+        Self { explainer, numbers }
     }
 }

@@ -12,7 +12,7 @@ use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score};
 
 pub use self::engine::{Engine, Overloaded, Permit};
-pub use self::explain::{Explaining, Explanations, Within, unexplained};
+pub use self::explain::{Explaining, Explanations, Skipped, Within, unexplained};
 pub use self::gather::{RowError, read_alone, score_alone, score_together};
 pub use self::recall::{Recall, Recalled, Scored};
 use crate::registry::{Registry, Version};

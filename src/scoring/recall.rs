@@ -149,6 +149,7 @@ impl Recall<'_> {
                 Some(Join::Lead(lead)) => break Some(lead),
                 Some(Join::Landed(score, left)) => {
                     missed.status.memory = Some(Outcome::Hit(left));
+                    self.notes.end(Stage::Cache);
                     return Ok(Scored { score, status: missed.status });
                 }
                 Some(Join::Follow(follow)) => {
@@ -156,6 +157,7 @@ impl Recall<'_> {
                         missed.status.collapsed = true;
                         missed.status.memory.get_or_insert(Outcome::Miss);
                         self.cache.count_collapsed();
+                        self.notes.end(Stage::Cache);
                         return Ok(Scored { score, status: missed.status });
                     }
                 }
@@ -175,6 +177,7 @@ impl Recall<'_> {
                     if let Some(lead) = lead {
                         lead.land(&score);
                     }
+                    self.notes.end(Stage::Cache);
                     return Ok(Scored { score, status });
                 }
                 Some(None) => missed.status.redis = Some(Outcome::Miss),
@@ -183,7 +186,10 @@ impl Recall<'_> {
         }
         self.notes.end(Stage::Cache);
         let score = compute.await?;
-        self.notes.end(Stage::Run);
+        // What explaining takes is noted by whoever asks for it.
+        if let Asked::Score = sought.asked {
+            self.notes.end(Stage::Run);
+        }
         Ok(self.land(missed, score, lead))
     }
 
@@ -338,6 +344,11 @@ impl Recalled {
     pub(super) fn nothing(rows: usize, width: usize) -> Self {
         let values = vec![f64::NAN; rows * width];
         Self { values, width, missing: (0..rows).collect(), ..Self::default() }
+    }
+
+    /// How many rows have to be computed.
+    pub fn missing_rows(&self) -> usize {
+        self.missing.len()
     }
 
     pub(super) fn put(&mut self, row: usize, values: &[f64]) {

@@ -1,9 +1,9 @@
 //! The line that each request leaves in the log, written by hand: through the subscriber of other events it would cost several
 //! times as much.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
@@ -41,7 +41,12 @@ pub(super) struct Line<'l> {
 thread_local! {
     /// Where a line is put together; its memory is kept.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The last second that a line was of, since 1970, and how that is written: many lines are of the same.
+    static SECOND: Cell<(u64, [u8; SECOND_LEN])> = const { Cell::new((u64::MAX, [0; SECOND_LEN])) };
 }
+
+/// How long `2026-11-22T10:00:00.` is.
+const SECOND_LEN: usize = 20;
 
 impl Access {
     pub(super) fn write(&self, line: &Line<'_>) {
@@ -60,6 +65,18 @@ impl Access {
     }
 }
 
+/// What a value is called: in front of it, as a member of an object and as a word.
+type Name = [&'static str; 2];
+
+macro_rules! name {
+    ($name:literal) => {
+        [concat!(",\"", $name, "\":"), concat!(" ", $name, "=")]
+    };
+}
+
+/// What [`Findings::counts`](scoregate_model::watch::Findings::counts) are called, in its order.
+const FINDINGS: [Name; 4] = [name!("missing"), name!("unseen"), name!("rare"), name!("out_of_range")];
+
 /// A line that is being written: as members of an object, or as words.
 struct Writer<'w> {
     out: &'w mut Vec<u8>,
@@ -67,27 +84,19 @@ struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    fn name(&mut self, name: &str) {
-        if self.is_json {
-            self.out.extend_from_slice(b",\"");
-            self.out.extend_from_slice(name.as_bytes());
-            self.out.extend_from_slice(b"\":");
-        } else {
-            self.out.push(b' ');
-            self.out.extend_from_slice(name.as_bytes());
-            self.out.push(b'=');
-        }
+    fn name(&mut self, [member, word]: Name) {
+        self.out.extend_from_slice(if self.is_json { member } else { word }.as_bytes());
     }
 
     /// Text that may hold anything.
-    fn text(&mut self, name: &str, value: &str) {
+    fn text(&mut self, name: Name, value: &str) {
         self.name(name);
         // The escapes of JSON keep control characters out of terminals, too.
         serde_json::to_writer(&mut *self.out, value).expect("a text can always be appended to");
     }
 
     /// Text of our own, with nothing to escape.
-    fn word(&mut self, name: &str, value: &str) {
+    fn word(&mut self, name: Name, value: &str) {
         self.name(name);
         if self.is_json {
             self.out.push(b'"');
@@ -98,7 +107,7 @@ impl Writer<'_> {
         }
     }
 
-    fn number(&mut self, name: &str, value: u64) {
+    fn number(&mut self, name: Name, value: u64) {
         self.name(name);
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
@@ -118,43 +127,40 @@ impl Line<'_> {
         }
         let record = self.record;
         let mut writer = Writer { out, is_json };
-        writer.text("request_id", self.id);
-        writer.word("route", self.route);
-        writer.word("method", self.method);
-        writer.number("status", self.status.into());
+        writer.text(name!("request_id"), self.id);
+        writer.word(name!("route"), self.route);
+        writer.word(name!("method"), self.method);
+        writer.number(name!("status"), self.status.into());
         if let Some(code) = record.code {
-            writer.word("code", code);
+            writer.word(name!("code"), code);
         }
-        writer.name("latency_ms");
+        writer.name(name!("latency_ms"));
         let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
         writer.out.extend_from_slice(itoa::Buffer::new().format(micros / 1_000).as_bytes());
-        let rest = micros % 1_000;
-        let digits = [rest / 100, rest / 10 % 10, rest % 10].map(digit);
         writer.out.push(b'.');
-        writer.out.extend_from_slice(&digits);
+        digits(micros % 1_000, 3, writer.out);
         if let Some(caller) = &record.caller {
-            writer.text("caller", caller.id());
+            writer.text(name!("caller"), caller.id());
         }
         if let Some(tally) = &record.tally {
-            writer.text("model", &tally.model);
-            writer.text("version", &tally.version);
-            writer.number("rows", (record.scored + record.rejected) as u64);
-            writer.number("rows_rejected", record.rejected as u64);
-            writer.word("cache", self.cache);
-            let names = scoregate_model::watch::Findings::NAMES;
-            for (name, count) in names.into_iter().zip(record.findings.counts()) {
+            writer.text(name!("model"), &tally.model);
+            writer.text(name!("version"), &tally.version);
+            writer.number(name!("rows"), (record.scored + record.rejected) as u64);
+            writer.number(name!("rows_rejected"), record.rejected as u64);
+            writer.word(name!("cache"), self.cache);
+            for (name, count) in FINDINGS.into_iter().zip(record.findings.counts()) {
                 writer.number(name, count);
             }
         }
         if let Some((method, _)) = record.explained {
-            writer.word("explanation", method.as_str());
+            writer.word(name!("explanation"), method.as_str());
         }
-        writer.number("bytes_in", record.received as u64);
-        writer.number("bytes_out", self.bytes);
+        writer.number(name!("bytes_in"), record.received as u64);
+        writer.number(name!("bytes_out"), self.bytes);
         if let Some(trace) = self.trace {
             let mut text = String::with_capacity(32);
             write!(text, "{trace}").expect("a text can always be appended to");
-            writer.word("trace_id", &text);
+            writer.word(name!("trace_id"), &text);
         }
         out.extend_from_slice(if is_json { b"}\n" } else { b"\n" });
     }
@@ -166,27 +172,46 @@ fn digit(number: u64) -> u8 {
 
 /// Writes a time as other lines have it: `2026-11-22T10:00:00.123456Z`.
 fn timestamp(now: SystemTime, out: &mut Vec<u8>) {
-    let now = OffsetDateTime::from(now);
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (mut second, mut text) = SECOND.get();
+    if second != since.as_secs() {
+        (second, text) = (since.as_secs(), up_to_second(UNIX_EPOCH + Duration::from_secs(since.as_secs())));
+        SECOND.set((second, text));
+    }
+    out.extend_from_slice(&text);
+    digits(since.subsec_micros().into(), 6, out);
+    out.push(b'Z');
+}
+
+/// A time up to its point.
+fn up_to_second(time: SystemTime) -> [u8; SECOND_LEN] {
+    let time = OffsetDateTime::from(time);
     let parts = [
-        (u64::from(now.year().unsigned_abs()), 4, b'-'),
-        (u8::from(now.month()).into(), 2, b'-'),
-        (now.day().into(), 2, b'T'),
-        (now.hour().into(), 2, b':'),
-        (now.minute().into(), 2, b':'),
-        (now.second().into(), 2, b'.'),
-        (now.microsecond().into(), 6, b'Z'),
+        (u64::from(time.year().unsigned_abs()), 4, b'-'),
+        (u8::from(time.month()).into(), 2, b'-'),
+        (time.day().into(), 2, b'T'),
+        (time.hour().into(), 2, b':'),
+        (time.minute().into(), 2, b':'),
+        (time.second().into(), 2, b'.'),
     ];
-    for (number, digits, behind) in parts {
-        for place in (0..digits).rev() {
-            out.push(digit(number / 10_u64.pow(place)));
-        }
-        out.push(behind);
+    let mut text = Vec::with_capacity(SECOND_LEN);
+    for (part, count, behind) in parts {
+        digits(part, count, &mut text);
+        text.push(behind);
+    }
+    text.try_into().expect("each part has as many digits as it says")
+}
+
+/// Writes the last `count` digits of a number.
+fn digits(number: u64, count: u32, out: &mut Vec<u8>) {
+    for place in (0..count).rev() {
+        out.push(digit(number / 10_u64.pow(place)));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use scoregate_model::watch::Findings;
 
     use super::*;
 
@@ -206,6 +231,26 @@ mod tests {
         let mut out = Vec::new();
         line.write(&mut out, is_json);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn times_are_written_as_other_lines_have_them() {
+        for (micros, expected) in [
+            (1_795_341_600_012_345, "2026-11-22T10:00:00.012345Z"),
+            (1_795_341_600_999_999, "2026-11-22T10:00:00.999999Z"),
+            (1_795_341_601_000_000, "2026-11-22T10:00:01.000000Z"),
+            (1_709_251_199_000_001, "2024-02-29T23:59:59.000001Z"),
+            (0, "1970-01-01T00:00:00.000000Z"),
+        ] {
+            let mut out = Vec::new();
+            timestamp(UNIX_EPOCH + Duration::from_micros(micros), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn findings_are_called_as_elsewhere() {
+        assert_eq!(FINDINGS.map(|[_, word]| word.trim_matches([' ', '='])), Findings::NAMES);
     }
 
     #[test]

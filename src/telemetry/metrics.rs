@@ -1,8 +1,8 @@
 //! What is counted, by the names that dashboards use.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -36,11 +36,14 @@ pub struct Metrics {
     cache_gauges: CacheGauges,
     requests: RequestCounts,
     queue: Queue,
+    work: WorkGauges,
     versions: Family<StateLabels, Gauge>,
     traces: TraceCounts,
     lines_dropped: Counter,
     /// The log whose lines these are; none until it is known.
     log: Option<Lines>,
+    /// Held by whoever writes what is there at the moment: two at once would mix theirs.
+    writing: Mutex<()>,
 }
 
 /// What is counted of requests, besides what their version counts.
@@ -165,10 +168,82 @@ impl Collector for Queue {
 pub struct Present {
     /// The cache of scores.
     pub cache: CacheState,
+    /// The work in hand.
+    pub work: InHand,
     /// The versions that answer.
     pub live: Vec<Arc<Tally>>,
     /// How many versions of each model are in which state.
     pub versions: Vec<(String, &'static str, i64)>,
+}
+
+/// How much of the work that is bounded is in hand.
+#[derive(Debug, Default)]
+pub struct InHand {
+    /// Rows that wait for a thread or run on one that serves no connections.
+    pub scoring: Held,
+    /// What explaining has in hand, in rows' worth of time.
+    pub explaining: Held,
+    /// Bytes of bodies and answers in memory.
+    pub bytes: Held,
+}
+
+/// What is held of something, and how much may be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Now.
+    pub held: usize,
+    /// At most.
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorkLabels {
+    work: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct WorkGauges {
+    rows: Family<WorkLabels, Gauge>,
+    most_rows: Family<WorkLabels, Gauge>,
+    bytes: Gauge,
+    most_bytes: Gauge,
+}
+
+impl WorkGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register(
+            "scoregate_rows_in_hand",
+            "Rows that wait or run away from the connections' threads, and what is being explained, in rows' worth of time",
+            gauges.rows.clone(),
+        );
+        registry.register(
+            "scoregate_rows_in_hand_limit",
+            "How many may be, before requests are turned away",
+            gauges.most_rows.clone(),
+        );
+        registry.register(
+            "scoregate_bytes_in_hand",
+            "Bytes that bodies and answers take in memory",
+            gauges.bytes.clone(),
+        );
+        registry.register(
+            "scoregate_bytes_in_hand_limit",
+            "How many they may take, before requests are turned away",
+            gauges.most_bytes.clone(),
+        );
+        gauges
+    }
+
+    fn set(&self, now: &InHand) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (work, Held { held, limit }) in [("scoring", now.scoring), ("explaining", now.explaining)] {
+            self.rows.get_or_create(&WorkLabels { work }).set(gauge(held));
+            self.most_rows.get_or_create(&WorkLabels { work }).set(gauge(limit));
+        }
+        self.bytes.set(gauge(now.bytes.held));
+        self.most_bytes.set(gauge(now.bytes.limit));
+    }
 }
 
 /// Requests to Redis by what became of them.
@@ -434,6 +509,7 @@ impl Default for Metrics {
         let requests = RequestCounts::register(&mut registry);
         let queue = Queue::default();
         registry.register_collector(Box::new(queue.clone()));
+        let work = WorkGauges::register(&mut registry);
         let versions = Family::<StateLabels, Gauge>::default();
         registry.register(
             "scoregate_model_versions",
@@ -465,10 +541,12 @@ impl Default for Metrics {
             cache_gauges,
             requests,
             queue,
+            work,
             versions,
             traces,
             lines_dropped,
             log: None,
+            writing: Mutex::default(),
         }
     }
 }
@@ -527,7 +605,9 @@ impl Metrics {
         key_sets: impl Iterator<Item = (&'i str, u64, u64)>,
         present: Present,
     ) -> String {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.cache_gauges.set(present.cache);
+        self.work.set(&present.work);
         self.requests.tallies.set(present.live);
         self.versions.clear();
         for (model, state, count) in present.versions {

@@ -12,6 +12,7 @@ pub mod notes;
 mod otlp;
 mod process;
 pub mod requests;
+pub mod samples;
 pub mod tally;
 pub mod trace;
 

@@ -1,9 +1,10 @@
 //! What is counted of one version. It goes when the version does, so that what is told never grows with the versions that were.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -79,6 +80,7 @@ pub struct Tally {
     pub(super) version: Arc<str>,
     digest: String,
     loading: Duration,
+    loaded_at: SystemTime,
     watch: Watch,
     features: Vec<Feature>,
     pub(super) durations: Durations,
@@ -88,6 +90,8 @@ pub struct Tally {
     scores: Option<Buckets>,
     runs: Buckets,
     explanations: [Buckets; Method::ALL.len()],
+    /// Rows that were to be explained and are not, by why.
+    unexplained: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// What is unusual about one feature.
@@ -108,6 +112,8 @@ pub struct Counted<'c> {
     pub digest: &'c str,
     /// How long loading it took.
     pub loading: Duration,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
     /// Whether its scores are probabilities.
     pub has_probabilities: bool,
 }
@@ -121,6 +127,7 @@ impl Tally {
             version: counted.version.into(),
             digest: counted.digest.into(),
             loading: counted.loading,
+            loaded_at: counted.loaded_at,
             watch,
             features: features.map(feature).collect(),
             durations: Durations::default(),
@@ -128,6 +135,7 @@ impl Tally {
             scores: counted.has_probabilities.then(|| Buckets::new(SHARES)),
             runs: Buckets::new(SECONDS),
             explanations: Method::ALL.map(|_| Buckets::new(SECONDS)),
+            unexplained: Mutex::default(),
         }
     }
 
@@ -153,6 +161,12 @@ impl Tally {
     /// Counts a run of the model.
     pub fn ran(&self, took: Duration) {
         self.runs.observe_time(took);
+    }
+
+    /// Counts rows that were to be explained and are not.
+    pub fn unexplained(&self, reason: &'static str, rows: usize) {
+        let mut counts = self.unexplained.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(reason).or_default() += rows as u64;
     }
 
     /// Counts an answer with explanations.
@@ -301,6 +315,19 @@ impl Collector for Tallies {
             }
         }
         let mut family = encoder.encode_descriptor(
+            "scoregate_unexplained_rows",
+            "Rows that were to be explained and are not, by why, as answers say it",
+            None,
+            MetricType::Counter,
+        )?;
+        for tally in &live {
+            for (reason, count) in &*tally.unexplained.lock().unwrap_or_else(PoisonError::into_inner) {
+                let labels =
+                    Labels([("model", &*tally.model), ("version", &*tally.version), ("reason", reason)]);
+                ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
             "scoregate_model_info",
             "The version that answers, by the digest of its graph",
             None,
@@ -320,6 +347,17 @@ impl Collector for Tallies {
         for tally in &live {
             let labels = Labels([("model", &*tally.model), ("version", &*tally.version)]);
             ConstGauge::new(tally.loading.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "scoregate_model_loaded_timestamp_seconds",
+            "When the version was loaded, in seconds since 1970",
+            None,
+            MetricType::Gauge,
+        )?;
+        for tally in &live {
+            let labels = Labels([("model", &*tally.model), ("version", &*tally.version)]);
+            let since = tally.loaded_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            ConstGauge::new(since.as_secs_f64()).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -14,6 +14,9 @@ pub(super) type Id = u32;
 /// Steps of a graph at most.
 const MOST_STEPS: usize = 1 << 21;
 
+/// Steps at most that are taken beforehand for the listed values of a category; where there are more, each row takes its own.
+const MOST_LISTED_STEPS: usize = 1 << 21;
+
 /// A constant of the graph.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Constant {
@@ -153,6 +156,12 @@ impl Table {
         Some(table)
     }
 
+    fn bytes(&self) -> usize {
+        let entry = size_of::<(Box<str>, Constant)>();
+        (self.texts.capacity() + self.numbers.capacity()) * entry
+            + self.texts.keys().map(|text| text.len()).sum::<usize>()
+    }
+
     fn value(&self, key: Value<'_>) -> Value<'_> {
         let found = match key {
             Value::Text(text) => self.texts.get(text),
@@ -179,7 +188,7 @@ pub(super) struct Part {
     pub(super) feature: u32,
     pub(super) element: Element,
     pub(super) fill: Fill,
-    /// Whether a row may lack it.
+    /// Whether a row may have no number of it.
     pub(super) is_optional: bool,
 }
 
@@ -413,7 +422,7 @@ fn binary(operator: Binary, element: Element, x: f64, y: f64) -> f64 {
 
 /// Turns a row's features into the encoded columns that a margin is computed from.
 #[derive(Debug, Clone)]
-pub struct Encoder {
+pub(super) struct Encoder {
     players: Vec<Option<u32>>,
     /// What does not depend on the row, by column.
     constants: Vec<(u32, f64)>,
@@ -432,8 +441,25 @@ pub(super) struct OfFeature {
     has_text: bool,
     /// The places of the columns' steps.
     results: Vec<u32>,
-    /// Of a category: the columns' values for each listed value, one line each.
-    listed: Vec<f64>,
+    /// Of a category: what the columns are for each listed value.
+    listed: Listed,
+}
+
+/// Lines of numbers, most of which are zero where a category is one column for each of its values.
+#[derive(Debug, Clone, Default)]
+struct Listed {
+    /// Where the numbers of each line end; those of the first begin at 0.
+    ends: Vec<u32>,
+    /// Those that are not zero, and at which of the columns.
+    numbers: Vec<(u32, f64)>,
+}
+
+impl Listed {
+    fn line(&self, at: usize) -> Option<&[(u32, f64)]> {
+        let end = *self.ends.get(at)? as usize;
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        Some(&self.numbers[start..end])
+    }
 }
 
 /// Steps whose results need no memory of their own.
@@ -460,12 +486,12 @@ impl Encoder {
     }
 
     /// Encoded columns of a row.
-    pub fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.players.len()
     }
 
     /// For each column the feature that it depends on, by its place among the schema's; none for a constant.
-    pub fn players(&self) -> &[Option<u32>] {
+    pub(super) fn players(&self) -> &[Option<u32>] {
         &self.players
     }
 
@@ -473,7 +499,7 @@ impl Encoder {
     ///
     /// # Panics
     /// If there is no such row, or `out` has another length than [`Encoder::width`].
-    pub fn encode(&self, rows: &FeatureRows, row: usize, out: &mut [f64]) {
+    pub(super) fn encode(&self, rows: &FeatureRows, row: usize, out: &mut [f64]) {
         assert_eq!(out.len(), self.players.len(), "one number per column");
         for (at, number) in &self.constants {
             out[*at as usize] = *number;
@@ -493,8 +519,23 @@ impl Encoder {
         &self.features
     }
 
+    /// The same encoder, which has computed beforehand what listed values of categories become.
+    #[must_use]
+    pub(super) fn with_listed(mut self) -> Self {
+        self.features.iter_mut().for_each(OfFeature::list);
+        self
+    }
+
+    /// Memory that it takes, in bytes. What it shares with the one that it was cloned from counts as well.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.players.as_slice())
+            + size_of_val(self.constants.as_slice())
+            + size_of_val(self.features.as_slice())
+            + self.features.iter().map(OfFeature::bytes).sum::<usize>()
+    }
+
     /// The columns of all rows, one line each.
-    pub fn encode_all(&self, rows: &FeatureRows) -> Vec<f64> {
+    pub(super) fn encode_all(&self, rows: &FeatureRows) -> Vec<f64> {
         let mut lines = vec![0.0; rows.len() * self.width()];
         for (row, line) in lines.chunks_exact_mut(self.width().max(1)).enumerate() {
             self.encode(rows, row, line);
@@ -530,17 +571,47 @@ impl OfFeature {
             own.push((step, *element));
         }
         let results = places.iter().map(|at| order[&columns[*at as usize]]).collect();
-        let mut listed = Vec::new();
         let has_text = own.iter().any(|(_, element)| *element == Element::String);
-        let mut made =
-            Self { feature, columns: places, parts, steps: own, has_text, results, listed: Vec::new() };
-        // What listed values become is computed beforehand.
-        let rows = made.listed_rows();
+        let listed = Listed::default();
+        Self { feature, columns: places, parts, steps: own, has_text, results, listed }
+    }
+
+    fn list(&mut self) {
+        let (rows, mut listed) = (self.listed_rows(), Listed::default());
         for row in 0..rows.len() {
-            made.compute(&rows, row, |_, number| listed.push(number));
+            self.compute(&rows, row, |at, number| {
+                if number != 0.0 {
+                    listed.numbers.push((at as u32, number));
+                }
+            });
+            listed.ends.push(listed.numbers.len() as u32);
         }
-        made.listed = listed;
-        made
+        listed.numbers.shrink_to_fit();
+        self.listed = listed;
+    }
+
+    fn bytes(&self) -> usize {
+        let texts = |texts: &[Arc<str>]| texts.iter().map(|text| size_of_val(text) + text.len()).sum();
+        let parts = self.parts.iter().map(|part| match &part.fill {
+            Fill::Text { listed } => texts(listed),
+            Fill::Code { listed, .. } => size_of_val(listed.as_slice()),
+            Fill::Mapped { listed, .. } => size_of_val(listed.as_slice()),
+            Fill::OneHot { .. } | Fill::Number => 0,
+        });
+        let shared = self.steps.iter().map(|(step, _)| match step {
+            Step::LookUp(_, table) => table.bytes(),
+            Step::Pick(_, list) => size_of_val(list.as_ref()),
+            Step::Constant(Constant::Text(text)) => text.len(),
+            _ => 0,
+        });
+        size_of_val(self.columns.as_slice())
+            + size_of_val(self.parts.as_slice())
+            + parts.sum::<usize>()
+            + size_of_val(self.steps.as_slice())
+            + shared.sum::<usize>()
+            + size_of_val(self.results.as_slice())
+            + size_of_val(self.listed.ends.as_slice())
+            + size_of_val(self.listed.numbers.as_slice())
     }
 
     /// The feature, by its place among the schema's.
@@ -548,7 +619,8 @@ impl OfFeature {
         self.feature as usize
     }
 
-    /// One row for each listed value of a category; none for a feature of numbers. Other columns are missing.
+    /// One row for each listed value of a category; none for a feature of numbers, nor where the steps that they take are too many.
+    /// Other columns are missing.
     pub(super) fn listed_rows(&self) -> FeatureRows {
         let count = self.parts.iter().map(|part| match &part.fill {
             Fill::Text { listed } => listed.len(),
@@ -557,7 +629,8 @@ impl OfFeature {
             Fill::OneHot { columns } => *columns,
             Fill::Number => 0,
         });
-        let count = u32::try_from(count.min().unwrap_or(0)).unwrap_or(0);
+        let count = count.min().filter(|count| count.saturating_mul(self.steps.len()) <= MOST_LISTED_STEPS);
+        let count = u32::try_from(count.unwrap_or(0)).unwrap_or(0);
         let mut columns = vec![Column::Number(Vec::new()); self.number() + 1];
         columns[self.number()] =
             Column::Category(CategoryColumn { codes: (0..count).collect(), others: Vec::new() });
@@ -566,13 +639,13 @@ impl OfFeature {
         rows
     }
 
-    /// Calls `put` with each column and its number for row `row`.
+    /// Calls `put` with each column and its number for row `row`; of what was computed beforehand with 0 first.
     pub(super) fn each(&self, rows: &FeatureRows, row: usize, mut put: impl FnMut(usize, f64)) {
-        if let Column::Category(column) = &rows.columns[self.number()] {
-            let from = column.codes[row] as usize * self.columns.len();
-            if let Some(line) = self.listed.get(from..from + self.columns.len()) {
-                return self.columns.iter().zip(line).for_each(|(at, number)| put(*at as usize, *number));
-            }
+        if let Column::Category(column) = &rows.columns[self.number()]
+            && let Some(line) = self.listed.line(column.codes[row] as usize)
+        {
+            self.columns.iter().for_each(|at| put(*at as usize, 0.0));
+            return line.iter().for_each(|(at, number)| put(self.columns[*at as usize] as usize, *number));
         }
         self.compute(rows, row, |at, number| put(self.columns[at] as usize, number));
     }
@@ -606,3 +679,6 @@ impl OfFeature {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,13 +8,11 @@ use scoregate_schemas::manifest::{Bindings, Link, Output, Task};
 use scoregate_schemas::onnx::ModelProto;
 use serde_json::{Map, Value};
 
-use super::encode::Encoder;
+use super::closed::Closed;
 use super::explanation::{Explanation, Method, Space};
 use super::general::{self, General, Sampling, Subject};
 use super::importance::{self, Importance};
-use super::linear::Linear;
-use super::split::{Checked, Form, split};
-use super::trees::{self, Ensemble, Matrix};
+use super::question::{Ask, Question, Refusal};
 use crate::features::{Column, FeatureRows, RowReader};
 use crate::package::Covers;
 use crate::reference::BACKGROUND_ROWS;
@@ -29,80 +27,17 @@ const NEAREST: f64 = 1e-7;
 /// How often sampling takes each background row at most.
 const MOST_ROUNDS: usize = 10;
 
-/// How far the number that a closed form explains may be from the model's answer for it to be believed of a row: absolute for
-/// probabilities, relative for values. Rounding in float32 is a tenth of that.
-const CONFIRMED: f64 = 1e-4;
+/// Rows that are run to see what the work around running them takes, and how long that may be.
+const TRIED: (usize, Duration) = (2_000, Duration::from_millis(20));
 
-/// Background rows that closed forms are measured on.
-const MEASURED: usize = 16;
+/// Rows that take longer than this take no notable time around that.
+const SLOW: Duration = Duration::from_micros(100);
 
-/// Rows whose way through trees is counted at once.
-const COUNTED: usize = 4_096;
+/// How often what a run takes is measured: the quickest counts, since other work on the machine only adds.
+const TIMES: usize = 3;
 
-/// What a client asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Question {
-    /// What values are to add up on; the model's own margin if absent, else the answer itself.
-    pub space: Option<Space>,
-    /// How they are to be computed; as costs least if absent.
-    pub method: Option<Method>,
-    /// The label of the class that is to be explained: the positive one if absent, of several the most likely.
-    pub class: Option<String>,
-}
-
-/// Why a question cannot be answered for a model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The space is not one of the model's.
-    #[error("this model is not explained in the space {found}, expected {expected}")]
-    Space {
-        /// What was asked for.
-        found: &'static str,
-        /// What there is.
-        expected: String,
-    },
-    /// The method does not take the model.
-    #[error("the method {found} does not take this model, or not in this space, expected {expected}")]
-    Method {
-        /// What was asked for.
-        found: &'static str,
-        /// What there is.
-        expected: String,
-    },
-    /// The model has no such class.
-    #[error("the model has no such class, expected {expected}")]
-    Class {
-        /// Those that it has.
-        expected: String,
-    },
-}
-
-/// A question with everything that it left open decided, but for what depends on the row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ask {
-    space: Space,
-    /// With all the time there is.
-    method: Method,
-    class: Option<usize>,
-}
-
-impl Ask {
-    /// What values add up on.
-    pub fn space(&self) -> Space {
-        self.space
-    }
-
-    /// How, with all the time there is.
-    pub fn method(&self) -> Method {
-        self.method
-    }
-
-    /// What is asked for, in bytes: two questions of one version have the same ones only if they are the same.
-    pub fn bytes(&self) -> [u8; 6] {
-        let [a, b, c, d] = self.class.map_or(u32::MAX, |class| class as u32).to_le_bytes();
-        [self.space as u8, self.method as u8, a, b, c, d]
-    }
-}
+/// Rows that an importance is of at least.
+const LEAST_ROWS: u64 = 30;
 
 /// What an explainer is made of.
 #[derive(Debug, Clone, Copy)]
@@ -156,34 +91,27 @@ impl Explainer {
             return Ok(None);
         }
         let answers = session.run(&background)?.values().to_vec();
-        let (_, many) = timed(|| session.run(&background))?;
+        let many = quickest(|| session.run(&background))?;
         let first = background.single(0);
-        session.run(&first)?;
-        let (_, run) = timed(|| session.run(&first))?;
+        let run = quickest(|| session.run(&first))?;
         let more = u32::try_from(background.len() - 1).unwrap_or(u32::MAX);
         // Of a single row nothing can be told about more of them.
         let row = if more == 0 { run } else { many.saturating_sub(run) / more };
+        let row = row.max(Duration::from_nanos(50));
         let Ok(general) = General::new(&background, reader, answers) else { return Ok(None) };
+        let row = row.max(tried(&general, &background, row, session));
         let task = source.output.task();
         let fallback = match task {
             Task::Regression => Space::Target,
             Task::Binary if is_logistic(source) => Space::LogOdds,
             Task::Binary | Task::Multiclass { .. } => Space::Probability,
         };
-        let (closed, reason) = match closed(source, &background, general.answers()) {
+        let (closed, reason) = match Closed::find(source, &background, general.answers()) {
             Ok(closed) => (Some(closed), None),
             Err(reason) => (None, Some(reason)),
         };
-        Ok(Some(Self {
-            task,
-            features: reader.features().cloned().collect(),
-            general,
-            fallback,
-            closed,
-            reason,
-            run,
-            row: row.max(Duration::from_nanos(50)),
-        }))
+        let features = reader.features().cloned().collect();
+        Ok(Some(Self { task, features, general, fallback, closed, reason, run, row }))
     }
 
     /// Decides what a question left open; `labels` are those of the classes.
@@ -207,10 +135,7 @@ impl Explainer {
             None => None,
             Some(label) => match labels.iter().position(|found| found == label) {
                 Some(class) => Some(class),
-                None if labels.is_empty() => {
-                    return Err(Refusal::Class { expected: "no class: the model answers values".into() });
-                }
-                None => return Err(Refusal::Class { expected: labels.join(", ") }),
+                None => return Err(Refusal::of_class(labels)),
             },
         };
         Ok(Ask { space, method: question.method.unwrap_or(methods[0]), class })
@@ -231,9 +156,9 @@ impl Explainer {
     /// How values can be computed in a space, the default first.
     pub fn methods(&self, space: Space) -> Vec<Method> {
         let closed = self.closed.as_ref().filter(|closed| closed.space == space);
-        let mut methods = closed.map_or_else(Vec::new, Closed::methods);
-        // What comes before a calibration cannot be told from answers.
-        if closed.is_none_or(|closed| closed.is_answer) {
+        let mut methods: Vec<Method> = closed.iter().flat_map(|closed| closed.methods()).collect();
+        // What comes before a calibration or a softmax cannot be told from answers.
+        if closed.is_none_or(Closed::is_answer) {
             methods.extend(self.general.exact_rows_at_most().map(|_| Method::Exact));
             methods.push(Method::PermutationSampling);
         }
@@ -252,7 +177,7 @@ impl Explainer {
 
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        self.closed.as_ref().map_or(0, Closed::bytes)
+        self.closed.as_ref().map_or(0, Closed::bytes) + self.general.bytes()
     }
 
     /// What explaining one row is expected to take within `budget`.
@@ -263,7 +188,7 @@ impl Explainer {
 
     /// Whether explaining runs rows through the model; closed forms do not.
     pub fn runs_model(&self, ask: &Ask) -> bool {
-        matches!(ask.method, Method::Exact | Method::PermutationSampling)
+        runs_model(ask.method)
     }
 
     /// The method that answers `ask` within `budget`, and the one that would with more time. All coalitions take `exact_rows` rows.
@@ -273,18 +198,16 @@ impl Explainer {
         if cost <= budget {
             return (wanted, None);
         }
-        let cheaper = match wanted {
-            Method::Exact => Method::PermutationSampling,
-            Method::TreeInterventional => Method::TreePathDependent,
-            other => other,
-        };
-        if cheaper != wanted
-            && self.methods(ask.space).contains(&cheaper)
-            && self.cost_of(cheaper, budget, exact_rows) < cost
-        {
-            (cheaper, Some(wanted))
-        } else {
-            (wanted, None)
+        // Values by covers are relative to another base: nobody gets them who did not ask.
+        let others = [Method::Exact, Method::PermutationSampling];
+        let methods = self.methods(ask.space);
+        let others = others.into_iter().filter(|other| *other != wanted && methods.contains(other));
+        let costs = others.map(|other| (other, self.cost_of(other, budget, exact_rows)));
+        let costs: Vec<(Method, Duration)> = costs.filter(|(_, other)| *other < cost).collect();
+        let fits = costs.iter().find(|(_, cost)| *cost <= budget);
+        match fits.or_else(|| costs.iter().min_by_key(|(_, cost)| *cost)) {
+            Some((cheaper, _)) => (*cheaper, Some(wanted)),
+            None => (wanted, None),
         }
     }
 
@@ -292,9 +215,8 @@ impl Explainer {
     fn cost_of(&self, method: Method, budget: Duration, exact_rows: Option<usize>) -> Duration {
         let rows = |count: usize| {
             let runs = count.div_ceil(runtime::MAX_ROWS_PER_RUN).max(1);
-            let times =
-                |one: Duration, count: usize| one.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
-            times(self.run, runs) + times(self.row, count)
+            let times = |one: Duration, count: usize| one.saturating_mul(as_count(count));
+            times(self.run, runs).saturating_add(times(self.row, count))
         };
         match method {
             Method::Exact => rows(exact_rows.unwrap_or(usize::MAX)),
@@ -311,8 +233,37 @@ impl Explainer {
         usize::try_from(fit).unwrap_or(usize::MAX).clamp(pair, most.max(pair))
     }
 
+    /// Explains row `row`, for which the model answered `answer`, by its closed form; nothing if the ask is for another method, or the
+    /// answer shows that the graph does something else with this row than what was found for the background.
+    pub fn explain_closed(
+        &self,
+        ask: &Ask,
+        rows: &FeatureRows,
+        row: usize,
+        answer: &[f64],
+    ) -> Option<Explanation> {
+        let closed = self.closed.as_ref().filter(|_| !self.runs_model(ask))?;
+        let class = self.class(ask, answer);
+        let of_class = class.unwrap_or(0);
+        let features = self.features.len();
+        let found = closed.explain_confirmed(ask.method, of_class, rows, row, features, answer)?;
+        let is_by_covers = ask.method == Method::TreePathDependent;
+        Some(self.turned(Explanation {
+            method: ask.method,
+            stepped_down_from: None,
+            space: ask.space,
+            class,
+            base_value: found.base,
+            value: found.margin,
+            values: found.values,
+            standard_errors: None,
+            background_rows: if is_by_covers { 0 } else { self.background_rows() },
+        }))
+    }
+
     /// Explains row `row`, for which the model answered `answer`. With less than what the method takes as `budget`, another one is
-    /// used, which the explanation says.
+    /// used, which the explanation says; and so if the closed form does not hold for the row, which is explained in probabilities then
+    /// where what is asked for cannot be told from answers.
     ///
     /// # Errors
     /// [`runtime::Error`] if rows cannot be scored.
@@ -325,66 +276,78 @@ impl Explainer {
         budget: Duration,
         run: &mut Run<'_>,
     ) -> Result<Explanation, runtime::Error> {
-        let begin = Instant::now();
         let subject = Subject { rows, row, answer };
-        let exact_rows = if self.runs_model(ask) { self.general.exact_rows(subject) } else { None };
-        let (method, stepped_down_from) = self.plan(ask, budget, exact_rows);
-        let class = match self.task {
+        let (mut method, mut stepped_down_from) = if self.runs_model(ask) {
+            self.plan(ask, budget, self.general.exact_rows(subject))
+        } else {
+            self.plan(ask, budget, self.general.exact_rows_expected())
+        };
+        let mut space = ask.space;
+        if !runs_model(method) {
+            if let Some(explanation) = self.explain_closed(ask, rows, row, answer) {
+                return Ok(explanation);
+            }
+            let is_told = self.methods(space).contains(&Method::PermutationSampling);
+            space = if is_told { space } else { Space::Probability };
+            let general = self.methods(space).into_iter().find(|method| runs_model(*method));
+            let general = Ask { space, method: general.unwrap_or(Method::PermutationSampling), ..*ask };
+            method = self.plan(&general, budget, self.general.exact_rows(subject)).0;
+            stepped_down_from = Some(ask.method);
+        }
+        let class = self.class(ask, answer);
+        let column = if self.task == Task::Binary { 0 } else { class.unwrap_or(0) };
+        let pick = |line: &[f64]| match space {
+            Space::LogOdds => log_odds(line[column]),
+            Space::Probability | Space::Target | Space::Margin => line[column],
+        };
+        let exact = match method {
+            Method::Exact => self.general.exact(subject, run, &pick)?,
+            _ => None,
+        };
+        let found = match exact {
+            Some(found) => found,
+            None => {
+                // Of all the time there is, a day: what is later than clocks can tell would panic.
+                let deadline = Instant::now() + budget.min(Duration::from_secs(86_400));
+                let sampling = Sampling { rows: self.sampled_rows(budget), deadline, seed: general::SEED };
+                self.general.sampled(subject, sampling, run, &pick)?
+            }
+        };
+        Ok(self.turned(Explanation {
+            method,
+            stepped_down_from,
+            space,
+            class,
+            base_value: found.base,
+            value: found.value,
+            values: found.values,
+            standard_errors: found.standard_errors,
+            background_rows: found.background_rows,
+        }))
+    }
+
+    /// The class that is explained; none for regression.
+    fn class(&self, ask: &Ask, answer: &[f64]) -> Option<usize> {
+        match self.task {
             Task::Regression => None,
             Task::Binary => Some(ask.class.unwrap_or(1)),
             Task::Multiclass { .. } => Some(ask.class.unwrap_or_else(|| most_likely(answer))),
-        };
-        let mut explanation = match method {
-            Method::Exact | Method::PermutationSampling => {
-                let column = if self.task == Task::Binary { 0 } else { class.unwrap_or(0) };
-                let is_log_odds = ask.space == Space::LogOdds;
-                let pick = |line: &[f64]| if is_log_odds { log_odds(line[column]) } else { line[column] };
-                let exact = match method {
-                    Method::Exact => self.general.exact(subject, run, &pick)?,
-                    _ => None,
-                };
-                let found = match exact {
-                    Some(found) => found,
-                    None => {
-                        let sampling = Sampling {
-                            rows: self.sampled_rows(budget),
-                            // Of all the time there is, a day: what is later than clocks can tell would panic.
-                            deadline: begin + budget.min(Duration::from_secs(86_400)),
-                            seed: general::SEED,
-                        };
-                        self.general.sampled(subject, sampling, run, &pick)?
-                    }
-                };
-                Explanation {
-                    method,
-                    stepped_down_from,
-                    space: ask.space,
-                    class,
-                    base_value: found.base,
-                    value: found.value,
-                    values: found.values,
-                    standard_errors: found.standard_errors,
-                    background_rows: found.background_rows,
-                }
-            }
-            closed_method => {
-                self.explain_closed(closed_method, stepped_down_from, ask.space, class, rows, row)
-            }
-        };
-        if !self.is_confirmed(&explanation, answer) {
-            // What the graph does with this row is not what was followed: it is asked itself.
-            let general = Ask { method: self.general_method(), ..*ask };
-            return self.explain(&general, rows, row, answer, budget, run);
         }
-        // Labels are [negative, positive], and what is computed is of the positive class.
-        if self.task == Task::Binary && class == Some(0) {
-            turn(&mut explanation);
+    }
+
+    /// Labels are `[negative, positive]`, and what is computed is of the positive class.
+    fn turned(&self, mut explanation: Explanation) -> Explanation {
+        if self.task == Task::Binary && explanation.class == Some(0) {
+            let whole = if explanation.space == Space::Probability { 1.0 } else { 0.0 };
+            explanation.base_value = whole - explanation.base_value;
+            explanation.value = whole - explanation.value;
+            explanation.values.iter_mut().for_each(|value| *value = -*value);
         }
-        Ok(explanation)
+        explanation
     }
 
     /// Which features move the model's answers most, over `rows`, for which it answered `answers`: over all of them where there is
-    /// time, else over as many, evenly spread, as can be explained `within` that.
+    /// time, else over as many, evenly spread, as can be explained `within` that. Nothing if those are too few to tell.
     ///
     /// # Errors
     /// [`runtime::Error`] if rows cannot be scored.
@@ -395,80 +358,42 @@ impl Explainer {
         within: Duration,
         run: &mut Run<'_>,
     ) -> Result<Option<Importance>, runtime::Error> {
+        let begin = Instant::now();
         let classes: Vec<Option<usize>> = match self.task {
             Task::Multiclass { classes } => (0..classes).map(Some).collect(),
             Task::Binary | Task::Regression => vec![None],
         };
         let space = self.spaces()[0];
+        // A round of samples is enough for a mean.
+        let round = self.run + self.row.saturating_mul(as_count(self.general.rows_per_round_at_most()));
         let method = self.methods(space)[0];
+        let budget = if method == Method::PermutationSampling { round } else { Duration::MAX };
         let asks: Vec<Ask> = classes.iter().map(|class| Ask { space, method, class: *class }).collect();
-        let cost = self.cost_of(method, within, self.general.exact_rows_expected()).as_secs_f64()
-            * asks.len() as f64;
-        let fit = (within.as_secs_f64() / cost.max(1e-9)).clamp(1.0, rows.len() as f64) as usize;
+        let cost = self.cost_of(method, round, self.general.exact_rows_expected()).as_secs_f64();
+        let cost = (cost * asks.len() as f64).max(1e-9);
+        let fit = (within.as_secs_f64() / cost).clamp(1.0, rows.len() as f64) as usize;
         let width = self.task.width();
-        let mut tally = importance::Tally::new(self.features.iter().map(|field| field.name.as_str()));
+        let names = self.features.iter().map(|field| field.name.as_str());
+        let mut tally = importance::Tally::new(names, method, space);
+        // Rows far apart first, so that those that there was time for are spread over all.
+        let stride = coprime(fit);
         for part in 0..fit {
-            let row = part * rows.len() / fit;
+            if begin.elapsed() > within {
+                break;
+            }
+            let row = (part * stride % fit) * rows.len() / fit;
             let answer = &answers[row * width..(row + 1) * width];
-            // With all the time there is the method stays the same.
-            let explained = asks.iter().map(|ask| self.explain(ask, rows, row, answer, Duration::MAX, run));
+            let explained = asks.iter().map(|ask| self.explain(ask, rows, row, answer, budget, run));
             let explained = explained.collect::<Result<Vec<_>, _>>()?;
             // A row that had to be explained in another way does not compare.
             let _ = tally.add(&explained);
         }
-        Ok(tally.finish().ok())
+        Ok(tally.finish().ok().filter(|found| found.rows >= LEAST_ROWS.min(rows.len() as u64)))
     }
 
-    fn explain_closed(
-        &self,
-        method: Method,
-        stepped_down_from: Option<Method>,
-        space: Space,
-        class: Option<usize>,
-        rows: &FeatureRows,
-        row: usize,
-    ) -> Explanation {
-        let closed = self.closed.as_ref().expect("only a closed form has such methods");
-        // Of two classes and of values there is one margin.
-        let output = if closed.outputs() == 1 { 0 } else { class.unwrap_or(0) };
-        let mut values = vec![0.0; self.features.len()];
-        let (base_value, value) = closed.explain(method, output, rows, row, &mut values);
-        let is_by_covers = method == Method::TreePathDependent;
-        Explanation {
-            method,
-            stepped_down_from,
-            space,
-            class,
-            base_value,
-            value,
-            values,
-            standard_errors: None,
-            background_rows: if is_by_covers { 0 } else { self.background_rows() },
-        }
-    }
-
-    /// Whether an explanation's number is the one that the model answered, as far as the one tells the other.
-    fn is_confirmed(&self, explanation: &Explanation, answer: &[f64]) -> bool {
-        let is_general = matches!(explanation.method, Method::Exact | Method::PermutationSampling);
-        let is_answer = self.closed.as_ref().is_some_and(|closed| closed.is_answer);
-        if is_general || !is_answer {
-            return true;
-        }
-        let value = explanation.value;
-        let found = match (explanation.space, self.task) {
-            (Space::LogOdds, _) => 1.0 / (1.0 + (-value).exp()),
-            (Space::Margin, _) => return true,
-            (Space::Probability | Space::Target, _) => value,
-        };
-        let expected = match self.task {
-            Task::Binary | Task::Regression => answer[0],
-            Task::Multiclass { .. } => answer[explanation.class.unwrap_or(0)],
-        };
-        (found - expected).abs() <= CONFIRMED * expected.abs().max(1.0)
-    }
-
-    fn general_method(&self) -> Method {
-        if self.general.exact_rows_at_most().is_some() { Method::Exact } else { Method::PermutationSampling }
+    /// How many of `rows` take the true branch of each node of the trees that the model is; nothing if it is none.
+    pub fn covers(&self, rows: &FeatureRows) -> Option<Vec<u64>> {
+        self.closed.as_ref()?.covers(rows)
     }
 
     /// What row `row` says of feature `feature`: its name, with the category where it has one.
@@ -508,7 +433,7 @@ impl Explainer {
 
     /// How many numbers an explanation is: see [`Explainer::to_numbers`].
     pub fn numbers(&self) -> usize {
-        7 + 2 * self.features.len()
+        8 + 2 * self.features.len()
     }
 
     /// An explanation as numbers, to be kept.
@@ -518,6 +443,7 @@ impl Explainer {
         let mut numbers = vec![
             place(explanation.method),
             explanation.stepped_down_from.map_or(-1.0, place),
+            Space::ALL.iter().position(|found| *found == explanation.space).unwrap_or(0) as f64,
             explanation.class.map_or(-1.0, |class| class as f64),
             explanation.background_rows as f64,
             f64::from(u8::from(explanation.standard_errors.is_some())),
@@ -530,9 +456,10 @@ impl Explainer {
         numbers
     }
 
-    /// The explanation that [`Explainer::to_numbers`] made numbers of, for the same question; nothing if they are none.
-    pub fn from_numbers(&self, ask: &Ask, numbers: &[f64]) -> Option<Explanation> {
-        let [by, stepped, class, background_rows, has_errors, base_value, value, rest @ ..] = numbers else {
+    /// The explanation that [`Explainer::to_numbers`] made numbers of; nothing if they are none.
+    pub fn from_numbers(&self, numbers: &[f64]) -> Option<Explanation> {
+        let [by, stepped, space, class, background_rows, has_errors, base_value, value, rest @ ..] = numbers
+        else {
             return None;
         };
         let features = self.features.len();
@@ -541,7 +468,7 @@ impl Explainer {
         Some(Explanation {
             method: method(*by)?,
             stepped_down_from: if *stepped < 0.0 { None } else { Some(method(*stepped)?) },
-            space: ask.space,
+            space: *Space::ALL.get(*space as usize)?,
             class: (*class >= 0.0).then_some(*class as usize),
             base_value: *base_value,
             value: *value,
@@ -552,168 +479,57 @@ impl Explainer {
     }
 }
 
-/// The closed form of a model, or why there is none.
-fn closed(source: &Source<'_>, background: &FeatureRows, answers: &[f64]) -> Result<Closed, String> {
-    let Source { graph, reader, bindings, output, runtime, .. } = *source;
-    let checked = split(graph, reader, bindings, output)
-        .and_then(|found| found.check(runtime, reader, bindings, output, background, answers))
-        .map_err(|reason| reason.to_string())?;
-    Closed::new(checked, source, background).map_err(|error| error.to_string())
+/// Whether a method runs rows through the model.
+fn runs_model(method: Method) -> bool {
+    matches!(method, Method::Exact | Method::PermutationSampling)
 }
 
-fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> {
+/// What `work` takes at least.
+fn quickest<T, E>(mut work: impl FnMut() -> Result<T, E>) -> Result<Duration, E> {
+    let mut least = Duration::MAX;
+    for _ in 0..TIMES {
+        let begin = Instant::now();
+        work()?;
+        least = least.min(begin.elapsed());
+    }
+    Ok(least)
+}
+
+/// What a row takes that is put together and run for an explanation, as measured on one; nothing if the model has no answer to that.
+/// A row by itself takes `row`.
+fn tried(general: &General, background: &FeatureRows, row: Duration, session: &mut Session) -> Duration {
+    let (most, within) = TRIED;
+    if row > SLOW {
+        return Duration::ZERO;
+    }
+    let rows = (within.as_nanos() / row.as_nanos().max(1)).min(most as u128) as usize;
+    let mut run = |rows: &FeatureRows| Ok(session.run(rows)?.values().to_vec());
+    let width = general.answers().len() / background.len();
+    let subject = Subject { rows: background, row: 0, answer: &general.answers()[..width] };
     let begin = Instant::now();
-    let done = work()?;
-    Ok((done, begin.elapsed()))
+    let sampling = Sampling { rows, deadline: begin + within, seed: general::SEED };
+    match general.sampled(subject, sampling, &mut run, &|line| line[0]) {
+        Ok(found) if found.rows > 0 => begin.elapsed() / as_count(found.rows),
+        _ => Duration::ZERO,
+    }
 }
 
-/// A margin that there is a closed form for.
-#[derive(Debug)]
-struct Closed {
-    space: Space,
-    /// Whether the model's answer is a known function of the margin and of nothing else.
-    is_answer: bool,
-    form: ClosedForm,
-    /// What one row takes by each method, the default first.
-    costs: Vec<(Method, Duration)>,
+fn as_count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-#[derive(Debug)]
-enum ClosedForm {
-    Linear(Linear),
-    Trees {
-        encoder: Encoder,
-        ensemble: Ensemble,
-        interventional: trees::Explainer,
-        /// Where covers were counted.
-        path_dependent: Option<trees::Explainer>,
-    },
-}
-
-impl Closed {
-    /// Prepares the closed form of a margin that was checked, and measures it on the background.
-    fn new(checked: Checked, source: &Source<'_>, background: &FeatureRows) -> Result<Self, trees::Error> {
-        let features = source.reader.features().count();
-        let form = match checked.form {
-            Form::Linear(form) => ClosedForm::Linear(Linear::new(form, features, background)),
-            Form::Trees { ensemble, encoder } => {
-                let encoded = encoder.encode_all(background);
-                let matrix = Matrix::new(&encoded, encoder.width())?;
-                let share = source.table_bytes / if source.covers.is_some() { 2 } else { 1 };
-                let players = encoder.players();
-                let interventional = trees::Explainer::interventional(&ensemble, players, &matrix, share)?;
-                let constants = &encoded[..encoder.width()];
-                let path_dependent = source.covers.map(|covers| {
-                    let Covers { rows, yes } = covers;
-                    trees::Explainer::with_covers(&ensemble, players, constants, yes, *rows, share)
-                });
-                ClosedForm::Trees {
-                    path_dependent: path_dependent.transpose()?,
-                    encoder,
-                    ensemble,
-                    interventional,
-                }
-            }
-        };
-        let mut closed = Self { space: checked.space, is_answer: checked.is_answer, form, costs: Vec::new() };
-        let methods: &[Method] = match &closed.form {
-            ClosedForm::Linear(_) => &[Method::Linear],
-            ClosedForm::Trees { path_dependent: None, .. } => &[Method::TreeInterventional],
-            ClosedForm::Trees { .. } => &[Method::TreeInterventional, Method::TreePathDependent],
-        };
-        let rows = background.len().min(MEASURED);
-        let mut values = vec![0.0; features];
-        for method in methods {
-            let begin = Instant::now();
-            for row in 0..rows {
-                closed.explain(*method, 0, background, row, &mut values);
-            }
-            closed.costs.push((*method, begin.elapsed() / u32::try_from(rows).unwrap_or(1)));
+/// A step that goes through all of `count` places, far from one to the next.
+fn coprime(count: usize) -> usize {
+    let is_coprime = |step: &usize| {
+        let (mut a, mut b) = (count, *step);
+        while b > 0 {
+            (a, b) = (b, a % b);
         }
-        Ok(closed)
-    }
-
-    fn methods(&self) -> Vec<Method> {
-        self.costs.iter().map(|(method, _)| *method).collect()
-    }
-
-    fn bytes(&self) -> usize {
-        match &self.form {
-            ClosedForm::Linear(linear) => linear.bytes(),
-            ClosedForm::Trees { interventional, path_dependent, .. } => {
-                interventional.bytes() + path_dependent.as_ref().map_or(0, trees::Explainer::bytes)
-            }
-        }
-    }
-
-    fn cost(&self, method: Method) -> Duration {
-        let found = self.costs.iter().find(|(found, _)| *found == method);
-        found.map_or(Duration::MAX, |(_, cost)| *cost)
-    }
-
-    /// Number of margins.
-    fn outputs(&self) -> usize {
-        match &self.form {
-            ClosedForm::Linear(linear) => linear.outputs(),
-            ClosedForm::Trees { ensemble, .. } => ensemble.outputs(),
-        }
-    }
-
-    /// Writes the values of a row for margin `output`, one per feature; returns the base and the margin.
-    fn explain(
-        &self,
-        method: Method,
-        output: usize,
-        rows: &FeatureRows,
-        row: usize,
-        values: &mut [f64],
-    ) -> (f64, f64) {
-        let ClosedForm::Trees { encoder, ensemble, interventional, path_dependent } = &self.form else {
-            let ClosedForm::Linear(linear) = &self.form else { unreachable!("there are two forms") };
-            return linear.explain(rows, row, output, values);
-        };
-        let explainer = match (method, path_dependent) {
-            (Method::TreePathDependent, Some(path_dependent)) => path_dependent,
-            _ => interventional,
-        };
-        let mut encoded = vec![0.0; encoder.width()];
-        encoder.encode(rows, row, &mut encoded);
-        let mut margins = vec![0.0; ensemble.outputs()];
-        ensemble.margin(&encoded, &mut margins);
-        // Features that no tree asks for come last or not at all among the players.
-        let (asked, others) = values.split_at_mut(explainer.players());
-        others.fill(0.0);
-        let explained = explainer.explain_output(&encoded, output, &mut explainer.scratch(), asked);
-        explained.expect("columns and values are as many as the explainer was made for");
-        (explainer.base(output), margins[output])
-    }
-}
-
-/// How often the rows of a reference take the true branch of each node of the trees that a graph is; nothing if it is none.
-pub fn count_covers(source: &Source<'_>, rows: &FeatureRows) -> Option<Vec<u64>> {
-    let found = split(source.graph, source.reader, source.bindings, source.output).ok()?;
-    let Form::Trees { ensemble, encoder } = found.form() else { return None };
-    let mut covers: Vec<u64> = Vec::new();
-    let mut encoded = Vec::new();
-    let places: Vec<usize> = (0..rows.len()).collect();
-    for part in places.chunks(COUNTED) {
-        encoded.resize(part.len() * encoder.width(), 0.0);
-        for (row, line) in part.iter().zip(encoded.chunks_exact_mut(encoder.width())) {
-            encoder.encode(rows, *row, line);
-        }
-        let counted = ensemble.covers(&Matrix::new(&encoded, encoder.width()).ok()?).ok()?;
-        covers.resize(counted.len(), 0);
-        covers.iter_mut().zip(counted).for_each(|(sum, [yes, _])| *sum += yes);
-    }
-    Some(covers)
-}
-
-/// Turns an explanation of the positive class of two into one of the other.
-fn turn(explanation: &mut Explanation) {
-    let whole = if explanation.space == Space::Probability { 1.0 } else { 0.0 };
-    explanation.base_value = whole - explanation.base_value;
-    explanation.value = whole - explanation.value;
-    explanation.values.iter_mut().for_each(|value| *value = -*value);
+        a == 1
+    };
+    // The golden section leaves the largest gaps smallest.
+    let begin = ((count as f64 * 0.618) as usize).max(1);
+    (begin..).find(is_coprime).unwrap_or(1)
 }
 
 /// The place of the greatest number; of equals the first.

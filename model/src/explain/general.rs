@@ -165,6 +165,14 @@ impl General {
         &self.answers
     }
 
+    /// Bytes that what is known beforehand takes, without the background itself.
+    pub fn bytes(&self) -> usize {
+        let of_values = self.keys.len() * self.background.len() * size_of::<u128>();
+        of_values
+            + size_of_val(self.answers.as_slice())
+            + self.coalitions.as_ref().map_or(0, Coalitions::bytes)
+    }
+
     /// Number of background rows.
     pub fn background_rows(&self) -> usize {
         self.background.len()

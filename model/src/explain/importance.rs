@@ -98,16 +98,16 @@ pub struct Tally {
     absolute: Vec<f64>,
     rows: u64,
     /// What all explanations have in common.
-    kind: Option<(Method, Space)>,
+    kind: (Method, Space),
     /// The sum of base values, and the class that they are of; none once there were several.
     base: Option<(f64, Option<usize>)>,
 }
 
 impl Tally {
-    /// For a model with these features, in the schema's order.
-    pub fn new<'f>(features: impl IntoIterator<Item = &'f str>) -> Self {
+    /// For a model with these features, in the schema's order, explained by `method` in `space`.
+    pub fn new<'f>(features: impl IntoIterator<Item = &'f str>, method: Method, space: Space) -> Self {
         let names: Vec<String> = features.into_iter().map(Into::into).collect();
-        Self { absolute: vec![0.0; names.len()], names, rows: 0, kind: None, base: None }
+        Self { absolute: vec![0.0; names.len()], names, rows: 0, kind: (method, space), base: None }
     }
 
     /// Adds a row: its explanation, or one for each class.
@@ -116,17 +116,18 @@ impl Tally {
     /// [`Error`] if there is none, it has not one value per feature, or its method or space is not that of the ones before. Nothing
     /// is added then.
     pub fn add(&mut self, of_row: &[Explanation]) -> Result<(), Error> {
-        let first = of_row.first().ok_or(Error::NoRows)?;
-        let kind = self.kind.unwrap_or((first.method, first.space));
+        if of_row.is_empty() {
+            return Err(Error::NoRows);
+        }
         for explanation in of_row {
             let (found, expected) = (explanation.values.len(), self.names.len());
             if found != expected {
                 return Err(Error::Values { found, expected });
             }
             let found = (explanation.method, explanation.space);
-            if found != kind {
+            if found != self.kind {
                 let words = |(method, space): (Method, Space)| (method.as_str(), space.as_str());
-                return Err(Error::Mixed { found: words(found), expected: words(kind) });
+                return Err(Error::Mixed { found: words(found), expected: words(self.kind) });
             }
         }
         self.base = match (of_row, self.base) {
@@ -139,7 +140,6 @@ impl Tally {
                 *sum += value.abs() / of_row.len() as f64;
             }
         }
-        self.kind = Some(kind);
         self.rows += 1;
         Ok(())
     }
@@ -149,7 +149,10 @@ impl Tally {
     /// # Errors
     /// [`Error::NoRows`] if nothing was, [`Error::NotFinite`] if something was that is no number.
     pub fn finish(self) -> Result<Importance, Error> {
-        let (method, space) = self.kind.ok_or(Error::NoRows)?;
+        if self.rows == 0 {
+            return Err(Error::NoRows);
+        }
+        let (method, space) = self.kind;
         let rows = self.rows as f64;
         let features = self.names.into_iter().zip(self.absolute).map(|(name, sum)| {
             let mean_absolute = sum / rows;
@@ -169,11 +172,14 @@ impl Tally {
 mod tests {
     use super::*;
 
+    const METHOD: Method = Method::Exact;
+    const SPACE: Space = Space::Probability;
+
     fn explanation(class: Option<usize>, base_value: f64, values: &[f64]) -> Explanation {
         Explanation {
-            method: Method::Exact,
+            method: METHOD,
             stepped_down_from: None,
-            space: Space::Probability,
+            space: SPACE,
             class,
             base_value,
             value: base_value + values.iter().sum::<f64>(),
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn it_is_the_mean_of_absolute_values() {
-        let mut tally = Tally::new(["a", "b"]);
+        let mut tally = Tally::new(["a", "b"], METHOD, SPACE);
         tally.add(&[explanation(Some(1), 0.25, &[0.5, -0.125])]).unwrap();
         tally.add(&[explanation(Some(1), 0.75, &[-0.25, 0.0])]).unwrap();
         let importance = tally.finish().unwrap();
@@ -200,7 +206,7 @@ mod tests {
 
     #[test]
     fn classes_of_a_row_share_its_weight() {
-        let mut tally = Tally::new(["a", "b"]);
+        let mut tally = Tally::new(["a", "b"], METHOD, SPACE);
         tally
             .add(&[explanation(Some(0), 0.5, &[1.0, 0.0]), explanation(Some(1), 0.5, &[-2.0, 0.5])])
             .unwrap();
@@ -216,7 +222,7 @@ mod tests {
         let of_one = [explanation(Some(1), 0.5, &[1.0])];
         let of_other = [explanation(Some(0), 0.5, &[1.0])];
         for rows in [[&of_one, &of_other, &of_one], [&of_other, &of_one, &of_one]] {
-            let mut tally = Tally::new(["a"]);
+            let mut tally = Tally::new(["a"], METHOD, SPACE);
             rows.into_iter().for_each(|row| tally.add(row).unwrap());
             assert_eq!(tally.finish().unwrap().base_value, None);
         }
@@ -224,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_does_not_compare_is_refused_and_not_added() {
-        let mut tally = Tally::new(["a"]);
+        let mut tally = Tally::new(["a"], METHOD, SPACE);
         assert_eq!(tally.clone().finish(), Err(Error::NoRows));
         assert_eq!(tally.add(&[]), Err(Error::NoRows));
         tally.add(&[explanation(None, 0.0, &[1.0])]).unwrap();

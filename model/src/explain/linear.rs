@@ -8,7 +8,7 @@ use crate::features::{Column, FeatureRows};
 
 /// A margin that is linear in encoded columns: one or more weighted sums.
 #[derive(Debug, Clone)]
-pub struct LinearForm {
+pub(super) struct LinearForm {
     pub(super) encoder: Encoder,
     /// `coefficients[output * columns + column]`
     pub(super) coefficients: Vec<f64>,
@@ -18,12 +18,12 @@ pub struct LinearForm {
 
 impl LinearForm {
     /// What turns rows into columns.
-    pub fn encoder(&self) -> &Encoder {
+    pub(super) fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
     /// Number of margins.
-    pub fn outputs(&self) -> usize {
+    pub(super) fn outputs(&self) -> usize {
         self.intercepts.len()
     }
 
@@ -31,18 +31,13 @@ impl LinearForm {
     ///
     /// # Panics
     /// If there is no such output.
-    pub fn coefficients(&self, output: usize) -> &[f64] {
+    pub(super) fn coefficients(&self, output: usize) -> &[f64] {
         let width = self.encoder.width();
         &self.coefficients[output * width..(output + 1) * width]
     }
 
-    /// What every row begins with, one number per output.
-    pub fn intercepts(&self) -> &[f64] {
-        &self.intercepts
-    }
-
     /// Writes the margins of an encoded row, one per output.
-    pub fn margin(&self, encoded: &[f64], margins: &mut [f64]) {
+    pub(super) fn margin(&self, encoded: &[f64], margins: &mut [f64]) {
         for (output, margin) in margins.iter_mut().enumerate() {
             *margin = self.intercepts[output] + weighted(self.coefficients(output), encoded);
         }
@@ -53,6 +48,17 @@ impl LinearForm {
         let (coefficients, mut sum) = (self.coefficients(output), 0.0);
         feature.each(rows, row, |at, number| sum += weighed(coefficients[at], number));
         sum
+    }
+
+    /// The same of all outputs.
+    fn parts(&self, feature: &OfFeature, rows: &FeatureRows, row: usize, parts: &mut [f64]) {
+        let width = self.encoder.width();
+        parts.fill(0.0);
+        feature.each(rows, row, |at, number| {
+            for (output, part) in parts.iter_mut().enumerate() {
+                *part += weighed(self.coefficients[output * width + at], number);
+            }
+        });
     }
 
     /// How large the terms of an output's sum are together, which tells how far float32 may be off.
@@ -89,13 +95,13 @@ fn weighted(weights: &[f64], columns: &[f64]) -> f64 {
 
 /// Explains a linear margin against background rows. What depends on the background is computed at load.
 #[derive(Debug, Clone)]
-pub struct Linear {
+pub(super) struct Linear {
     form: LinearForm,
     features: usize,
     /// Per output, what does not depend on the row.
     starts: Vec<f64>,
     /// Per output, the mean margin over the background.
-    bases: Vec<f64>,
+    pub(super) bases: Vec<f64>,
     /// Per feature and output, the mean over the background of its part of the margin.
     means: Vec<f64>,
     /// Per feature that is a category: its part of the margin for each listed one, a line with one number per output each.
@@ -107,7 +113,7 @@ impl Linear {
     ///
     /// # Panics
     /// If there are no rows.
-    pub fn new(form: LinearForm, features: usize, background: &FeatureRows) -> Self {
+    pub(super) fn new(form: LinearForm, features: usize, background: &FeatureRows) -> Self {
         assert!(!background.is_empty(), "a mean needs rows");
         let (outputs, rows) = (form.outputs(), background.len());
         let mut means = vec![0.0; features * outputs];
@@ -118,44 +124,37 @@ impl Linear {
                 *start += weighed(coefficients[*at as usize], *number);
             }
         }
-        let mut bases = starts.clone();
-        for (output, base) in bases.iter_mut().enumerate() {
-            for feature in form.encoder.features() {
-                let parts = (0..rows).map(|row| form.part(feature, background, row, output));
-                let mean = parts.sum::<f64>() / rows as f64;
-                means[feature.number() * outputs + output] = mean;
-                *base += mean;
-            }
-        }
+        let (mut bases, mut parts) = (starts.clone(), vec![0.0; outputs]);
         let mut listed = vec![Vec::new(); features];
         for feature in form.encoder.features() {
-            let (rows, number) = (feature.listed_rows(), feature.number());
+            let means = &mut means[feature.number() * outputs..][..outputs];
+            for row in 0..rows {
+                form.parts(feature, background, row, &mut parts);
+                means.iter_mut().zip(&parts).for_each(|(sum, part)| *sum += part);
+            }
+            means.iter_mut().for_each(|sum| *sum /= rows as f64);
+            bases.iter_mut().zip(&*means).for_each(|(base, mean)| *base += mean);
+            let (rows, lines) = (feature.listed_rows(), &mut listed[feature.number()]);
+            lines.reserve_exact(rows.len() * outputs);
             for row in 0..rows.len() {
-                for output in 0..outputs {
-                    listed[number].push(form.part(feature, &rows, row, output));
-                }
+                form.parts(feature, &rows, row, &mut parts);
+                lines.extend_from_slice(&parts);
             }
         }
         Self { form, features, starts, bases, means, listed }
     }
 
     /// Number of margins.
-    pub fn outputs(&self) -> usize {
+    pub(super) fn outputs(&self) -> usize {
         self.form.outputs()
     }
 
-    /// The mean of an output's margin over the background.
-    ///
-    /// # Panics
-    /// If there is no such output.
-    pub fn base(&self, output: usize) -> f64 {
-        self.bases[output]
-    }
-
-    /// Bytes that what is computed beforehand takes.
-    pub fn bytes(&self) -> usize {
-        let listed: usize = self.listed.iter().map(|lines| size_of_val(lines.as_slice())).sum();
-        listed + size_of_val(self.form.coefficients.as_slice())
+    /// Memory that it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let lists = [&self.starts, &self.bases, &self.means, &self.form.coefficients, &self.form.intercepts];
+        self.form.encoder.bytes()
+            + size_of_val(self.listed.as_slice())
+            + lists.into_iter().chain(&self.listed).map(|list| size_of_val(list.as_slice())).sum::<usize>()
     }
 
     /// Writes how much each feature of row `row` moves the margin of `output` away from its base: `values[feature]`. Returns the
@@ -163,7 +162,13 @@ impl Linear {
     ///
     /// # Panics
     /// If there is no such row or output, or `values` has not one entry per feature.
-    pub fn explain(&self, rows: &FeatureRows, row: usize, output: usize, values: &mut [f64]) -> (f64, f64) {
+    pub(super) fn explain(
+        &self,
+        rows: &FeatureRows,
+        row: usize,
+        output: usize,
+        values: &mut [f64],
+    ) -> (f64, f64) {
         assert_eq!(values.len(), self.features, "one value per feature");
         let (outputs, mut margin) = (self.outputs(), self.starts[output]);
         values.fill(0.0);

@@ -4,16 +4,19 @@
 //! graph is: [`split`] finds a margin that is a sum over features or an ensemble of [`trees`], for which there are closed forms;
 //! [`general`] runs any model on coalitions of features.
 
+mod closed;
 mod encode;
 mod explainer;
 mod explanation;
 mod follow;
 pub mod general;
 pub mod importance;
-pub mod linear;
+mod linear;
 pub mod plot;
-pub mod split;
+mod question;
+mod split;
 pub mod trees;
 
-pub use explainer::{Ask, Explainer, Question, Refusal, Run, Source, count_covers};
+pub use explainer::{Explainer, Run, Source};
 pub use explanation::{Explanation, Method, Space, UnknownWord};
+pub use question::{Ask, Question, Refusal};

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use prost::Message;
-use scoregate_schemas::feature_schema::{Field, Missing};
+use scoregate_schemas::feature_schema::{Field, Missing, Unknown};
 use scoregate_schemas::manifest::{Bindings, Element, Link, Output, Task};
 use scoregate_schemas::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, TypeTensorType, TypeValue, ValueInfoProto,
@@ -45,7 +45,7 @@ const TRAINER: (&str, &str) = ("scoregate-trainer", "log_odds");
 
 /// Why there is no closed form for a graph.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub(super) enum Reason {
     /// The bytes are no ONNX model.
     #[error("the graph cannot be read: {0}")]
     NotOnnx(#[from] prost::DecodeError),
@@ -89,7 +89,7 @@ pub enum Reason {
 
 /// What margins are computed by.
 #[derive(Debug, Clone)]
-pub enum Form {
+pub(super) enum Form {
     /// Weighted sums of encoded columns.
     Linear(LinearForm),
     /// A sum of trees over them.
@@ -103,7 +103,7 @@ pub enum Form {
 
 impl Form {
     /// What turns rows into columns.
-    pub fn encoder(&self) -> &Encoder {
+    pub(super) fn encoder(&self) -> &Encoder {
         match self {
             Self::Linear(form) => form.encoder(),
             Self::Trees { encoder, .. } => encoder,
@@ -111,7 +111,7 @@ impl Form {
     }
 
     /// Number of margins.
-    pub fn outputs(&self) -> usize {
+    pub(super) fn outputs(&self) -> usize {
         match self {
             Self::Linear(form) => form.outputs(),
             Self::Trees { ensemble, .. } => ensemble.outputs(),
@@ -122,7 +122,7 @@ impl Form {
     ///
     /// # Panics
     /// If there is not one column for each of the encoder's, or not one margin per output.
-    pub fn margin(&self, encoded: &[f64], margins: &mut [f64]) {
+    pub(super) fn margin(&self, encoded: &[f64], margins: &mut [f64]) {
         match self {
             Self::Linear(form) => form.margin(encoded, margins),
             Self::Trees { ensemble, .. } => ensemble.margin(encoded, margins),
@@ -142,7 +142,7 @@ impl Form {
 
 /// A graph that was cut at its margin, before anything of it is proved.
 #[derive(Debug)]
-pub struct Split {
+pub(super) struct Split {
     form: Form,
     /// The graph up to the margin, the bytes of an ONNX file.
     cut: Vec<u8>,
@@ -154,21 +154,82 @@ pub struct Split {
 
 /// A margin that was found to be ONNX Runtime's, and what it is to the answer.
 #[derive(Debug, Clone)]
-pub struct Checked {
+pub(super) struct Checked {
     /// The margin: of the positive class, one per class in the order of the labels, or the value.
-    pub form: Form,
+    pub(super) form: Form,
     /// What it is measured in.
-    pub space: Space,
-    /// Whether the answer is a known function of the margin alone: the same, its logistic function, or a softmax. If not, it
-    /// is calibrated, and rises with it.
-    pub is_answer: bool,
+    pub(super) space: Space,
+    /// What the answer is to it.
+    pub(super) follows: Follows,
 }
+
+/// How the answer follows from the margin, or from those of all classes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Follows {
+    /// It is the same. Differences are held against a number's size, or this where it is smaller; none for probabilities.
+    Same(Option<f64>),
+    /// Its logistic function.
+    Logistic,
+    /// The softmax of all.
+    Softmax,
+    /// The logistic functions of all, over their sum.
+    Normalised,
+    /// It rises with the margin: calibrated. Margins and answers of background rows, ascending.
+    Rises(Vec<(f64, f64)>),
+}
+
+impl Follows {
+    /// Whether the answer is a known function of the margin and of nothing else.
+    pub(super) fn is_known(&self) -> bool {
+        !matches!(self, Self::Rises(_))
+    }
+
+    /// Whether `answer` is what follows from `margins`, as many numbers each as there are classes, or one: told for a row that was
+    /// not there when the margin was found.
+    pub(super) fn confirms(&self, margins: &[f64], answer: &[f64]) -> bool {
+        let (relative, absolute) = SMALL_TOLERANCE;
+        let is_near = |(found, expected): (f64, &f64)| {
+            // Near 1 as near 0: there log-odds are told by what is left.
+            let least = expected.min(1.0 - expected).abs();
+            let tolerance = (LATER * (relative * least + absolute)).min(LATER * ANSWER_TOLERANCE);
+            (found - expected).abs() <= tolerance
+        };
+        let mut line = margins.to_vec();
+        match self {
+            Self::Same(Some(unit)) => margins.iter().zip(answer).all(|(margin, expected)| {
+                (margin - expected).abs() <= LATER * ANSWER_TOLERANCE * expected.abs().max(*unit)
+            }),
+            Self::Same(None) => line.into_iter().zip(answer).all(is_near),
+            Self::Logistic => line.into_iter().map(logistic).zip(answer).all(is_near),
+            Self::Softmax => {
+                apply_link(Some(Link::Softmax), &mut line);
+                line.into_iter().zip(answer).all(is_near)
+            }
+            Self::Normalised => {
+                normalise(&mut line);
+                line.into_iter().zip(answer).all(is_near)
+            }
+            Self::Rises(known) => {
+                let ([margin], [answer]) = (margins, answer) else { return false };
+                let above = known.partition_point(|(other, _)| other < margin);
+                let below = known[..above].last();
+                let reaches = below.is_none_or(|(_, low)| *answer >= low - LATER * ANSWER_TOLERANCE);
+                // Of equal margins the answers are equal, but for rounding.
+                let above = known[above..].iter().find(|(other, _)| other > margin);
+                reaches && above.is_none_or(|(_, high)| *answer <= high + LATER * ANSWER_TOLERANCE)
+            }
+        }
+    }
+}
+
+/// How much farther than the background's a later row's answer may be from what follows from its margin: it may be larger.
+const LATER: f64 = 10.0;
 
 /// Finds the margin of a graph, the bytes of an ONNX file as it was published.
 ///
 /// # Errors
 /// [`Reason`] if there is none that has a closed form.
-pub fn split(
+pub(super) fn split(
     graph: &[u8],
     reader: &RowReader,
     bindings: &Bindings,
@@ -205,11 +266,13 @@ fn fill<'g>(
             let feature = fields.iter().position(|field| field.name == *name);
             let feature = feature.ok_or_else(|| Reason::Inputs(format!("\"{name}\" is no feature")))?;
             let fill = Fill::new(binding.element, fields[feature], None).map_err(Reason::Inputs)?;
+            // A text that no number was given has none.
+            let has_unknown = matches!(fill, Fill::Mapped { .. }) && fields[feature].unknown == Unknown::Pass;
             Ok(Part {
                 feature: u32::try_from(feature).unwrap_or(u32::MAX),
                 element: binding.element,
                 fill,
-                is_optional: fields[feature].missing == Missing::Pass,
+                is_optional: has_unknown || fields[feature].missing == Missing::Pass,
             })
         });
         let is_flat = tensor.shape.as_ref().is_some_and(|shape| shape.dim.len() == 1);
@@ -351,7 +414,8 @@ fn trees_at(graph: &GraphProto, trace: &Trace<'_>, at: usize) -> Result<Found, R
     let (mut ids, used) = (Vec::with_capacity(tensor.columns.len()), ensemble.columns_used());
     let any =
         tensor.columns.iter().find_map(|column| if let Column::Of(id) = column { Some(*id) } else { None });
-    for (column, found) in tensor.columns.iter().enumerate().take(ensemble.width()) {
+    // Trees without decisions take a column as well: rows of none could not be told apart.
+    for (column, found) in tensor.columns.iter().enumerate().take(ensemble.width().max(1)) {
         match found {
             Column::Of(id) if trace.steps.get(*id).is_exact => ids.push(*id),
             // No tree asks for it; any other column will do in its place.
@@ -372,7 +436,7 @@ fn trees_at(graph: &GraphProto, trace: &Trace<'_>, at: usize) -> Result<Found, R
     };
     let value = node.output.get(place).ok_or(Reason::NoMargin)?.clone();
     let is_logistic = ensemble.link() == trees::Link::Logistic || feeds_sigmoid(graph, &value);
-    let form = Form::Trees { ensemble, encoder: Encoder::new(&trace.steps, &ids) };
+    let form = Form::Trees { ensemble, encoder: Encoder::new(&trace.steps, &ids).with_listed() };
     Ok(Found { form, value, element, node: Some(at), is_logistic })
 }
 
@@ -398,22 +462,12 @@ fn cut(mut graph: GraphProto, value: &str, element: Element, node: Option<usize>
 }
 
 impl Split {
-    /// The name of the graph's value that holds the margin.
-    pub fn value(&self) -> &str {
-        &self.value
-    }
-
-    /// What margins are computed by.
-    pub fn form(&self) -> &Form {
-        &self.form
-    }
-
     /// Holds the margin against ONNX Runtime's for `rows`, and finds out what it is to their `answers`, the model's own: as
     /// many numbers for each row as [`Task::width`] says. Background rows will do.
     ///
     /// # Errors
     /// [`Reason`] if it is not the same, or if the answer is not a function of it that is known.
-    pub fn check(
+    pub(super) fn check(
         self,
         runtime: &Runtime,
         reader: &RowReader,
@@ -508,7 +562,7 @@ fn regression(form: Form, margins: &[f64], answers: &[f64]) -> Result<Checked, R
     if form.outputs() != 1 || margins.is_empty() || !margins.iter().zip(answers).all(is_near) {
         return Err(Reason::Link);
     }
-    Ok(Checked { form, space: Space::Target, is_answer: true })
+    Ok(Checked { form, space: Space::Target, follows: Follows::Same(Some(unit)) })
 }
 
 fn binary(
@@ -536,35 +590,40 @@ fn binary(
         let lines = margins.chunks_exact(weights.len());
         lines.map(|line| constant + line.iter().zip(weights).map(|(m, w)| m * w).sum::<f64>()).collect()
     };
-    let made = |form: Form, (weights, constant): &(Vec<f64>, f64), space, is_answer| {
+    let made = |form: Form, (weights, constant): &(Vec<f64>, f64), space, follows| {
         let form = if *constant == 0.0 && weights.as_slice() == [1.0] {
             form
         } else {
             form.combine(weights, *constant)
         };
-        Ok(Checked { form, space, is_answer })
+        Ok(Checked { form, space, follows })
     };
     for way in &ways {
         let margin = of(way);
         if agree(margin.iter().copied(), answers) {
-            return made(form, way, Space::Probability, true);
+            return made(form, way, Space::Probability, Follows::Same(None));
         }
         if agree(margin.iter().copied().map(logistic), answers) {
-            return made(form, way, Space::LogOdds, true);
+            return made(form, way, Space::LogOdds, Follows::Logistic);
         }
     }
+    let rises_with = |way: &(Vec<f64>, f64)| {
+        let mut known: Vec<(f64, f64)> = of(way).into_iter().zip(answers.iter().copied()).collect();
+        known.sort_by(|one, other| one.0.total_cmp(&other.0));
+        Follows::Rises(known)
+    };
     let rising = || ways.iter().filter(|(_, constant)| *constant == 0.0).find(|way| rises(&of(way), answers));
     if is_logistic && let Some(way) = rising() {
-        return made(form, way, Space::LogOdds, false);
+        return made(form, way, Space::LogOdds, rises_with(way));
     }
     for (weights, constant) in ways.iter().filter(|(_, constant)| *constant == 0.0) {
         let margin = of(&(weights.clone(), *constant));
         if let Some((slope, intercept)) = platt(&margin, answers) {
             let way = (weights.iter().map(|weight| slope * weight).collect(), intercept);
-            return made(form, &way, Space::LogOdds, true);
+            return made(form, &way, Space::LogOdds, Follows::Logistic);
         }
     }
-    rising().map_or(Err(Reason::Link), |way| made(form, way, Space::Margin, false))
+    rising().map_or(Err(Reason::Link), |way| made(form, way, Space::Margin, rises_with(way)))
 }
 
 /// Slope and intercept of a logistic calibration, if that is how answers come of margins: told by the two most distant answers
@@ -601,27 +660,30 @@ fn multiclass(form: Form, classes: usize, margins: &[f64], answers: &[f64]) -> R
     if form.outputs() != classes || margins.is_empty() {
         return Err(Reason::Link);
     }
-    let linked = |link: Option<Link>, is_normalised: bool| {
+    let agrees = |link: &dyn Fn(&mut [f64])| {
         let mut all = margins.to_vec();
-        for line in all.chunks_exact_mut(classes) {
-            apply_link(link, line);
-            if is_normalised {
-                let sum: f64 = line.iter().sum();
-                line.iter_mut().for_each(|number| *number /= sum);
-            }
-        }
+        all.chunks_exact_mut(classes).for_each(link);
         agree(all.into_iter(), answers)
     };
-    let space = if linked(None, false) {
-        Space::Probability
-    } else if linked(Some(Link::Softmax), false) || linked(Some(Link::Sigmoid), true) {
-        Space::Margin
-    } else if linked(Some(Link::Sigmoid), false) {
-        Space::LogOdds
+    let (space, follows) = if agrees(&|_| {}) {
+        (Space::Probability, Follows::Same(None))
+    } else if agrees(&|line| apply_link(Some(Link::Softmax), line)) {
+        (Space::Margin, Follows::Softmax)
+    } else if agrees(&normalise) {
+        (Space::Margin, Follows::Normalised)
+    } else if agrees(&|line| apply_link(Some(Link::Sigmoid), line)) {
+        (Space::LogOdds, Follows::Logistic)
     } else {
         return Err(Reason::Link);
     };
-    Ok(Checked { form, space, is_answer: true })
+    Ok(Checked { form, space, follows })
+}
+
+/// The logistic functions of a line, over their sum.
+fn normalise(line: &mut [f64]) {
+    apply_link(Some(Link::Sigmoid), line);
+    let sum: f64 = line.iter().sum();
+    line.iter_mut().for_each(|number| *number /= sum);
 }
 
 #[cfg(test)]

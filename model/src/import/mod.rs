@@ -327,9 +327,8 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
                 runtime,
                 table_bytes: TABLE_BYTES,
             };
-            let covers = explain::count_covers(&source, &rows.checked);
-            frozen.importance = explainable(&source, &rows.checked, scores.values(), &mut session)?;
-            frozen.covers = covers;
+            let found = explainable(&source, &rows.checked, scores.values(), &mut session)?;
+            (frozen.importance, frozen.covers) = found;
             kept = Some(frozen);
         }
     }
@@ -358,19 +357,21 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
     })
 }
 
-/// Which features move the model's answers most; none where its answers cannot be explained.
+/// Which features move the model's answers most, and which rows take which branch of its trees; nothing where its answers cannot
+/// be explained, or it has none.
 fn explainable(
     source: &explain::Source<'_>,
     rows: &FeatureRows,
     answers: &[f64],
     session: &mut Session,
-) -> Result<Option<Importance>, runtime::Error> {
-    let Some(explainer) = Explainer::new(source, session)? else { return Ok(None) };
+) -> Result<(Option<Importance>, Option<Vec<u64>>), runtime::Error> {
+    let Some(explainer) = Explainer::new(source, session)? else { return Ok((None, None)) };
+    let covers = explainer.covers(rows);
     let mut run = |rows: &FeatureRows| Ok(session.run(rows)?.values().to_vec());
     match explainer.importance(rows, answers, EXPLAINED, &mut run) {
         // What the model makes of rows that no client ever sent is no reason to refuse it.
-        Err(runtime::Error::Output(_)) => Ok(None),
-        found => found,
+        Err(runtime::Error::Output(_)) => Ok((None, covers)),
+        found => Ok((found?, covers)),
     }
 }
 

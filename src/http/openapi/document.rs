@@ -162,14 +162,14 @@ impl<'w> Writer<'w> {
         if operation.is_scoring() || matches!(operation, Op::Rollout | Op::Token) {
             names.push("ContentEncoding");
         }
-        if matches!(operation, Op::Document | Op::ModelDocument | Op::Docs | Op::DocsFile) {
+        if operation.is_tagged() {
             names.push("IfNoneMatch");
         }
         names.extend(["RequestId", "Traceparent", "Tracestate"]);
         let mut parameters: Vec<Value> =
             names.into_iter().map(|name| reference("parameters", name)).collect();
-        if operation == Op::DocsFile {
-            let files: Vec<&str> = super::super::docs::FILES.iter().map(|file| file.name).collect();
+        if !operation.files().is_empty() {
+            let files: Vec<&str> = operation.files().iter().map(|file| file.name).collect();
             let file = json!({ "type": "string", "enum": files });
             parameters.insert(0, json!({ "name": "file", "in": "path", "required": true, "schema": file }));
         }
@@ -248,13 +248,9 @@ impl<'w> Writer<'w> {
 
     fn answers(&mut self, operation: Operation, subject: Subject<'_>) -> Value {
         let mut answers = Map::from_iter([("200".to_owned(), self.answer(operation, subject))]);
-        if matches!(
-            operation,
-            Operation::Document | Operation::ModelDocument | Operation::Docs | Operation::DocsFile
-        ) {
+        if operation.is_tagged() {
             let mut unchanged = json!({ "description": "What the client has is what there is." });
-            unchanged["headers"] =
-                self.headers(&["x-request-id", "ETag", "Cache-Control"], operation.scope().is_some());
+            unchanged["headers"] = self.headers(&["ETag", "Cache-Control"], operation.scope().is_some());
             answers.insert("304".into(), unchanged);
         }
         let mut by_status: BTreeMap<StatusCode, Vec<Code>> = BTreeMap::new();
@@ -314,11 +310,12 @@ impl<'w> Writer<'w> {
             Op::Version | Op::Metadata => plain("VersionDescription"),
             Op::Importance => typed(SVG, &text()),
             Op::Document | Op::ModelDocument => plain("OpenApi"),
-            Op::Docs => typed("text/html", &text()),
-            Op::DocsFile => {
-                let files = super::super::docs::FILES.iter();
-                files.map(|file| (file.media_type.to_owned(), json!({ "schema": text() }))).collect()
+            Op::Docs | Op::Console => typed("text/html", &text()),
+            Op::DocsFile | Op::ConsoleFile => {
+                let files = operation.files().iter();
+                files.map(|file| (file.media_type().to_owned(), json!({ "schema": text() }))).collect()
             }
+            Op::LiveCounts => plain("LiveCounts"),
             Op::Resource | Op::ResourceAt => plain("ProtectedResource"),
             Op::Token => plain("Token"),
             Op::KeySet => plain("KeySet"),
@@ -331,14 +328,12 @@ impl<'w> Writer<'w> {
             }
         };
         let more: &[&str] = match operation {
-            Op::Predict | Op::PredictBatch => &["x-request-id", "Cache-Status"],
-            Op::Document | Op::ModelDocument | Op::Docs | Op::DocsFile => {
-                &["x-request-id", "ETag", "Cache-Control"]
-            }
+            Op::Predict | Op::PredictBatch => &["Cache-Status"],
+            Op::Document | Op::ModelDocument | Op::Docs | Op::DocsFile => &["ETag", "Cache-Control"],
             Op::Token | Op::KeySet | Op::Server | Op::ServerAt | Op::Resource | Op::ResourceAt => {
-                &["x-request-id", "Cache-Control"]
+                &["Cache-Control"]
             }
-            _ => &["x-request-id"],
+            _ => &[],
         };
         let description = operation.words().summary;
         let headers = self.headers(more, operation.scope().is_some());
@@ -358,12 +353,11 @@ impl<'w> Writer<'w> {
                 { "type": "object", "properties": { "code": { "type": "string", "enum": names } } },
             ]
         });
-        let mut told = vec!["x-request-id"];
-        match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => told.push("WWW-Authenticate"),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => told.push("Retry-After"),
-            _ => {}
-        }
+        let told: &[&str] = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => &["WWW-Authenticate"],
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => &["Retry-After"],
+            _ => &[],
+        };
         let is_counted = status == StatusCode::TOO_MANY_REQUESTS;
         let name = self.name_of(&problem, &format!("{base}{}", status.as_str()));
         let problem = self.keep(&name, || problem);
@@ -371,13 +365,13 @@ impl<'w> Writer<'w> {
         if is_oauth {
             content["application/json"]["schema"] = problem;
         }
-        let headers = self.headers(&told, is_counted);
+        let headers = self.headers(told, is_counted);
         let refusal = json!({ "description": description, "headers": headers, "content": content });
         self.responses.insert(name.clone(), refusal);
         reference("responses", &name)
     }
 
-    /// The headers of these names, and those of a quota where the caller has one.
+    /// The headers of every answer, those of these names, and those of a quota where the caller has one.
     fn headers(&self, names: &[&str], is_counted: bool) -> Value {
         let quota: &[&str] = match (is_counted, self.settings.quota.legacy_headers) {
             (false, _) => &[],
@@ -393,12 +387,13 @@ impl<'w> Writer<'w> {
         let one = |name: &&str| {
             let component = match *name {
                 "x-request-id" => "RequestId".to_owned(),
+                "traceparent" => "Traceparent".to_owned(),
                 "WWW-Authenticate" => "WwwAuthenticate".to_owned(),
                 other => other.replace('-', ""),
             };
             ((*name).to_owned(), reference("headers", &component))
         };
-        Value::Object(names.iter().chain(quota).map(one).collect())
+        Value::Object(["x-request-id", "traceparent"].iter().chain(names).chain(quota).map(one).collect())
     }
 
     /// What a problem is called already, or a name that is free.

@@ -1,7 +1,8 @@
 //! What clients are told of the routes: an OpenAPI 3.1 document, made from the table of routes and from each model's feature schema.
 //!
 //! [`operation`] says what each route does and how it may refuse, [`row`] what a model's rows and answers are, [`mod@document`] puts both
-//! together. Documents are made once models have changed and somebody asks, and kept until they change again.
+//! together. Documents are made once models have changed and somebody asks, away from the threads that serve connections, and kept
+//! until models change again.
 
 mod document;
 mod operation;
@@ -15,18 +16,20 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
 use hyper::{HeaderMap, StatusCode};
-use serde_json::Value;
 
 pub(crate) use self::document::{of_model, whole};
 pub(super) use self::operation::Operation;
 pub(crate) use self::row::Described;
 use super::body::accepted;
-use super::models::{JSON, read_model_as};
-use super::predict::{ModelPath, no_parameters};
+use super::models::JSON;
+use super::predict::{ModelPath, no_parameters, verify_for_model};
 use super::problem::Error;
 use super::serve::Side;
 use crate::app::App;
-use crate::registry::{Model, Snapshot};
+use crate::auth::Scope;
+use crate::config::Settings;
+use crate::limiter::Loss;
+use crate::registry::Snapshot;
 use crate::scoring;
 
 /// The documents of one listener.
@@ -34,6 +37,8 @@ use crate::scoring;
 pub(super) struct Documents {
     side: Side,
     kept: Mutex<Kept>,
+    /// Whoever makes one, for whom the others wait.
+    making: tokio::sync::Mutex<()>,
 }
 
 /// The documents of the models at one moment, those that were asked for.
@@ -41,8 +46,14 @@ pub(super) struct Documents {
 struct Kept {
     /// Weak, so that versions which were replaced are not held.
     of: Weak<Snapshot>,
-    whole: Option<Tagged>,
-    models: BTreeMap<String, Option<Tagged>>,
+    /// By the name of the model that they are about; the whole one is about none.
+    documents: BTreeMap<Option<String>, Tagged>,
+}
+
+impl Kept {
+    fn are_of(&self, snapshot: &Arc<Snapshot>) -> bool {
+        std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(snapshot))
+    }
 }
 
 /// Something to be sent again and again, and what tells it from others.
@@ -80,60 +91,96 @@ fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> bool {
 
 impl Documents {
     pub(super) fn new(side: Side) -> Self {
-        Self { side, kept: Mutex::default() }
+        Self { side, kept: Mutex::default(), making: tokio::sync::Mutex::default() }
     }
 
-    /// What `choose` finds among the documents that are kept of `snapshot`, or what `make` makes for it.
-    fn keep(
+    /// The document of the models of `snapshot` that is about `model`, or about all of them.
+    async fn of(
         &self,
-        snapshot: &Arc<Snapshot>,
-        choose: impl FnOnce(&mut Kept) -> &mut Option<Tagged>,
-        make: impl FnOnce() -> Value,
-    ) -> Tagged {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(kept.of.as_ptr(), Arc::as_ptr(snapshot)) {
-            *kept = Kept { of: Arc::downgrade(snapshot), ..Kept::default() };
+        app: &Arc<App>,
+        snapshot: Arc<Snapshot>,
+        model: Option<&str>,
+    ) -> Result<Tagged, Error> {
+        let name = model.map(str::to_owned);
+        if let Some(found) = self.find(&snapshot, &name) {
+            return Ok(found);
         }
-        choose(&mut kept).get_or_insert_with(|| Tagged::new(make().to_string())).clone()
+        let _making = self.making.lock().await;
+        if let Some(found) = self.find(&snapshot, &name) {
+            return Ok(found);
+        }
+        let make = {
+            let (app, side, snapshot, name) =
+                (Arc::clone(app), self.side, Arc::clone(&snapshot), name.clone());
+            move || make(side, &app.settings, &snapshot, name.as_deref())
+        };
+        let made = app.telling.run(make).await?.ok_or(scoring::Error::UnknownModel)?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.are_of(&snapshot) {
+            *kept = Kept { of: Arc::downgrade(&snapshot), documents: BTreeMap::new() };
+        }
+        kept.documents.insert(name, made.clone());
+        Ok(made)
     }
+
+    /// The one that was made before.
+    fn find(&self, snapshot: &Arc<Snapshot>, name: &Option<String>) -> Option<Tagged> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.documents.get(name).filter(|_| kept.are_of(snapshot)).cloned()
+    }
+}
+
+/// The document about one model, if it answers, or about all.
+fn make(side: Side, settings: &Settings, snapshot: &Snapshot, model: Option<&str>) -> Option<Tagged> {
+    let document = match model {
+        Some(name) => {
+            let live = snapshot.models.get(name)?.live.as_deref()?;
+            of_model(side, settings, &Described::loaded(live))
+        }
+        None => {
+            let live = snapshot.models.values().filter_map(|model| model.live.as_deref());
+            let described: Vec<Described<'_>> = live.map(Described::loaded).collect();
+            whole(side, settings, &described)
+        }
+    };
+    Some(Tagged::new(document.to_string()))
 }
 
 /// Whoever has it asks again whether it is still so: it changes with the models.
 const KEPT: &str = "no-cache";
 
 /// `GET /openapi.json`: every route.
-pub(super) fn document(app: &App, documents: &Documents, request: Request) -> Result<Response, Error> {
+pub(super) async fn document(
+    app: &Arc<App>,
+    documents: &Documents,
+    request: Request,
+) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
     no_parameters(&parts)?;
     accepted(&parts.headers, &[JSON]).ok_or(Error::NotAcceptable(JSON))?;
     let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
-    let make = || {
-        let live = snapshot.models.values().filter_map(|model| model.live.as_deref());
-        let described: Vec<Described<'_>> = live.map(Described::loaded).collect();
-        whole(documents.side, &app.settings, &described)
-    };
-    let document = documents.keep(&snapshot, |kept| &mut kept.whole, make);
+    let document = documents.of(app, snapshot, None).await?;
     Ok(document.answer(&parts.headers, JSON, KEPT))
 }
 
 /// `GET /v1/models/{model}/openapi.json`: the routes that are about one model.
 pub(super) async fn model_document(
-    app: &App,
+    app: &Arc<App>,
     documents: &Documents,
     path: &ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let known = request.headers().clone();
-    let answer = |name: &str, _: &Model| {
+    let (parts, _) = request.into_parts();
+    let (verified, model) = verify_for_model(app, &parts, Scope::ModelsRead, path).await?;
+    let admitted = verified.admit(app, None, Loss::CountHere).await?;
+    let answer = async {
+        no_parameters(&parts)?;
+        accepted(&parts.headers, &[JSON]).ok_or(Error::NotAcceptable(JSON))?;
         let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
-        let live = snapshot.models.get(name).and_then(|model| model.live.as_deref());
-        let live = live.ok_or(scoring::Error::UnknownModel)?;
-        let make = || of_model(documents.side, &app.settings, &Described::loaded(live));
-        let document =
-            documents.keep(&snapshot, |kept| kept.models.entry(name.to_owned()).or_default(), make);
-        Ok(document.answer(&known, JSON, KEPT))
+        let document = documents.of(app, snapshot, Some(model)).await?;
+        Ok(document.answer(&parts.headers, JSON, KEPT))
     };
-    read_model_as(app, path, request, JSON, answer).await
+    Ok(admitted.answer(answer.await))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What the document says of each operation: its name, its scope, and every way in which it may be refused.
 
+use super::super::assets::File;
 use super::super::problem::Code;
+use super::super::{console, docs};
 use crate::auth::Scope;
 
 /// What is done by a route. Several routes may do the same.
@@ -29,6 +31,9 @@ pub(in crate::http) enum Operation {
     ServerAt,
     Rollout,
     Metrics,
+    LiveCounts,
+    Console,
+    ConsoleFile,
 }
 
 /// What an operation is called, and what is said of it.
@@ -142,6 +147,20 @@ impl Operation {
                 "What was counted, for Prometheus",
                 "OpenMetrics for whoever asks for it.",
             ),
+            Self::LiveCounts => (
+                "get_live_counts",
+                "Operation",
+                "What was counted, for pages and scripts",
+                "Every metric of `/metrics` under the same name, of the models that the caller may use. Counts only grow until the \
+                 gateway starts anew or another version takes a model over: rates are for whoever asks twice.",
+            ),
+            Self::Console => (
+                "get_console",
+                "Operation",
+                "The operator's page",
+                "It holds nothing by itself: it asks for a credential, and asks with it.",
+            ),
+            Self::ConsoleFile => ("get_console_file", "Operation", "What that page is made of", ""),
         };
         Words { id, tag, summary, description }
     }
@@ -149,6 +168,28 @@ impl Operation {
     /// Whether rows are scored.
     pub(super) fn is_scoring(self) -> bool {
         matches!(self, Self::Predict | Self::PredictBatch)
+    }
+
+    /// Whether it is asked for again only when it has changed.
+    pub(super) fn is_tagged(self) -> bool {
+        matches!(
+            self,
+            Self::Document
+                | Self::ModelDocument
+                | Self::Docs
+                | Self::DocsFile
+                | Self::Console
+                | Self::ConsoleFile
+        )
+    }
+
+    /// The files of a page, where one of them is asked for.
+    pub(super) fn files(self) -> &'static [File] {
+        match self {
+            Self::DocsFile => &docs::FILES,
+            Self::ConsoleFile => &console::FILES,
+            _ => &[],
+        }
     }
 
     /// What a caller needs; nothing where none is asked who it is.
@@ -163,6 +204,7 @@ impl Operation {
             | Self::ModelDocument
             | Self::Metadata => Some(Scope::ModelsRead),
             Self::Rollout => Some(Scope::ModelsWrite),
+            Self::LiveCounts => Some(Scope::MonitoringRead),
             Self::Health
             | Self::Live
             | Self::Ready
@@ -175,7 +217,9 @@ impl Operation {
             | Self::KeySet
             | Self::Server
             | Self::ServerAt
-            | Self::Metrics => None,
+            | Self::Metrics
+            | Self::Console
+            | Self::ConsoleFile => None,
         }
     }
 
@@ -218,7 +262,7 @@ impl Operation {
         ];
         let plain = [C::InvalidParameter, C::NotAcceptable];
         match self {
-            Self::Health | Self::Live | Self::Docs => {}
+            Self::Health | Self::Live | Self::Docs | Self::Console => {}
             Self::Ready => codes.push(C::NotReady),
             Self::Predict => {
                 codes.extend(about_a_model.into_iter().chain(with_a_body).chain(scoring));
@@ -229,8 +273,12 @@ impl Operation {
                 codes.extend([C::InvalidRows, C::TooManyRows]);
             }
             Self::Models => codes.extend(plain.into_iter().chain([C::NotReady])),
-            Self::Model | Self::Versions | Self::ModelDocument | Self::Metadata => {
+            Self::Model | Self::Versions | Self::Metadata => {
                 codes.extend(about_a_model.into_iter().chain(plain));
+            }
+            Self::ModelDocument => {
+                codes.extend(about_a_model.into_iter().chain(plain));
+                codes.push(C::Overloaded);
             }
             Self::Importance => {
                 codes.extend(about_a_model.into_iter().chain(plain));
@@ -240,8 +288,10 @@ impl Operation {
                 codes.extend(about_a_model.into_iter().chain(plain));
                 codes.push(C::UnknownVersion);
             }
-            Self::Document => codes.extend(plain.into_iter().chain([C::NotReady])),
-            Self::DocsFile => codes.push(C::NotFound),
+            Self::Document | Self::LiveCounts => {
+                codes.extend(plain.into_iter().chain([C::NotReady, C::Overloaded]));
+            }
+            Self::DocsFile | Self::ConsoleFile => codes.push(C::NotFound),
             Self::Resource | Self::KeySet | Self::Server => codes.extend(plain),
             Self::ResourceAt | Self::ServerAt => codes.extend(plain.into_iter().chain([C::NotFound])),
             Self::Token => {
@@ -269,7 +319,7 @@ impl Operation {
                     C::Deadline,
                 ]);
             }
-            Self::Metrics => codes.push(C::InvalidParameter),
+            Self::Metrics => codes.extend([C::InvalidParameter, C::Overloaded]),
         }
         codes.sort_unstable_by_key(|code| (code.status(), *code));
         codes

@@ -65,16 +65,12 @@ class Served:
             "space": self.space,
             "features": list(rows.columns),
             "rows": as_sent(rows, data.kinds),
-            "spaces": {space: self.by_coalitions(answer, rows, background) for space, answer in spaces.items()},
+            "spaces": by_coalitions(spaces, rows, background),
             "linear": self.by_linear_explainer(rows, background),
             "task": data.task,
             "labels": self.case.labels,
         }
         write_json(directory / self.case.name / "explained.json", told)
-
-    def by_coalitions(self, answer, rows, background):
-        values, base = coalitions.shapley(answer, rows, background, range(rows.shape[1]))
-        return {"values": values.tolist(), "base": base.tolist()}
 
     def by_linear_explainer(self, rows, background):
         if isinstance(self.linear, str):
@@ -85,6 +81,15 @@ class Served:
         values = explainer.shap_values(dense(rows))
         values = values[:, None] if values.ndim == 2 else np.swapaxes(values, 1, 2)
         return {"values": (values @ owners(pipeline, rows.columns)).tolist()}
+
+
+def by_coalitions(answers, rows, background):
+    """What all coalitions make of the answers in each space."""
+    found = {}
+    for space, answer in answers.items():
+        values, base = coalitions.shapley(answer, rows, background, range(rows.shape[1]))
+        found[space] = {"values": values.tolist(), "base": base.tolist()}
+    return found
 
 
 def owners(pipeline, features):
@@ -98,6 +103,16 @@ def owners(pipeline, features):
     return np.array([[owner(name) == feature for feature in features] for name in names], float)
 
 
+def log_odds(native):
+    """Of a library's probabilities."""
+
+    def answer(frame):
+        probability = native(frame)
+        return np.log(probability / (1 - probability))
+
+    return answer
+
+
 def as_they_are(frame):
     return frame
 
@@ -107,7 +122,7 @@ def pipelines(people):
     few = people.only(["tenure_months", "monthly_charge", "complaints", "autopay", "plan", "region", "channel"])
     logistic = lambda: LogisticRegression(max_iter=1000)
 
-    def of_columns(name, data, model, method="linear", space="log_odds", margin=None, linear=None, filled=as_they_are, **more):
+    def of_columns(name, data, model, method="linear", margin=None, linear=None, filled=as_they_are, **more):
         case = Case(
             name=name,
             data=data,
@@ -119,7 +134,7 @@ def pipelines(people):
             **scikit.SKLEARN,
         )
         margin = margin or (lambda frame: model.decision_function(filled(frame)))
-        return Served(case, method, space, margin if space != "probability" else None, linear or (model, filled), **more)
+        return Served(case, method, "log_odds", margin, linear or (model, filled), **more)
 
     yield of_columns("skl_logistic", few, scikit.pipeline(few, logistic(), sparse=False))
     strange = few.with_strangers()
@@ -137,23 +152,25 @@ def pipelines(people):
     ).fit(filled(gaps.train), gaps.outcome)
     yield of_columns("skl_imputed_nan", gaps, imputed, filled=filled)
 
-    # Calibration comes after the margin where there is one estimator, and there is no one margin where there are several.
+    # Platt's calibration by one estimator is one more step of the same sum; of several there is no one sum.
     whole = few.only(few.numbers)
     no_step = "the last step is no linear model"
     calibrated = make_pipeline(StandardScaler(), CalibratedClassifierCV(logistic(), method="sigmoid", cv=3, ensemble=False))
     calibrated.fit(numbers(whole.train), whole.outcome)
-    within = calibrated[-1].calibrated_classifiers_[0].estimator
-    margin = lambda frame: within.decision_function(calibrated[:-1].transform(numbers(frame)))
-    once = make_pipeline(*calibrated[:-1], within)
-    yield Served(matrix_case("skl_calibrated_once", whole, calibrated), "linear", "log_odds", margin, (once, numbers))
+    once = matrix_case("skl_calibrated_once", whole, calibrated)
+    yield Served(once, "linear", "log_odds", log_odds(once.native), no_step)
     thrice = CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=20, random_state=0), method="sigmoid", cv=3)
     thrice.fit(numbers(whole.train), whole.outcome)
     yield Served(matrix_case("skl_calibrated_thrice", whole, thrice), "exact", "probability")
-    network = lambda: MLPClassifier((12, 6), max_iter=300, random_state=0)
-    yield of_columns("skl_network_unseen", strange, scikit.pipeline(strange, network(), sparse=False), "exact", "probability", linear=no_step)
-    every = people.only(list(people.train.columns))
-    sampled = scikit.pipeline(every, network(), sparse=False)
-    yield of_columns("skl_network_of_13", every, sampled, "permutation_sampling", "probability", linear=no_step, rows=3)
+    # Networks have no closed form. Penalised, so that float32 still tells their log-odds where they are sure.
+    network = lambda: MLPClassifier((12, 6), alpha=1.0, max_iter=300, random_state=0)
+    for name, of, method, rows in (
+        ("skl_network_unseen", strange, "exact", ROWS),
+        ("skl_network_of_13", people, "permutation_sampling", 2),
+    ):
+        model = scikit.pipeline(of, network(), sparse=False)
+        margin = log_odds(lambda frame, model=model: model.predict_proba(frame)[:, 1])
+        yield of_columns(name, of, model, method, margin, no_step, rows=rows)
     # Trees behind an encoder.
     trees = GradientBoostingClassifier(n_estimators=40, random_state=0)
     trees = scikit.pipeline(strange, trees, scaler="passthrough", sparse=False)
@@ -289,14 +306,11 @@ def trained(package, directory):
         "space": "log_odds",
         "features": list(background.columns),
         "rows": json.loads(rows.to_json(orient="records", double_precision=15)),
-        "spaces": {},
+        "spaces": by_coalitions(spaces, rows, background),
         "linear": {"why_not": "it is no model of scikit-learn's"},
         "task": "binary",
         "labels": manifest["schema"]["x-scoregate"]["labels"],
     }
-    for space, of in spaces.items():
-        values, base = coalitions.shapley(of, rows, background, range(rows.shape[1]))
-        told["spaces"][space] = {"values": values.tolist(), "base": base.tolist()}
     (directory / "churn").mkdir(parents=True)
     write_json(directory / "churn" / "explained.json", told)
 

@@ -50,11 +50,10 @@ impl Follower<'_, '_> {
                 return None;
             }
         }
-        let first = usize::from(tensor.per_row);
         let mut dims = Vec::with_capacity(wanted.len());
         for (at, dim) in wanted.iter().enumerate() {
             dims.push(match dim {
-                0 => *tensor.dims.get((at + first).checked_sub(first)?)?,
+                0 => *tensor.dims.get(at)?,
                 -1 => 1,
                 dim => usize::try_from(*dim).ok()?,
             });

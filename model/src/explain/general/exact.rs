@@ -22,6 +22,11 @@ pub(super) struct Coalitions {
 }
 
 impl Coalitions {
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.classes.len() + size_of_val(self.starts.as_slice()) + self.firsts.len()
+    }
+
     /// `firsts` says for each feature and row which row is the first one with the same value.
     pub(super) fn new(firsts: &[Vec<u8>], rows: usize) -> Self {
         let (features, sets) = (firsts.len(), 1 << firsts.len());

@@ -21,7 +21,7 @@ use crate::runtime::{Observed, ObservedValue, locate_library};
 const SUM_TOLERANCE: f64 = 1e-6;
 
 /// The inputs that a graph may take, and the features that fill them.
-const INPUTS: [(&str, Element, &[&str]); 9] = [
+const INPUTS: [(&str, Element, &[&str]); 10] = [
     ("x", Element::Float32, &["a", "b"]),
     ("d", Element::Float64, &["c", "e"]),
     ("n", Element::Int64, &["count"]),
@@ -31,6 +31,7 @@ const INPUTS: [(&str, Element, &[&str]); 9] = [
     ("v", Element::Float32, &["flat"]),
     ("mapped", Element::Float32, &["land", "a2"]),
     ("hot", Element::Float32, &["device", "b2"]),
+    ("zones", Element::Float32, &["zone"]),
 ];
 
 /// Operators that are not of the core.
@@ -68,11 +69,13 @@ fn schema() -> FeatureSchema {
     let mut encoded = [text(&["de", "us"]), text(&["phone", "web", "tv"])];
     encoded[0]["x-scoregate"]["encode"] = json!({"de": 0.1, "us": 7});
     encoded[1]["x-scoregate"]["encode"] = json!("one_hot");
+    let zone = json!({"type": "string", "enum": ["north", "south"],
+                      "x-scoregate": {"unknown": "pass", "encode": {"north": 1, "south": 2}}});
     FeatureSchema::from_document(json!({"properties": {
         "a": number, "b": number, "c": number, "e": number, "flat": {"type": "number"},
         "count": {"type": "integer"}, "small": {"type": "integer"}, "flag": {"type": "boolean"},
         "plan": text(&["basic", "pro"]), "tier": text(&["gold", "silver", "7"]),
-        "land": encoded[0], "a2": number, "device": encoded[1], "b2": number,
+        "land": encoded[0], "a2": number, "device": encoded[1], "b2": number, "zone": zone,
     }}))
     .unwrap()
 }
@@ -98,7 +101,7 @@ fn rows(reader: &RowReader) -> FeatureRows {
                 FeatureColumn::Number((0..count).map(|row| numbers[turned(row)]).collect())
             }
             (_, FeatureColumn::Category(_)) => {
-                let listed = if matches!(field.name.as_str(), "plan" | "land") { 2 } else { 3 };
+                let listed = if matches!(field.name.as_str(), "plan" | "land" | "zone") { 2 } else { 3 };
                 // Three texts beyond the listed ones, the empty one among them.
                 let others = vec!["fr".into(), "".into(), "stranger".into()];
                 let codes = (0..count).map(|row| turned(row) as u32 % (listed + 3)).collect();
@@ -293,8 +296,13 @@ fn problem(text: &str, opset: i64, ml: i64, expected: [usize; 3]) -> Result<(), 
         let form = form_of(&trace, &[sum]).unwrap();
         let is_exact = matches!(column, Column::Of(id) if trace.steps.get(*id).is_exact);
         let mut encoded = vec![0.0; form.encoder().width()];
+        let with_listed = form.encoder().clone().with_listed();
         for row in 0..rows.len() {
+            with_listed.encode(&rows, row, &mut encoded);
+            let looked_up: Vec<u64> = encoded.iter().map(|number| (number + 0.0).to_bits()).collect();
             form.encoder().encode(&rows, row, &mut encoded);
+            let computed: Vec<u64> = encoded.iter().map(|number| (number + 0.0).to_bits()).collect();
+            assert_eq!(looked_up, computed, "{text}: row {row}");
             let mut margin = [0.0];
             form.margin(&encoded, &mut margin);
             let expected = values[row * wide + at];
@@ -325,6 +333,33 @@ fn inputs_are_what_the_runtime_is_given() {
         let width = if name == "hot" { 4 } else { features.len() };
         (format!("y = Identity({name})"), 13, 2, [width, 0, 0])
     }));
+}
+
+#[test]
+fn what_may_be_no_number_is_not_left_out() {
+    // An unknown category has no number, and 0 times that is none either.
+    check([("zero: f32[1] = 0\ny = Mul(zones, zero)", 13, 2, [1, 0, 0])]);
+    let (mut model, bindings) = model("zero: f32[1] = 0\ny = Mul(zones, zero)", 13, 2);
+    let reader = RowReader::new(&schema(), &bindings);
+    let graph = model.graph.take().unwrap();
+    let trace = Trace::new(&graph, Opsets::of(&model), fill(&graph, &reader, &bindings).unwrap());
+    let Column::Of(id) = trace.value("y").unwrap().columns[0] else { panic!("it is followed") };
+    assert!(trace.steps.get(id).feature.is_some(), "it depends on the zone");
+}
+
+#[test]
+fn trees_without_decisions_are_explained() {
+    let text = "y = TreeEnsembleRegressor(x) nodes_treeids=[0] nodes_nodeids=[0] nodes_featureids=[0] nodes_modes=[LEAF] \
+                nodes_values=[0.0] nodes_truenodeids=[0] nodes_falsenodeids=[0] target_treeids=[0] target_nodeids=[0] \
+                target_ids=[0] target_weights=[2.5] n_targets=1";
+    let found = checked(text, &Output::Value { name: "y".into() }).unwrap();
+    let Form::Trees { ensemble, encoder } = found.form else { panic!("it is a tree") };
+    let encoded = encoder.encode_all(&rows(&RowReader::new(&schema(), &model(text, 13, 2).1)));
+    let matrix = trees::Matrix::new(&encoded, encoder.width()).unwrap();
+    let explainer = trees::Explainer::interventional(&ensemble, encoder.players(), &matrix, 1 << 20).unwrap();
+    let mut values = vec![1.0; explainer.players()];
+    explainer.explain(&encoded[..encoder.width()], &mut explainer.scratch(), &mut values).unwrap();
+    assert_eq!((explainer.base(0), values.iter().sum::<f64>()), (2.5, 0.0));
 }
 
 #[test]
@@ -620,7 +655,7 @@ fn checked(text: &str, output: &Output) -> Result<Checked, Reason> {
                     (value - margins[output]).abs() <= 1e-12 * (1.0 + form.size(&encoded, output)),
                     "{text}"
                 );
-                assert!((base - linear.base(output)).abs() == 0.0, "{text}");
+                assert!((base - linear.bases[output]).abs() == 0.0, "{text}");
                 means.iter_mut().zip(values).for_each(|(mean, value)| *mean += value);
             }
             assert!(means.iter().all(|mean| mean.abs() < 1e-9), "{text}: {means:?}");
@@ -642,9 +677,9 @@ fn checked(text: &str, output: &Output) -> Result<Checked, Reason> {
 
 fn kind(checked: &Result<Checked, Reason>) -> String {
     match checked {
-        Ok(Checked { form, space, is_answer }) => {
+        Ok(Checked { form, space, follows }) => {
             let form = if matches!(form, Form::Linear(_)) { "linear" } else { "trees" };
-            format!("{form} {} {}", space.as_str(), if *is_answer { "answer" } else { "calibrated" })
+            format!("{form} {} {}", space.as_str(), if follows.is_known() { "answer" } else { "calibrated" })
         }
         Err(reason) => format!("{reason:?}").split([' ', '(']).next().unwrap().into(),
     }
@@ -772,13 +807,13 @@ fn the_trainers_graph_is_split_at_its_log_odds() {
         let mut session = runtime().session(&bytes, &reader, &bindings, &output, &options).unwrap();
         let answers = session.run(&rows).unwrap().values().to_vec();
         let split = split(&bytes, &reader, &bindings, &output).unwrap();
-        assert_eq!(split.value(), "log_odds");
+        assert_eq!(split.value, "log_odds");
         let found = split.check(runtime(), &reader, &bindings, &output, &rows, &answers);
         assert_eq!(kind(&found), expected, "{found:?}");
         let Ok(Checked { form: Form::Linear(form), .. }) = found else { panic!("{found:?}") };
         // Four numbers and a category, whose coefficients are not those of the graph but of what comes out of its table.
         let players: Vec<_> = form.encoder().players().iter().flatten().collect();
-        assert_eq!((players.len(), form.intercepts()), (5, &[-1.5][..]));
+        assert_eq!((players.len(), form.intercepts.as_slice()), (5, &[-1.5][..]));
         // The log-odds are computed as the graph does, in double.
         let mut encoded = vec![0.0; form.encoder().width()];
         let mut margin = [0.0];

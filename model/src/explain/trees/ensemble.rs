@@ -153,29 +153,6 @@ impl Ensemble {
         self.columns
     }
 
-    /// The same trees, answering one output alone.
-    ///
-    /// Some graphs of two classes have a margin for each, of which one says all.
-    ///
-    /// # Panics
-    /// If there is no such output.
-    #[must_use]
-    pub fn only(mut self, output: usize) -> Self {
-        let mut start = 0;
-        let mut kept = Vec::with_capacity(self.ends.len());
-        for end in &mut self.ends {
-            let of_leaf = &self.weights[start..*end as usize];
-            start = *end as usize;
-            kept.extend(
-                of_leaf.iter().filter(|(of, _)| *of as usize == output).map(|(_, weight)| (0, *weight)),
-            );
-            *end = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-        }
-        self.weights = kept;
-        self.base = vec![self.base[output]];
-        self
-    }
-
     /// The one margin that is the outputs' sum with these weights, plus a constant; it is as it is, without a link.
     ///
     /// # Panics
@@ -200,6 +177,20 @@ impl Ensemble {
             columns: Columns::Each,
             ..self
         }
+    }
+
+    /// Memory that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        let members = self.nodes.iter().map(|node| match &node.test {
+            Test::OneOf(members) => size_of_val(members.as_slice()),
+            _ => 0,
+        });
+        size_of_val(self.nodes.as_slice())
+            + members.sum::<usize>()
+            + size_of_val(self.roots.as_slice())
+            + size_of_val(self.ends.as_slice())
+            + size_of_val(self.weights.as_slice())
+            + size_of_val(self.base.as_slice())
     }
 
     /// The columns that any tree asks for.

@@ -29,6 +29,7 @@ mod walk;
 pub use ensemble::{Columns, Ensemble, Link, Precision};
 pub use read::{MOST_LEVELS, Unsupported};
 
+use ensemble::Next;
 use game::{Odds, StandIns, Tables};
 use grove::{Ground, Role, Tree};
 use pieces::{Options, Pieces};
@@ -40,6 +41,13 @@ pub const MOST_BACKGROUND_ROWS: usize = 128;
 
 /// Memory that the tables of one explainer take at most, unless told otherwise.
 pub const TABLE_BYTES: usize = 128 << 20;
+
+/// Steps that preparing an explainer takes at most: for each leaf and each output that it adds to, one for each decision on the way
+/// to it, and [`LEAF_STEPS`] for what is kept of it. Four million take some half a second.
+pub const MOST_STEPS: u64 = 1 << 24;
+
+/// As many steps as the memory for a leaf counts for.
+const LEAF_STEPS: u64 = 8;
 
 /// Why an explainer cannot be made, or a row not be explained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +88,17 @@ pub enum Error {
         /// Rows that get to it.
         expected: u64,
     },
+    /// Trees that would take too long to prepare, and too much memory.
+    #[error(
+        "the trees have {leaves} leaves, and preparing the ways to them for all outputs takes {found} steps, \
+         expected at most {MOST_STEPS}; fewer or smaller trees take less"
+    )]
+    TooLarge {
+        /// Leaves of all trees.
+        leaves: usize,
+        /// Steps that preparing the trees would take.
+        found: u64,
+    },
     /// A column without player that is not the same everywhere.
     #[error("column {0} belongs to no player, but its value is not the same in all rows")]
     NotConstant(usize),
@@ -98,18 +117,24 @@ pub enum Error {
 pub struct Matrix<'a> {
     values: &'a [f64],
     columns: usize,
+    rows: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// Rows of `columns` numbers each.
     ///
     /// # Errors
-    /// [`Error::Width`] if `values` holds no whole number of rows.
+    /// [`Error::Width`] if `values` holds no whole number of rows, or rows have no columns.
     pub fn new(values: &'a [f64], columns: usize) -> Result<Self, Error> {
         if columns == 0 || !values.len().is_multiple_of(columns) {
             return Err(Error::Width { found: values.len(), expected: columns });
         }
-        Ok(Self { values, columns })
+        Ok(Self { values, columns, rows: values.len() / columns })
+    }
+
+    /// One row, which may have no columns.
+    fn one(values: &'a [f64]) -> Self {
+        Self { values, columns: values.len(), rows: 1 }
     }
 
     /// Numbers of a row.
@@ -119,7 +144,8 @@ impl<'a> Matrix<'a> {
 
     /// The rows.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f64]> + use<'a> {
-        self.values.chunks_exact(self.columns)
+        let Self { values, columns, rows } = *self;
+        (0..rows).map(move |row| &values[row * columns..(row + 1) * columns])
     }
 }
 
@@ -146,7 +172,7 @@ struct Output {
 #[derive(Debug, Clone)]
 pub struct Scratch {
     ranks: Vec<u32>,
-    walks: Vec<walk::State>,
+    walk: walk::State,
 }
 
 impl Explainer {
@@ -166,6 +192,7 @@ impl Explainer {
         if !(1..=MOST_BACKGROUND_ROWS).contains(&count) {
             return Err(Error::Rows { found: count, limit: MOST_BACKGROUND_ROWS });
         }
+        let roots = roots(ensemble)?;
         let roles = roles(ensemble, players, background)?;
         let all = u128::MAX >> (128 - count);
         let holds = ensemble.nodes.iter().map(|node| {
@@ -175,7 +202,8 @@ impl Explainer {
             [rows, all & !rows].map(|rows| Odds { rows, ratio: 1.0 })
         });
         let odds = holds.collect();
-        Ok(Self::new(ensemble, players, roles, odds, StandIns { all, is_background: true }, table_bytes))
+        let stand_ins = StandIns { all, is_background: true };
+        Ok(Self::new(ensemble, players, (roots, roles), odds, stand_ins, table_bytes))
     }
 
     /// Explains by how many of the reference rows take each branch. `players` is as for [`Explainer::interventional`].
@@ -191,9 +219,10 @@ impl Explainer {
         if reference.rows().len() == 0 {
             return Err(Error::Rows { found: 0, limit: usize::MAX });
         }
+        let roots = roots(ensemble)?;
         let roles = roles(ensemble, players, reference)?;
         let covers = ensemble.covers(reference)?;
-        Ok(Self::by_covers(ensemble, players, roles, &covers, table_bytes))
+        Ok(Self::by_covers(ensemble, players, (roots, roles), &covers, table_bytes))
     }
 
     /// Explains as [`Explainer::path_dependent`] does, by covers that were counted before: of `rows` reference rows, `covers` says
@@ -217,15 +246,16 @@ impl Explainer {
         if constants.len() != players.len() {
             return Err(Error::Width { found: constants.len(), expected: players.len() });
         }
-        let roles = roles(ensemble, players, &Matrix { values: constants, columns: constants.len().max(1) })?;
+        let roots = roots(ensemble)?;
+        let roles = roles(ensemble, players, &Matrix::one(constants))?;
         let covers = ensemble.both_covers(covers, rows)?;
-        Ok(Self::by_covers(ensemble, players, roles, &covers, table_bytes))
+        Ok(Self::by_covers(ensemble, players, (roots, roles), &covers, table_bytes))
     }
 
     fn by_covers(
         ensemble: &Ensemble,
         players: &[Option<u32>],
-        roles: Vec<Role>,
+        told: (Vec<Vec<Next>>, Vec<Role>),
         covers: &[[u64; 2]],
         table_bytes: usize,
     ) -> Self {
@@ -234,13 +264,13 @@ impl Explainer {
             [Odds { rows: 1, ratio: ratio(*yes) }, Odds { rows: 1, ratio: ratio(*no) }]
         });
         let odds = odds.collect();
-        Self::new(ensemble, players, roles, odds, StandIns { all: 1, is_background: false }, table_bytes)
+        Self::new(ensemble, players, told, odds, StandIns { all: 1, is_background: false }, table_bytes)
     }
 
     fn new(
         ensemble: &Ensemble,
         players: &[Option<u32>],
-        roles: Vec<Role>,
+        (roots, roles): (Vec<Vec<Next>>, Vec<Role>),
         odds: Vec<[Odds; 2]>,
         stand_ins: StandIns,
         table_bytes: usize,
@@ -261,7 +291,8 @@ impl Explainer {
         let cuts = thresholds.into_iter().map(Cuts::new).collect();
         let ground = Ground { ensemble, roles, cuts, players: of, stand_ins, odds };
         let share = table_bytes / ensemble.outputs();
-        let outputs = (0..ensemble.outputs()).map(|output| Output::new(&ground, output, share)).collect();
+        let outputs = roots.iter().enumerate();
+        let outputs = outputs.map(|(output, roots)| Output::new(&ground, roots, output, share)).collect();
         Self {
             precision: ensemble.precision(),
             width: players.len(),
@@ -289,16 +320,20 @@ impl Explainer {
         self.outputs[output].base
     }
 
-    /// Bytes that tables and trees take.
+    /// Memory that it takes, in bytes: tables, trees, and thresholds.
     pub fn bytes(&self) -> usize {
-        self.outputs.iter().map(|output| output.pieces.bytes() + output.walk.bytes()).sum()
+        let outputs = self.outputs.iter().map(|output| output.pieces.bytes() + output.walk.bytes());
+        let cuts = self.columns.iter().map(|(_, cuts)| cuts.bytes());
+        size_of_val(self.columns.as_slice())
+            + size_of_val(self.outputs.as_slice())
+            + outputs.chain(cuts).sum::<usize>()
     }
 
     /// Memory for [`Explainer::explain`], for one row at a time.
     pub fn scratch(&self) -> Scratch {
         Scratch {
             ranks: vec![0; self.columns.len()],
-            walks: self.outputs.iter().map(|output| output.walk.state()).collect(),
+            walk: Walk::state(self.outputs.iter().map(|output| &output.walk)),
         }
     }
 
@@ -318,8 +353,8 @@ impl Explainer {
             return Ok(());
         }
         let of_output = values.chunks_exact_mut(self.players);
-        for ((output, walk), values) in self.outputs.iter().zip(&mut scratch.walks).zip(of_output) {
-            output.explain(&scratch.ranks, walk, values);
+        for (output, values) in self.outputs.iter().zip(of_output) {
+            output.explain(&scratch.ranks, &mut scratch.walk, values);
         }
         Ok(())
     }
@@ -343,7 +378,7 @@ impl Explainer {
         }
         self.rank(row, scratch)?;
         values.fill(0.0);
-        self.outputs[output].explain(&scratch.ranks, &mut scratch.walks[output], values);
+        self.outputs[output].explain(&scratch.ranks, &mut scratch.walk, values);
         Ok(())
     }
 
@@ -363,29 +398,29 @@ impl Explainer {
 }
 
 impl Output {
-    fn new(ground: &Ground<'_>, output: usize, table_bytes: usize) -> Self {
+    /// `roots` are those of the trees that add to the output.
+    fn new(ground: &Ground<'_>, roots: &[Next], output: usize, table_bytes: usize) -> Self {
         let number = u32::try_from(output).unwrap_or(u32::MAX);
-        let trees: Vec<Tree> =
-            ground.ensemble.roots.iter().map(|root| Tree::new(ground, *root, number)).collect();
-        let options: Vec<Options> = trees
-            .iter()
-            .map(|tree| {
-                let (paths, ranges) = tree.paths(ground);
-                Options::new(tree, &paths, ranges)
-            })
-            .collect();
+        let trees: Vec<Tree> = roots.iter().map(|root| Tree::new(ground, *root, number)).collect();
+        let options: Vec<Options> = trees.iter().map(|tree| Options::new(tree, ground)).collect();
         let plans = pieces::plan(&trees, &options, table_bytes);
-        drop(options);
         let (mut pieces, mut walk, mut tables) = (Pieces::default(), Walk::default(), Tables::default());
         let mut base = ground.ensemble.base[output];
-        for (tree, plan) in trees.iter().zip(plans) {
+        for ((tree, options), plan) in trees.iter().zip(&options).zip(plans) {
             base += tree.expected(ground.stand_ins);
-            if !plan.pieces.is_empty() {
-                let (paths, _) = tree.paths(ground);
-                for (start, end) in plan.pieces {
-                    pieces.push(&paths[start as usize..end as usize], ground.stand_ins, &mut tables);
+            // Paths are walked again, where there are tables: those of all trees would take much memory.
+            let mut planned = plan.pieces.iter().peekable();
+            let is_wanted = |start, end| {
+                let next = plan.pieces.partition_point(|piece: &(u32, u32)| piece.0 < start);
+                plan.pieces.get(next).is_some_and(|piece| piece.0 < end)
+            };
+            pieces::paths(tree, ground, &options.ranges).each(is_wanted, |block, paths| {
+                let end = block.start + paths.len() as u32;
+                while let Some((from, to)) = planned.next_if(|piece| piece.0 < end) {
+                    let paths = &paths[(from - block.start) as usize..(to - block.start) as usize];
+                    pieces.push(paths, ground.stand_ins, &mut tables);
                 }
-            }
+            });
             walk.push(tree, ground, &plan.direct);
         }
         pieces.shrink();
@@ -397,6 +432,36 @@ impl Output {
         self.pieces.explain(ranks, values);
         self.walk.explain(ranks, walk, values);
     }
+}
+
+/// For each output the roots of the trees that add to it.
+fn roots(ensemble: &Ensemble) -> Result<Vec<Vec<Next>>, Error> {
+    let mut roots = vec![Vec::new(); ensemble.outputs()];
+    let mut found = 0;
+    for root in &ensemble.roots {
+        let mut open = vec![(*root, LEAF_STEPS)];
+        while let Some((next, steps)) = open.pop() {
+            match next {
+                Next::Node(at) => {
+                    let node = &ensemble.nodes[at as usize];
+                    open.extend([(node.yes, steps + 1), (node.no, steps + 1)]);
+                }
+                Next::Leaf(leaf) => {
+                    for (output, _) in ensemble.of_leaf(leaf) {
+                        found += steps;
+                        let of_output: &mut Vec<Next> = &mut roots[*output as usize];
+                        if of_output.last() != Some(root) {
+                            of_output.push(*root);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if found > MOST_STEPS {
+        return Err(Error::TooLarge { leaves: ensemble.leaves(), found });
+    }
+    Ok(roots)
 }
 
 /// What each encoded column is.

@@ -8,7 +8,7 @@
 use std::hint::{black_box, select_unpredictable};
 
 use super::game::{Odds, StandIns, Tables};
-use super::grove::{Branch, Path, Tree};
+use super::grove::{Branch, Ground, Path, Paths, Tree};
 
 /// Leaves of one piece at most, which are the bits of a word.
 const MOST_LEAVES: usize = 64;
@@ -138,22 +138,29 @@ pub(super) struct Options {
     splits: Vec<Option<Size>>,
     /// By leaf, with the number of its players.
     leaves: Vec<(Option<Size>, u32)>,
-    ranges: Vec<(u32, u32)>,
+    pub(super) ranges: Vec<(u32, u32)>,
 }
 
 /// What is done with the leaves of one tree.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Ranges of leaves, each of which is a piece.
+    /// Ranges of leaves, each of which is a piece, in order.
     pub(super) pieces: Vec<(u32, u32)>,
-    /// Leaves without table.
+    /// Leaves without table, in order.
     pub(super) direct: Vec<u32>,
+}
+
+/// What the leaves below a branch take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Price {
     cost: f64,
-    pub(super) bytes: f64,
+    bytes: f64,
+    /// Whether they are one piece.
+    is_piece: bool,
 }
 
 impl Options {
-    pub(super) fn new(tree: &Tree, paths: &[Path], ranges: Vec<(u32, u32)>) -> Self {
+    pub(super) fn new(tree: &Tree, ground: &Ground<'_>) -> Self {
         let size = |paths: &[Path]| {
             let to = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
             Frame::new(paths).map(|frame| Size {
@@ -162,84 +169,116 @@ impl Options {
                 steps: to(frame.steps),
             })
         };
-        let leaves: Vec<(Option<Size>, u32)> = paths
-            .iter()
-            .map(|path| {
-                (size(std::slice::from_ref(path)), u32::try_from(path.players.len()).unwrap_or(u32::MAX))
-            })
-            .collect();
+        let ranges = tree.ranges();
         let mut splits = vec![None; tree.splits.len()];
-        // Splits stand before those below them. A piece is no smaller than one within it.
-        for (at, split) in tree.splits.iter().enumerate().rev() {
-            let (start, end) = ranges[at];
-            let mut leaf = [start, end - 1].into_iter();
-            let fits = split.branches.iter().all(|branch| match branch {
-                Branch::Split(below) => {
-                    leaf.next();
-                    splits[*below as usize].is_some()
+        let mut leaves: Vec<(Option<Size>, u32)> = Vec::with_capacity(tree.splits.len() + 1);
+        paths(tree, ground, &ranges).each(
+            |_, _| true,
+            |block, paths| {
+                leaves.extend(paths.iter().map(|path| {
+                    let count = u32::try_from(path.players.len()).unwrap_or(u32::MAX);
+                    (size(std::slice::from_ref(path)), count)
+                }));
+                let Branch::Split(first) = block.branch else { return };
+                // A tree has one leaf more than splits, which stand together, before those below them.
+                for at in (first as usize..first as usize + paths.len() - 1).rev() {
+                    let split = &tree.splits[at];
+                    let (start, end) = ranges[at];
+                    // A piece is no smaller than one within it.
+                    let mut leaf = [start, end - 1].into_iter();
+                    let fits = split.branches.iter().all(|branch| {
+                        let leaf = leaf.next().unwrap_or(start);
+                        match branch {
+                            Branch::Split(below) => splits[*below as usize].is_some(),
+                            Branch::Leaf(_) => leaves[leaf as usize].0.is_some(),
+                        }
+                    });
+                    if fits {
+                        let of_split = (start - block.start) as usize..(end - block.start) as usize;
+                        splits[at] = size(&paths[of_split]);
+                    }
                 }
-                Branch::Leaf(_) => leaf.next().is_some_and(|leaf| leaves[leaf as usize].0.is_some()),
-            });
-            if fits {
-                splits[at] = size(&paths[start as usize..end as usize]);
-            }
-        }
+            },
+        );
         Self { splits, leaves, ranges }
     }
 
-    /// The cheapest plan at a price of memory.
-    pub(super) fn plan(&self, tree: &Tree, price: f64) -> Plan {
-        self.best(tree, tree.root, 0, price)
+    /// What each split takes at a price of memory where it is done as cheaply as can be; returns what the whole tree takes.
+    fn prices(&self, tree: &Tree, price: f64, splits: &mut Vec<Price>) -> Price {
+        splits.clear();
+        splits.resize(self.splits.len(), Price::default());
+        for (at, split) in tree.splits.iter().enumerate().rev() {
+            let (start, end) = self.ranges[at];
+            let [one, other] = [(split.branches[0], start), (split.branches[1], end - 1)]
+                .map(|(branch, leaf)| self.price(branch, leaf, price, splits));
+            let apart =
+                Price { cost: one.cost + other.cost, bytes: one.bytes + other.bytes, is_piece: false };
+            splits[at] = match self.splits[at] {
+                Some(size) if size.cost(price) < apart.cost => {
+                    Price { cost: size.cost(price), bytes: size.bytes(), is_piece: true }
+                }
+                _ => apart,
+            };
+        }
+        self.price(tree.root, 0, price, splits)
     }
 
-    fn best(&self, tree: &Tree, branch: Branch, leaf: u32, price: f64) -> Plan {
-        let Branch::Split(at) = branch else {
-            let (size, players) = self.leaves[leaf as usize];
-            let directly = DIRECT + DIRECT_PLAYER * f64::from(players);
-            let (bytes, by_table) =
-                size.map_or((0.0, f64::INFINITY), |size| (size.bytes(), size.cost(price)));
-            return if by_table == 0.0 {
-                Plan::default()
-            } else if by_table <= directly {
-                Plan { pieces: vec![(leaf, leaf + 1)], direct: Vec::new(), cost: by_table, bytes }
-            } else {
-                Plan { pieces: Vec::new(), direct: vec![leaf], cost: directly, bytes: 0.0 }
-            };
-        };
-        let split = &tree.splits[at as usize];
-        let (start, end) = self.ranges[at as usize];
-        // The first leaf of the second branch is the one after the last of the first.
-        let middle = match split.branches[0] {
-            Branch::Split(below) => self.ranges[below as usize].1,
-            Branch::Leaf(_) => start + 1,
-        };
-        let mut plan = self.best(tree, split.branches[0], start, price);
-        let other = self.best(tree, split.branches[1], middle, price);
-        plan.cost += other.cost;
-        plan.bytes += other.bytes;
-        plan.pieces.extend(other.pieces);
-        plan.direct.extend(other.direct);
-        match self.splits[at as usize] {
-            Some(size) if size.cost(price) < plan.cost => Plan {
-                pieces: vec![(start, end)],
-                direct: Vec::new(),
-                cost: size.cost(price),
-                bytes: size.bytes(),
-            },
-            _ => plan,
+    /// What a branch takes: one to a split that is in `splits`, or to leaf `leaf`.
+    fn price(&self, branch: Branch, leaf: u32, price: f64, splits: &[Price]) -> Price {
+        if let Branch::Split(at) = branch {
+            return splits[at as usize];
+        }
+        let (size, players) = self.leaves[leaf as usize];
+        let directly = DIRECT + DIRECT_PLAYER * f64::from(players);
+        match size.map(|size| (size.bytes(), size.cost(price))) {
+            Some((bytes, cost)) if cost <= directly => Price { cost, bytes, is_piece: true },
+            _ => Price { cost: directly, bytes: 0.0, is_piece: false },
         }
     }
+
+    /// The cheapest plan at a price of memory.
+    fn plan(&self, tree: &Tree, price: f64, splits: &mut Vec<Price>) -> Plan {
+        self.prices(tree, price, splits);
+        let mut plan = Plan::default();
+        let mut open = vec![(tree.root, 0)];
+        while let Some((branch, start)) = open.pop() {
+            let found = self.price(branch, start, price, splits);
+            match branch {
+                // Leaves that nobody can reach, or that are worth nothing.
+                _ if found.is_piece && found.cost == 0.0 => {}
+                Branch::Split(at) if found.is_piece => plan.pieces.push(self.ranges[at as usize]),
+                Branch::Leaf(_) if found.is_piece => plan.pieces.push((start, start + 1)),
+                Branch::Leaf(_) => plan.direct.push(start),
+                Branch::Split(at) => {
+                    let branches = tree.splits[at as usize].branches;
+                    // The first leaf of the second branch is the one after the last of the first.
+                    let middle = match branches[0] {
+                        Branch::Split(below) => self.ranges[below as usize].1,
+                        Branch::Leaf(_) => start + 1,
+                    };
+                    open.extend([(branches[1], middle), (branches[0], start)]);
+                }
+            }
+        }
+        plan
+    }
+}
+
+/// The paths of a tree as far as tables are made of them.
+pub(super) fn paths<'a>(tree: &'a Tree, ground: &'a Ground<'a>, ranges: &'a [(u32, u32)]) -> Paths<'a> {
+    Paths { tree, ground, ranges, leaves: MOST_LEAVES as u32, players: MOST_PLAYERS }
 }
 
 /// Plans all trees within `bytes`.
 pub(super) fn plan(trees: &[Tree], options: &[Options], bytes: usize) -> Vec<Plan> {
-    let mut price = FIRST_PRICE;
+    let (mut price, mut splits) = (FIRST_PRICE, Vec::new());
     loop {
-        let plans: Vec<Plan> =
-            trees.iter().zip(options).map(|(tree, options)| options.plan(tree, price)).collect();
+        let each = trees.iter().zip(options);
+        let taken: f64 =
+            each.clone().map(|(tree, options)| options.prices(tree, price, &mut splits).bytes).sum();
         // A high enough price leaves no table at all.
-        if plans.iter().map(|plan| plan.bytes).sum::<f64>() <= bytes as f64 {
-            return plans;
+        if taken <= bytes as f64 {
+            return each.map(|(tree, options)| options.plan(tree, price, &mut splits)).collect();
         }
         price *= PRICE_GROWTH;
     }

@@ -25,6 +25,10 @@ impl Cuts {
         2 * u32::try_from(at).unwrap_or(u32::MAX / 2) + u32::from(on)
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.0.as_slice())
+    }
+
     /// The rank of a missing value, which is the last.
     fn missing(&self) -> u32 {
         u32::try_from(2 * self.0.len() + 1).unwrap_or(u32::MAX)

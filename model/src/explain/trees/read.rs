@@ -1,8 +1,8 @@
 //! ONNX nodes → [`Ensemble`]: `TreeEnsembleClassifier`, `TreeEnsembleRegressor` and `TreeEnsemble` as ONNX Runtime reads them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use scoregate_schemas::onnx::{AttributeProto, GraphProto, NodeProto, TypeValue};
 
 use super::ensemble::{Columns, Ensemble, Link, Next, Node, Precision, Test};
@@ -243,7 +243,7 @@ fn by_number(attributes: Attributes<'_>, prefix: &str, outputs: usize) -> Result
     if ids.is_empty() || lengths.iter().any(|length| *length != ids.len()) {
         return Err(Unsupported::Malformed("lists of different lengths, or empty ones"));
     }
-    let mut found = HashMap::with_capacity(ids.len());
+    let mut found = FxHashMap::with_capacity_and_hasher(ids.len(), FxBuildHasher);
     let mut roots = Vec::new();
     for (at, place) in trees.iter().zip(ids).enumerate() {
         if found.insert(place, at).is_some() {
@@ -479,7 +479,7 @@ fn assemble(
                 Target::Leaf(at) => leaf(at)?,
                 Target::Node(at) => {
                     let mut node = nodes[at].take().ok_or(Unsupported::Shared(tree))?;
-                    join(&mut node, &mut nodes);
+                    join(&mut node, &mut nodes, precision);
                     let place = placed.len();
                     open.push((Some((place, false)), node.no, level + 1));
                     open.push((Some((place, true)), node.yes, level + 1));
@@ -500,15 +500,25 @@ fn assemble(
 
 /// Takes a chain of equalities of one column with one destination, as which LightGBM's splits on a set of categories are
 /// converted, for the one membership that it is.
-fn join(node: &mut RawNode, nodes: &mut [Option<RawNode>]) {
+///
+/// Where decisions of a chain disagree about missing values, ONNX Runtime 1.31.1 has rules of its own: it makes one decision of
+/// neighbours that compare with whole numbers from 1 to the bits of its thresholds, which are as its input is, and looks at the
+/// first one's flag alone.
+fn join(node: &mut RawNode, nodes: &mut [Option<RawNode>], precision: Precision) {
     let Test::Equals(first) = node.test else { return };
+    let bits = match precision {
+        Precision::Single => 32.0,
+        Precision::Double => 64.0,
+    };
+    let is_bit = |member: f64| member.fract() == 0.0 && (1.0..=bits).contains(&member);
     let mut members = vec![first];
     while let Target::Node(at) = node.no
         && let Some(RawNode { column, test: Test::Equals(member), missing, yes, no }) = &nodes[at]
         && (*column, *yes) == (node.column, node.yes)
     {
+        let is_merged = is_bit(*member) && members.last().is_some_and(|before| is_bit(*before));
+        node.missing |= *missing && !is_merged;
         members.push(*member);
-        node.missing |= missing;
         node.no = *no;
         nodes[at] = None;
     }

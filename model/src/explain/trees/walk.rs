@@ -19,10 +19,36 @@ enum Next {
     Nothing,
 }
 
+/// The ranks that take a true branch: as [`Steps`] says, the first two changes beside the rest, as there are seldom more and trees
+/// are larger than caches.
+#[derive(Debug)]
+struct Holds {
+    first: bool,
+    two: [u32; 2],
+    more: Option<Box<[u32]>>,
+}
+
+impl Holds {
+    fn new(steps: &Steps) -> Self {
+        // No value has this rank.
+        let flip = |at: usize| steps.flips.get(at).copied().unwrap_or(u32::MAX);
+        let more = steps.flips.get(2..).filter(|more| !more.is_empty());
+        Self { first: steps.first, two: [flip(0), flip(1)], more: more.map(Into::into) }
+    }
+
+    fn contains(&self, rank: u32) -> bool {
+        let two = self.first ^ (self.two[0] <= rank) ^ (self.two[1] <= rank);
+        match &self.more {
+            Some(more) => two ^ (more.partition_point(|flip| *flip <= rank) % 2 == 1),
+            None => two,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Split {
     column: u32,
-    holds: Steps,
+    holds: Holds,
     /// The column's player's place among those of the path.
     slot: u32,
     player: u32,
@@ -115,7 +141,7 @@ impl Walk {
         let odds = split.odds.map(|odds| before.and(odds));
         self.splits.push(Split {
             column: split.column,
-            holds: split.holds.clone(),
+            holds: Holds::new(&split.holds),
             slot: u32::try_from(slot).unwrap_or(u32::MAX),
             player,
             is_new: found.is_none(),
@@ -163,22 +189,34 @@ impl Walk {
         self.by = By::Background { all: stand_ins.all, gets, gives };
     }
 
-    pub(super) fn state(&self) -> State {
-        let points = if let By::Covers { points, .. } = &self.by { points.len() } else { 0 };
-        let levels = super::MOST_LEVELS as usize;
+    /// What all of these walks can remember their paths in, one after the other.
+    pub(super) fn state<'w>(walks: impl Iterator<Item = &'w Self>) -> State {
+        let (mut slots, mut inverses) = (0, 0);
+        for walk in walks {
+            let points = if let By::Covers { points, .. } = &walk.by { points.len() } else { 0 };
+            (slots, inverses) = (slots.max(walk.slots), inverses.max(walk.slots * points));
+        }
         State {
-            path: Vec::with_capacity(self.slots),
+            path: Vec::with_capacity(slots),
             alone: Box::new([0; 128]),
             gets: Box::new([0.0; 128]),
-            chances: Vec::with_capacity((levels + 1) * points),
-            inverses: vec![1.0; self.slots * points],
-            before: Vec::with_capacity(levels * points),
+            chances: Vec::new(),
+            inverses: vec![1.0; inverses],
+            before: Vec::new(),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let flips: usize = self.splits.iter().map(|split| size_of_val(split.holds.flips.as_slice())).sum();
-        size_of_val(self.splits.as_slice()) + flips
+        let more = self.splits.iter().filter_map(|split| split.holds.more.as_deref());
+        let weights = match &self.by {
+            By::Background { gets: one, gives: other, .. } | By::Covers { points: one, weights: other } => {
+                size_of_val(one.as_slice()) + size_of_val(other.as_slice())
+            }
+        };
+        size_of_val(self.splits.as_slice())
+            + more.map(size_of_val).sum::<usize>()
+            + size_of_val(self.roots.as_slice())
+            + weights
     }
 
     /// Adds what a row is worth to each player; `ranks` are those of its values, by column.
