@@ -54,7 +54,7 @@ async fn score(
         Format::Ndjson => accepted_format(&parts.headers, &[Format::Ndjson])?,
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
-    let wanted = wanted(parts, &version, false)?;
+    let wanted = wanted(parts, &version, false, app.engine.answer_timeout() / 2).await?;
     let received = receive(app, &parts.headers, body).await?;
     let cost = version.cost;
     let work = Work { app: Arc::clone(app), version, input, output, wanted, begin: Instant::now() };

@@ -45,7 +45,7 @@ async fn score(
     let version = scoring::look_up(app.registry(), model)?;
     content_format(&parts.headers, &[Format::Json])?;
     let is_picture = accepts_picture(&parts.headers)?;
-    let wanted = explain::wanted(parts, &version, is_picture)?;
+    let wanted = explain::wanted(parts, &version, is_picture, app.engine.answer_timeout() / 2).await?;
     let received = receive(app, &parts.headers, body).await?;
     let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers) };
     let limit = app.settings.server.max_body_bytes;

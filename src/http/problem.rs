@@ -232,6 +232,9 @@ impl Error {
             Self::Unexplained(Unexplained::Unusable) => {
                 (409, "background_unusable", "Unusable background rows")
             }
+            Self::Unexplained(Unexplained::Preparing) => {
+                (503, "explanations_preparing", "Explanations are being prepared")
+            }
             Self::NoImportance => (404, "no_importance", "No importance of features"),
             Self::NotAcceptable(_) => (406, "not_acceptable", "Not acceptable"),
             Self::Rollout => (422, "invalid_rollout", "Invalid rollout"),
@@ -281,7 +284,8 @@ impl Error {
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self {
             Self::Auth { error, resource_metadata } => challenges(*error, resource_metadata),
-            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
+            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady)
+            | Self::Unexplained(Unexplained::Preparing) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Quota { error: limiter::Error::Exceeded(standing), legacy } => {
