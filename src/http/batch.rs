@@ -58,7 +58,7 @@ async fn score(
         Format::Ndjson => accepted_format(&parts.headers, &[Format::Ndjson])?,
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
-    let wanted = wanted(parts, &version, false)?;
+    let wanted = wanted(parts, &version, false, app.engine.answer_timeout() / 2).await?;
     let received = receive(app, &parts.headers, body).await?;
     notes.received(received.raw().len());
     let cost = version.cost;

@@ -50,7 +50,7 @@ async fn score(
     notes.version(&version.tally);
     content_format(&parts.headers, &[Format::Json])?;
     let is_picture = accepts_picture(&parts.headers)?;
-    let wanted = explain::wanted(parts, &version, is_picture)?;
+    let wanted = explain::wanted(parts, &version, is_picture, app.engine.answer_timeout() / 2).await?;
     let received = receive(app, &parts.headers, body).await?;
     notes.received(received.raw().len());
     let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers), notes };

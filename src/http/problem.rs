@@ -238,6 +238,7 @@ codes! {
     ExplanationsOff = (409, "explanations_off", "No explanations"),
     NoBackground = (409, "no_background", "No background rows"),
     BackgroundUnusable = (409, "background_unusable", "Unusable background rows"),
+    ExplanationsPreparing = (503, "explanations_preparing", "Explanations are being prepared"),
     NoImportance = (404, "no_importance", "No importance of features"),
     NotAcceptable = (406, "not_acceptable", "Not acceptable"),
     InvalidRollout = (422, "invalid_rollout", "Invalid rollout"),
@@ -312,6 +313,7 @@ impl Error {
             Self::Unexplained(Unexplained::Off) => Code::ExplanationsOff,
             Self::Unexplained(Unexplained::NoBackground) => Code::NoBackground,
             Self::Unexplained(Unexplained::Unusable) => Code::BackgroundUnusable,
+            Self::Unexplained(Unexplained::Preparing) => Code::ExplanationsPreparing,
             Self::NoImportance => Code::NoImportance,
             Self::NotAcceptable(_) => Code::NotAcceptable,
             Self::Rollout => Code::InvalidRollout,
@@ -353,7 +355,8 @@ impl Error {
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self {
             Self::Auth { error, resource_metadata } => challenges(*error, resource_metadata),
-            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
+            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady)
+            | Self::Unexplained(Unexplained::Preparing) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Quota { error: limiter::Error::Exceeded(standing), legacy } => {

@@ -257,6 +257,7 @@ impl Operation {
             C::ExplanationsOff,
             C::NoBackground,
             C::BackgroundUnusable,
+            C::ExplanationsPreparing,
             C::ModelOutputInvalid,
             C::Deadline,
         ];
