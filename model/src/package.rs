@@ -243,24 +243,11 @@ impl Package {
     /// # Errors
     /// [`Error`] naming the file and what is wrong with it.
     pub fn read(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(MANIFEST);
         refuse_link(directory)?;
         let (manifest, manifest_digest) = read_manifest(directory)?;
+        check_place(&manifest, directory)?;
+        let path = directory.join(MANIFEST);
         let altered = |path: &Path, problem: String| Error::Altered { path: path.into(), problem };
-        if manifest.format != manifest::FORMAT {
-            let problem = format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT);
-            return Err(altered(&path, problem));
-        }
-        let parts: Vec<_> =
-            directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
-        for (found, expected, what) in
-            [(parts.first(), &manifest.version, "version"), (parts.get(1), &manifest.name, "name")]
-        {
-            if found.is_none_or(|found| found != expected) {
-                let problem = format!("its {what} is \"{expected}\", which is not the name of its directory");
-                return Err(altered(&path, problem));
-            }
-        }
         let mut graph = None;
         let (mut golden, mut reference) = (Vec::new(), Needed::default());
         for (name, digest) in &manifest.files {
@@ -417,6 +404,27 @@ pub fn read_manifest(directory: &Path) -> Result<(Manifest, String), Error> {
     let text = read_regular(&path, MAX_MANIFEST_BYTES)?;
     let manifest = serde_json::from_slice(&text).map_err(|source| Error::Manifest { path, source })?;
     Ok((manifest, digest_of(&text)))
+}
+
+/// Checks that `manifest` is of this format, and of the version whose package `directory` is.
+///
+/// # Errors
+/// [`Error::Altered`] if it is not: a copy under another name is not the version that was accepted.
+pub fn check_place(manifest: &Manifest, directory: &Path) -> Result<(), Error> {
+    let altered = |problem: String| Err(Error::Altered { path: directory.join(MANIFEST), problem });
+    if manifest.format != manifest::FORMAT {
+        return altered(format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT));
+    }
+    let parts: Vec<_> =
+        directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
+    for (found, expected, what) in
+        [(parts.first(), &manifest.version, "version"), (parts.get(1), &manifest.name, "name")]
+    {
+        if found.is_none_or(|found| found != expected) {
+            return altered(format!("its {what} is \"{expected}\", which is not the name of its directory"));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file that somebody else has put there: nothing but a regular file, and no more of it than `limit` bytes. Neither

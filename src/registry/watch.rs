@@ -527,6 +527,7 @@ impl Seen {
         self.created_at = Some(&manifest.created_at).filter(short).cloned();
         self.digest = manifest.files.get(MODEL).filter(short).cloned();
         self.manifest_digest = manifest_digest;
+        package::check_place(&manifest, directory).map_err(reasons_of)?;
         if self.accepted_digest.as_ref().is_some_and(|accepted| *accepted != self.manifest_digest) {
             let reason = "the version is another than the one that was accepted under this name, and versions never \
                           change; publish it under a new name";
