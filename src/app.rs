@@ -122,7 +122,8 @@ impl App {
         let resource_metadata =
             format!("{}/.well-known/oauth-protected-resource", settings.public_url()).into();
         let tracer = settings.trace.as_ref().map(|trace| Tracer::start(trace, metrics.traces()));
-        let requests = Requests::new(metrics.requests(), tracer.transpose().map_err(Error::Tracer)?);
+        let counts = settings.metrics.then(|| metrics.requests());
+        let requests = Requests::new(counts, tracer.transpose().map_err(Error::Tracer)?);
         let redis = settings.redis.as_ref();
         let redis = redis.map(|redis| Redis::open(redis, metrics.redis()));
         let redis = redis.transpose()?.map(Arc::new);

@@ -100,7 +100,12 @@ fn what_is_told_is_what_metrics_tell() {
     let moves = |name: &str, labels: &BTreeMap<String, String>| {
         let is_own = |label: &str, value: &str| labels.get(label).is_some_and(|found| found == value);
         name.starts_with("process_")
-            || ["scoregate_response_body_bytes_total", "scoregate_requests_in_flight"].contains(&name)
+            || [
+                "scoregate_response_body_bytes_total",
+                "scoregate_requests_in_flight",
+                "scoregate_connections_total",
+            ]
+            .contains(&name)
             || is_own("route", LIVE)
             || is_own("kind", "key")
             || is_own("policy", "rows")
@@ -133,6 +138,8 @@ fn what_is_told_is_what_metrics_tell() {
 #[test]
 fn who_may_not_look_is_refused() {
     let settings = Settings::new();
+    let plan = "[quota]\ndefault = \"60000/min\"\n[plan.tiny]\nquota = \"2/hour\"\n";
+    fs::write(settings.directory().join("scoregate.toml"), plan).unwrap();
     let key = settings.key_with(&["--name", "console", "--scopes", "monitoring:read"]);
     let few = settings.key_with(&["--name", "few", "--scopes", "monitoring:read", "--models", "saas_churn"]);
     let gateway = settings.start();
@@ -143,8 +150,13 @@ fn who_may_not_look_is_refused() {
     assert_eq!(admin(&gateway, &with(&key, &format!("{LIVE}?x=1"))).code(), "invalid_parameter");
     let picture = with(&key, LIVE).header("Accept", "image/png");
     assert_eq!(admin(&gateway, &picture).code(), "not_acceptable");
-    // Of other models not even the name is told.
+    // Of other models not even the name is told, and of plans its own.
     let told = admin(&gateway, &with(&few, LIVE));
+    let plans = |answer: &Answer| -> Vec<Value> {
+        answer.json()["quotas"].as_array().unwrap().iter().map(|plan| plan["plan"].clone()).collect()
+    };
+    assert_eq!(plans(&told), [json!(null)]);
+    assert_eq!(plans(&admin(&gateway, &with(&key, LIVE))), [json!(null), json!("tiny")]);
     assert!(told.text().contains("saas_churn") && !told.text().contains("\"churn\""), "{}", told.text());
     for target in [LIVE, "/console", "/console/main.js"] {
         assert_eq!(gateway.ask(&with(&key, target)).code(), "not_found", "{target}");
@@ -200,6 +212,28 @@ fn the_page_holds_nothing_and_may_load_nothing_from_elsewhere() {
     }
 }
 
+#[test]
+fn a_model_that_is_called_unknown_is_told_of_to_its_callers_alone() {
+    let models = tempfile::tempdir_in(scratch()).unwrap();
+    for model in ["unknown", "other"] {
+        Handmade::numbers(model, 1)
+            .output("numbers", FLOAT)
+            .reference("background", json!([{"a": 10.0, "scale": 1.0}]))
+            .publish(models.path(), GraphOutput::Value { name: "numbers".into() });
+    }
+    let settings = Settings::new().models(models.path());
+    let few = settings.key_with(&["--name", "few", "--scopes", SCOPES, "--models", "other"]);
+    let gateway = settings.start();
+    let row = json!({"a": 12.5, "scale": 1.0}).to_string();
+    assert_eq!(gateway.post("/v1/models/unknown/predict", &row).status, 200);
+    // Somebody asks for a model that is not there.
+    assert_eq!(gateway.post("/v1/models/nobody/predict", &row).status, 404);
+    let told = admin(&gateway, &with(&few, LIVE)).json();
+    let durations = told["metrics"]["scoregate_request_duration_seconds"].as_array().unwrap();
+    let of = |model: &str| durations.iter().filter(|series| series["model"] == model).count();
+    assert_eq!((of("unknown"), of("(unknown)")), (0, 1), "{durations:?}");
+}
+
 /// Every view in a browser. Screenshots lie in `target/tmp/console`.
 #[test]
 fn an_operator_sees_and_tries_everything() {
@@ -224,6 +258,22 @@ fn an_operator_sees_and_tries_everything() {
         .node("Div", &[&top, "bottom"], "share", Vec::new())
         .output("share", FLOAT)
         .publish(models.path(), GraphOutput::Probabilities { name: "share".into(), classes: 1, positive: 0 });
+    // Rows of which much may be left out.
+    let forms = models.path().join("forms/1");
+    fs::create_dir_all(&forms).unwrap();
+    for file in fs::read_dir(repository().version("churn")).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), forms.join(file.file_name())).unwrap();
+    }
+    let manifest = fs::read(forms.join("manifest.json")).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    (manifest["name"], manifest["version"]) = (json!("forms"), json!("1"));
+    let properties = &mut manifest["schema"]["properties"];
+    properties.as_object_mut().unwrap().shift_remove("customer_id");
+    properties["toString"] = json!({"type": "string", "x-scoregate": {"role": "entity"}});
+    properties["monthly_spend"] =
+        json!({"type": ["number", "null"], "x-scoregate": {"missing": {"impute": 10}}});
+    properties["plan_tier"] = json!({"type": ["string", "null"], "enum": ["basic", "pro", "business"]});
+    fs::write(forms.join("manifest.json"), manifest.to_string()).unwrap();
     // Several classes, and a value.
     let classes = GraphOutput::Probabilities { name: "numbers".into(), classes: 3, positive: 0 };
     Handmade::numbers("classes", 3)
@@ -265,6 +315,7 @@ fn an_operator_sees_and_tries_everything() {
         "process": gateway.pid(), "key": key, "token": token, "wrong": format!("sg_{}", "x".repeat(43)),
         "poor": poor, "watcher": watcher, "reader": reader, "limited": limited, "row": row,
         "bad": {"tenure_days": "many"}, "binary": env!("CARGO_BIN_EXE_scoregate"),
+        "strange": "schlüssel€", "sources": Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/console"),
         "directory": gateway.settings.directory(), "screenshots": screenshots,
     });
     let file = scratch().join("console.json");
@@ -285,7 +336,7 @@ fn an_operator_sees_and_tries_everything() {
         assert_eq!(violations, &json!([]), "{view}");
     }
     assert!(!seen["shell"].as_str().unwrap().contains("churn"));
-    for who in ["wrong", "poor", "none"] {
+    for who in ["wrong", "poor", "none", "strange"] {
         assert_eq!(seen[who], json!({"views": 0, "focus": "credential"}), "{who}");
     }
     for theme in ["light", "dark"] {
@@ -299,6 +350,21 @@ fn an_operator_sees_and_tries_everything() {
     assert_eq!((refused("light"), refused("dark")), ("1".into(), "2".into()));
     assert_ne!(seen["light"]["background"], seen["dark"]["background"]);
     assert_eq!(seen["switched"], seen["dark"]["background"]);
+    let [scrolled, focus, selected] = [0, 1, 2].map(|at| &seen["stays"][at]);
+    assert_eq!((scrolled, focus), (&json!(60), &json!("Rows under quotas")));
+    assert!(selected.as_str().unwrap().contains('_'), "{selected}");
+    let form = seen["form"].as_object().unwrap();
+    assert_eq!(form["toString"], json!(["", [], null, true]));
+    let told = |name: &str| [form[name][1].clone(), form[name][2].clone(), form[name][3].clone()];
+    assert_eq!(told("monthly_spend"), [json!([]), json!(null), json!(true)]);
+    assert_eq!(told("plan_tier"), [json!(["", "basic", "pro", "business"]), json!(null), json!(true)]);
+    assert_eq!(told("tenure_days"), [json!([]), json!("true"), json!(false)]);
+    assert_eq!(seen["hash"], json!(["view-traffic"]));
+    let history = json!([[false, 0, null], [true, 2, 1], [false, 0, null], [true, 1, 0.5]]);
+    assert_eq!(seen["history"], history);
+    // Who watches is no traffic, and neither is who may not.
+    let refusals = seen["refusals"].as_array().unwrap();
+    assert!(!refusals.is_empty() && refusals.iter().all(|row| row[2] != "/v1/models"), "{refusals:?}");
     for width in seen["widths"].as_array().unwrap() {
         assert_eq!(width[1], width[2], "{width}");
     }
@@ -318,7 +384,7 @@ fn an_operator_sees_and_tries_everything() {
 fn check(seen: &Value, expected: &Value, row: &Value) {
     let text = |name: &str| seen[name].as_str().unwrap();
     let tiles = seen["tiles"].as_object().unwrap();
-    assert_eq!(tiles.len(), 8, "{tiles:?}");
+    assert_eq!((tiles.len(), &tiles["In flight"]), (8, &json!("0")), "{tiles:?}");
     assert!(tiles["p99"].as_str().unwrap().ends_with('s') && tiles["Failures"] == "0 %", "{tiles:?}");
     assert!(
         seen["lines"].as_array().unwrap().iter().filter(|length| length.as_u64() > Some(10)).count() >= 5
@@ -362,9 +428,10 @@ fn check(seen: &Value, expected: &Value, row: &Value) {
         let reached = metric(&format!("scoregate_score_bucket{{le=\"{bound}\",{of}}}"));
         assert!(
             bar.as_str().unwrap().ends_with(&format!(
-                " to {}: {} rows",
+                " to {}: {} {}",
                 bound.trim_end_matches(".0"),
-                reached - below
+                reached - below,
+                if reached - below == 1 { "row" } else { "rows" }
             )),
             "{bar}"
         );

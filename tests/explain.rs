@@ -916,11 +916,19 @@ fn one_row_is_explained_by_a_picture() {
     assert_eq!(draw("", "{}", "image/svg+xml").code(), "invalid_row");
 }
 
+/// What is said at `target` of a version, once what explains it is prepared.
+fn described(gateway: &Gateway, target: &str) -> Value {
+    wait_for("what explains a model", || {
+        let found = gateway.get(target).json();
+        (!found["explanations"].to_string().contains("still being prepared")).then_some(found)
+    })
+}
+
 #[test]
 fn a_model_says_how_it_is_explained() {
     let models = models();
     let gateway = serving(patient(), &models, "[model.iris]\nexplain = \"off\"\n").start();
-    let of = |model: &str| gateway.get(&format!("/v1/models/{model}/versions/1")).json();
+    let of = |model: &str| described(&gateway, &format!("/v1/models/{model}/versions/1"));
     let share = of("share");
     let said = &share["explanations"];
     assert_eq!((&said["mode"], &said["background_rows"]), (&json!("on_request"), &json!(4)));
@@ -936,7 +944,7 @@ fn a_model_says_how_it_is_explained() {
     assert_eq!((&iris["mode"], &iris["methods"], &iris["spaces"]), (&json!("off"), &json!([]), &json!([])));
     assert_eq!(ratio["background_rows"], 0);
     assert!(ratio["reason"].as_str().unwrap().contains("--reference"), "{ratio}");
-    assert_eq!(shared().get("/v1/metadata").json()["explanations"]["background_rows"], 100);
+    assert_eq!(described(&shared(), "/v1/metadata")["explanations"]["background_rows"], 100);
 
     // How important features are.
     assert_eq!(of("price")["importance"]["features"][0], json!({"name": "a", "mean_absolute": 2.5}));

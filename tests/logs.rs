@@ -1,20 +1,29 @@
 //! Logs: a line for each request, levels that change at run time, and the proof that nothing which a client sent is told to anybody.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
+use scoregate_schemas::manifest::Output;
 use serde_json::{Value, json};
 
 use crate::support::authority::{Authority, Reply};
-use crate::support::cached::{Callers, KEY};
+use crate::support::cached::{Callers, KEY, metric};
+use crate::support::graph::{FLOAT, Handmade, int};
 use crate::support::redis::Redis;
 use crate::support::tokens::{AUDIENCE, Key, Mint, encode, key_set, segments};
-use crate::support::{Client, Gateway, PREDICT, REFERENCE, Request, Settings, customer, gzip, wait_for};
+use crate::support::{
+    Client, Gateway, PREDICT, REFERENCE, Request, Settings, customer, gzip, pause, repository, wait_for,
+};
 
-/// The lines of requests, by the identifier of each.
+/// The lines of the log.
+fn all(gateway: &Gateway) -> impl Iterator<Item = Value> {
+    gateway.log().into_iter().filter_map(|line| serde_json::from_str(&line).ok())
+}
+
+/// The lines of requests that are no probes, by the identifier of each.
 fn requests(gateway: &Gateway) -> BTreeMap<String, Value> {
-    let lines = gateway.log();
-    let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let lines = lines.filter(|line| line["target"] == "scoregate::access");
+    let lines = all(gateway).filter(|line| line["target"] == "scoregate::access");
     lines.map(|line| (line["request_id"].as_str().unwrap().to_owned(), line)).collect()
 }
 
@@ -38,6 +47,9 @@ fn each_request_leaves_one_line_and_none_of_its_values() {
     assert_eq!(ask("nobody", keyed(Request::post("/v1/models/nobody/predict", REFERENCE))), 404);
     assert_eq!(ask("nowhere", Request::new("BREW", "/nowhere")), 404);
     assert_eq!(ask("a\"b\\c", Request::get("/health")), 200);
+    let reader = gateway.settings.key_with(&["--name", "reader", "--scopes", "models:read"]);
+    let scopeless = |id: &str| ask(id, Request::post(PREDICT, REFERENCE).header("X-Api-Key", &reader));
+    wait_for("the new key", || (scopeless("reader") == 403).then_some(()));
 
     let first = line(&gateway, "first");
     for (name, expected) in [
@@ -58,6 +70,7 @@ fn each_request_leaves_one_line_and_none_of_its_values() {
     ] {
         assert_eq!(first[name], expected, "{name} in {first}");
     }
+    assert!(first["receive_ms"].as_f64().unwrap() >= 0.0, "{first}");
     let latency = first["latency_ms"].as_f64().unwrap();
     assert!(latency > 0.0 && latency < 10_000.0, "{first}");
     assert!(first["caller"].as_str().is_some_and(|caller| !caller.is_empty()), "{first}");
@@ -80,9 +93,20 @@ fn each_request_leaves_one_line_and_none_of_its_values() {
         (&json!("invalid_key"), &Value::Null, &Value::Null)
     );
     assert_eq!(line(&gateway, "nobody")["code"], "unknown_model");
+    // Who it was is known, though it may not.
+    wait_for("who was refused", || {
+        let mut lines = requests(&gateway).into_values();
+        let refused = lines.find(|line| line["code"] == "insufficient_scope")?;
+        assert!(refused["caller"].is_string(), "{refused}");
+        Some(())
+    });
     let nowhere = line(&gateway, "nowhere");
     assert_eq!((&nowhere["route"], &nowhere["method"]), (&json!("unmatched"), &json!("other")));
-    assert_eq!(line(&gateway, "a\"b\\c")["route"], "/health");
+    let probe = all(&gateway).find(|line| line["request_id"] == "a\"b\\c").unwrap();
+    assert_eq!(
+        (&probe["route"], &probe["target"]),
+        (&json!("/health"), &json!("scoregate::access::routine"))
+    );
     assert_eq!(requests(&gateway).len(), 8);
 }
 
@@ -93,15 +117,18 @@ fn lines_of_requests_can_be_left_out() {
         ("SCOREGATE_LOG_ACCESS", "errors", [false, true]),
         ("SCOREGATE_LOG", "info,scoregate::access=off", [false, false]),
         ("SCOREGATE_LOG", "warn,scoregate::cli=info", [false, false]),
+        ("SCOREGATE_LOG", "info,scoregate::access::routine=off", [true, true]),
     ] {
         let gateway = Settings::new().set(name, value).set("SCOREGATE_DRAIN_DELAY", "0s").start();
         let mut client = gateway.connect();
         assert_eq!(client.ask(&gateway.with_key(Request::post(PREDICT, REFERENCE))).status, 200);
         assert_eq!(client.ask(&Request::post(PREDICT, REFERENCE)).status, 401);
+        assert_eq!(client.ask(&Request::get("/health")).status, 200);
         gateway.signal(nix::sys::signal::Signal::SIGTERM);
         let log = gateway.exit().log;
         let found = [200, 401].map(|status| log.contains(&format!("\"status\":{status},")));
         assert_eq!(found, logged, "{name}={value}: {log}");
+        assert!(!log.contains("::access::routine"), "{name}={value}: {log}");
     }
 }
 
@@ -130,9 +157,48 @@ fn the_level_follows_the_settings_file() {
     line(&gateway, "later");
 }
 
+#[test]
+fn how_fast_a_client_sends_is_not_how_fast_it_is_answered() {
+    let gateway = Gateway::start();
+    let request = gateway.with_key(Request::post(PREDICT, REFERENCE)).header("X-Request-Id", "slow");
+    let mut client = gateway.connect();
+    client.send(request.head());
+    client.send(&REFERENCE[..10]);
+    let in_flight = || metric(&gateway, "scoregate_requests_in_flight");
+    wait_for("the request to be there", || (in_flight() == 2).then_some(()));
+    pause(Duration::from_millis(700));
+    client.send(&REFERENCE[10..]);
+    assert_eq!(client.answer().unwrap().status, 200);
+    let line = line(&gateway, "slow");
+    let time = |name: &str| line[name].as_f64().unwrap();
+    assert!(time("receive_ms") >= 700.0 && time("latency_ms") < 500.0, "{line}");
+    let document = Client::connect(gateway.admin_addr).ask(&Request::get("/metrics")).text();
+    let sum = format!("scoregate_request_duration_seconds_sum{{route=\"{PREDICT}\",model=\"churn\",");
+    let sum = document.lines().find(|line| line.starts_with(&sum)).unwrap();
+    assert!(sum.rsplit(' ').next().unwrap().parse::<f64>().unwrap() < 0.5, "{sum}");
+}
+
 /// What stands in the places of a request, and must come out of none.
 const NUMBER: &str = "48151623.4211";
+/// A place beyond the end of a table, which ONNX Runtime names when it is asked for it.
+const PLACE: &str = "4815162";
 const TEXT: &str = "CANARYxq7Zu";
+
+/// Publishes model `pick`, which answers with what stands at place `a * b` of a table of two: there is nothing at most places.
+fn publish_picking_model(models: &Path) {
+    /// `TensorProto.DataType.INT64`
+    const INT64: i64 = 7;
+    Handmade::new("pick", &["a", "b"])
+        .node("Mul", &["a", "b"], "product", Vec::new())
+        .node("Cast", &["product"], "place", vec![int("to", INT64)])
+        .node("Concat", &["b", "b"], "table", vec![int("axis", 1)])
+        .node("GatherElements", &["table", "place"], "picked", vec![int("axis", 1)])
+        .output("picked", FLOAT)
+        .golden(json!({"a": 1, "b": 1}), json!(1.0))
+        .golden(json!({"a": 1, "b": 0}), json!(0.0))
+        .reference("background", json!([{"a": 1, "b": 1}, {"a": 0, "b": 1}]))
+        .publish(models, Output::Value { name: "picked".into() });
+}
 
 #[test]
 fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
@@ -143,8 +209,17 @@ fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
     collector.set("/v1/traces", Reply::status(200));
     let callers = Callers::new();
     let key = callers.alone("honest");
-    let gateway = callers
-        .replica(&redis.url(), KEY)
+    let operator = callers.with_scopes("operator", "monitoring:read");
+    let models = repository().copy_of("churn");
+    publish_picking_model(models.0.path());
+    let replica = callers.replica(&redis.url(), KEY);
+    let headers = replica.directory().join("headers");
+    std::fs::write(&headers, format!("x-collector-key: {TEXT}\n")).unwrap();
+    let gateway = replica
+        .models(models.0.path())
+        .set("SCOREGATE_STATE_DIR", "state")
+        .set("SCOREGATE_OAUTH_ISSUER", "https://own.example")
+        .set("SCOREGATE_OTLP_HEADERS_FILE", headers.to_str().unwrap())
         .set("SCOREGATE_JWT_ISSUER", ISSUER)
         .set("SCOREGATE_JWT_AUDIENCE", AUDIENCE)
         .set("SCOREGATE_JWT_JWKS", &format!("{}/keys", authority.url()))
@@ -208,6 +283,30 @@ fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
         keyed(Request::new(TEXT, PREDICT)),
     ];
     asked.extend(wrong.iter().map(|body| keyed(post(body))));
+    // The run fails at once, in a batch, and where the row is mixed with others to explain it.
+    let (outside, mixed) = (format!("{{\"a\":{PLACE},\"b\":1}}"), format!("{{\"a\":{PLACE},\"b\":0}}"));
+    let pick = |how: &str, body: &str| keyed(Request::post(&format!("/v1/models/pick/{how}"), body));
+    let failing = [
+        pick("predict", &outside),
+        pick("predict/batch", &format!("[{{\"a\":1,\"b\":1}},{outside}]")),
+        pick("predict?explain=true", &mixed),
+        pick("predict/batch?explain=true", &format!("[{mixed}]")),
+    ];
+    assert_eq!(gateway.ask(&pick("predict", &mixed)).status, 200, "it is the others that fail");
+    asked.extend(failing);
+    let form = "application/x-www-form-urlencoded";
+    asked.push(
+        Request::post(
+            "/oauth/token",
+            format!("grant_type=client_credentials&client_id=a&client_secret={TEXT}"),
+        )
+        .content_type(form),
+    );
+    asked.push(
+        Request::post("/oauth/token", "grant_type=client_credentials")
+            .content_type(form)
+            .header("Authorization", format!("Basic {}", encode(format!("a:{TEXT}")))),
+    );
     let (mut errors, count) = (Vec::new(), asked.len());
     for (at, request) in asked.into_iter().enumerate() {
         let request = request
@@ -231,6 +330,12 @@ fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
         line(&gateway, &format!("asked-{at}"));
     }
     assert!(errors.len() > 50, "{errors:#?}");
+    let failed = |line: &Value| {
+        let said = line["error"].as_str().unwrap_or_default();
+        said.contains("failed to run the graph: ") && said.contains(" in the GatherElements node ")
+    };
+    let failed = all(&gateway).filter(failed).count();
+    assert!(failed >= 4, "what failed is told: {:#?}", gateway.log());
 
     let last = format!("asked-{}", count - 1);
     let holds = |place: &[u8], text: &str| place.windows(text.len()).any(|window| window == text.as_bytes());
@@ -250,13 +355,19 @@ fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
             Client::connect(gateway.admin_addr).ask(&Request::get("/metrics").header("Accept", accept));
         places.push(("the metrics".into(), metrics.body));
     }
+    for target in ["/v1/monitoring/live", "/openapi.json"] {
+        let request = Request::get(target).header("X-Api-Key", &operator);
+        let told = Client::connect(gateway.admin_addr).ask(&request);
+        assert_eq!(told.status, 200, "{target}: {}", told.text());
+        places.push((target.into(), told.body));
+    }
     for name in stored {
         places.push(("Redis".into(), redis.value(&name).unwrap_or_default()));
         places.push(("a key of Redis".into(), name.into_bytes()));
     }
     let [_, claims, signature] = segments(&token);
     let secrets =
-        [TEXT, &TEXT.to_lowercase(), NUMBER, "48151623", "4.81516", &encode(TEXT), claims, signature, &key];
+        [TEXT, &TEXT.to_lowercase(), NUMBER, PLACE, "4.81516", &encode(TEXT), claims, signature, &key];
     // The search finds what is there.
     assert!(places.iter().filter(|(_, place)| holds(place, "asked-")).count() > 30);
     for secret in secrets {

@@ -146,7 +146,7 @@ fn every_route_is_documented_and_every_documented_route_is_there() {
     ]
     .map(String::from)
     .into();
-    assert!(templates(&public).is_superset(&expected), "{:?}", templates(&public));
+    assert_eq!(templates(&public), expected);
     let of_operators = [
         "PUT /v1/models/{model}/rollout",
         "GET /metrics",
@@ -155,7 +155,7 @@ fn every_route_is_documented_and_every_documented_route_is_there() {
         "GET /console/{file}",
     ];
     expected.extend(of_operators.map(String::from));
-    assert!(templates(&admin).is_superset(&expected), "{:?}", templates(&admin));
+    assert_eq!(templates(&admin), expected);
     let only_admin: BTreeSet<String> = templates(&admin).difference(&templates(&public)).cloned().collect();
 
     let mut methods: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -189,6 +189,25 @@ fn every_route_is_documented_and_every_documented_route_is_there() {
             }
         }
     }
+}
+
+/// Types of generated clients are called as components are: whatever else is in a document, a name means the same.
+#[test]
+fn a_name_means_the_same_in_every_document() {
+    let world = world();
+    let mut known: BTreeMap<String, Value> = BTreeMap::new();
+    let mut shared = 0;
+    for (document, content) in world.documents() {
+        for kind in ["schemas", "responses"] {
+            for (name, component) in content["components"][kind].as_object().unwrap() {
+                let found = known.entry(format!("{kind}/{name}")).or_insert_with(|| component.clone());
+                assert_eq!(found, component, "{kind}/{name} of {document}");
+                shared += 1;
+            }
+        }
+    }
+    let problems = known.keys().filter(|name| name.contains("Problem.")).count();
+    assert!(problems > 20 && shared > 2 * known.len(), "{problems} {shared} {}", known.len());
 }
 
 #[test]
@@ -343,9 +362,20 @@ fn the_command_prints_what_is_served() {
     assert_eq!(printed(&[]), public);
     assert_eq!(printed(&["--admin"]), admin);
     assert_eq!(printed(&["--model", "churn"]), churn);
-    let unknown = world.gateway.settings.run(&["openapi", "--model", "nobody"]);
-    assert_eq!(unknown.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("nobody"));
+    let failed = |arguments: &[&str]| {
+        let output = world.gateway.settings.run(&[&["openapi"], arguments].concat());
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(failed(&["--model", "nobody"]).contains("nobody"));
+    // A model that would be missing is told of, since clients are made of what is printed.
+    let models = directory();
+    let none = models.path().join("none");
+    assert!(failed(&["--models-dir", none.to_str().unwrap()]).contains("none"));
+    let version = models.path().join("churn/1");
+    copy(&repository().version("churn"), &version);
+    fs::write(version.join("manifest.json"), "{").unwrap();
+    assert!(failed(&["--models-dir", models.path().to_str().unwrap()]).contains("churn"));
 }
 
 #[test]
@@ -401,15 +431,23 @@ fn answers_say_nothing_that_the_document_does_not() {
         .output("numbers", FLOAT)
         .reference("background", json!([value]))
         .publish(models.path(), GraphOutput::Value { name: "numbers".into() });
-    let (models, gateway) = (models.path(), Settings::new().models(models.path()).start());
+    let models = models.path();
+    let settings = Settings::new().models(models).set("SCOREGATE_CACHE", "memory");
+    let settings = settings.set("SCOREGATE_QUOTA", "100000/min");
+    let watcher = settings.key_with(&["--name", "watcher", "--scopes", "monitoring:read"]);
+    let gateway = settings.start();
     let answers = std::cell::RefCell::new(Vec::new());
     let keep = |method: &str, path: &str, answer: &Answer| {
         let media_type = answer.header("content-type").unwrap().to_owned();
-        answers.borrow_mut().push(json!([method, path, answer.status, media_type, answer.json()]));
+        let headers: Vec<&String> = answer.headers.iter().map(|(name, _)| name).collect();
+        let body = if media_type.contains("json") { answer.json() } else { Value::Null };
+        answers.borrow_mut().push(json!([method, path, answer.status, media_type, body, headers]));
         answer.status
     };
     let customer: Value = serde_json::from_str(REFERENCE).unwrap();
-    let all = gateway.ask(&Request::get(DOCUMENT)).json();
+    // The admin listener's, which has every route.
+    let admin = |request: &Request| Client::connect(gateway.admin_addr).ask(request);
+    let all = admin(&Request::get(DOCUMENT)).json();
     let saas = all["components"]["schemas"]["saas_churn.Row"]["examples"][0].clone();
     for (model, row) in [("churn", &customer), ("saas_churn", &saas), ("classes", &row), ("value", &value)] {
         let [one, many] = ["", "/batch"].map(|end| format!("/v1/models/{model}/predict{end}"));
@@ -435,6 +473,22 @@ fn answers_say_nothing_that_the_document_does_not() {
     }
     assert_eq!(keep("GET", "/v1/models/{model}", &gateway.get("/v1/models/nobody")), 404);
     assert_eq!(keep("GET", "/v1/models", &gateway.get("/v1/models?x=1")), 400);
+    assert_eq!(keep("POST", "/v1/predict", &gateway.ask(&Request::post("/v1/predict", REFERENCE))), 401);
+    let denied = Request::post("/v1/predict", REFERENCE).header("X-Api-Key", &watcher);
+    assert_eq!(keep("POST", "/v1/predict", &gateway.ask(&denied)), 403);
+    let live = "/v1/monitoring/live";
+    assert_eq!(keep("GET", live, &admin(&Request::get(live).header("X-Api-Key", &watcher))), 200);
+    for (documented, target) in [
+        (DOCUMENT, DOCUMENT),
+        ("/docs", "/docs"),
+        ("/docs/{file}", "/docs/page.css"),
+        ("/console", "/console"),
+        ("/console/{file}", "/console/page.css"),
+        ("/metrics", "/metrics"),
+        ("/console/{file}", "/console/none"),
+    ] {
+        keep("GET", documented, &admin(&Request::get(target)));
+    }
     check_in_python("openapi_answers.py", models, &all, &[], &answers.into_inner().into());
 }
 
@@ -525,7 +579,8 @@ fn rows_pass_as_the_document_says() {
     check_in_python("openapi_rows.py", scratch.path(), &document, &["churn.Row"], &rows.into());
 }
 
-/// Sends requests that schemathesis makes up from the document, and holds the answers against it.
+/// Sends requests that schemathesis makes up from the document, and holds the answers against it: some for each operation, and a thousand
+/// where there is time for it (`cargo xtask test --full`).
 #[test]
 fn the_gateway_does_what_the_document_says() {
     let (world, directory) = (world(), directory());

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::acceptance::lint;
 use crate::explain::importance::Importance;
-use crate::reference::FeatureReference;
+use crate::reference::{FeatureReference, Histogram};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -198,6 +198,7 @@ impl Expected {
 struct Needed {
     rows: u64,
     features: Vec<FeatureReference>,
+    score: Option<Histogram>,
     background: Vec<Map<String, Value>>,
     importance: Option<Importance>,
     covers: Option<Vec<u64>>,
@@ -233,6 +234,8 @@ pub struct Package {
     pub covers: Option<Covers>,
     /// How features were distributed, as `reference.json` says; empty if there is none.
     pub distributions: Vec<FeatureReference>,
+    /// The edges between which `reference.json` counts scores, ascending; empty if there is none.
+    pub score_edges: Vec<f64>,
     /// The digest of the manifest, `sha256:…`: with the digests in it that of the whole package.
     pub manifest_digest: String,
 }
@@ -280,7 +283,13 @@ impl Package {
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
         check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
-        let Needed { rows, features, background, importance, covers } = reference;
+        let Needed { rows, features, score, background, importance, covers } = reference;
+        if let Some(score) = &score
+            && !(score.edges.len() < 10 && score.edges.is_sorted_by(|one, next| one < next))
+        {
+            let problem = "found other edges of its scores, expected nine at most, each above the one before";
+            return Err(altered(&directory.join(REFERENCE), problem.into()));
+        }
         if let Some(importance) = &importance {
             let features = schema.features().map(|field| field.name.as_str());
             importance.check(features).map_err(|problem| altered(&directory.join(REFERENCE), problem))?;
@@ -295,6 +304,7 @@ impl Package {
             importance,
             covers: covers.map(|yes| Covers { rows, yes }),
             distributions: features,
+            score_edges: score.map_or_else(Vec::new, |score| score.edges),
             manifest_digest,
         })
     }

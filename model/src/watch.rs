@@ -101,31 +101,38 @@ impl Watch {
     pub fn look(&self, rows: &FeatureRows, some: Range<usize>, mut tell: impl FnMut(usize, Findings)) {
         // By row, ascending. Most rows miss nothing, and then this takes no memory.
         let from = rows.missing.partition_point(|(row, _)| (*row as usize) < some.start);
-        let mut missing = Vec::new();
-        for (_, feature) in rows.missing[from..].iter().take_while(|(row, _)| (*row as usize) < some.end) {
-            missing.resize(self.features.len(), 0);
-            missing[*feature as usize] += 1;
+        let mut missing: Vec<Vec<usize>> = Vec::new();
+        for (row, feature) in rows.missing[from..].iter().take_while(|(row, _)| (*row as usize) < some.end) {
+            missing.resize(self.features.len(), Vec::new());
+            missing[*feature as usize].push(*row as usize);
         }
         for (at, (known, column)) in self.features.iter().zip(&rows.columns).enumerate() {
-            let mut found =
-                Findings { missing: missing.get(at).copied().unwrap_or(0), ..Findings::default() };
+            let missing = missing.get(at).map_or(&[][..], Vec::as_slice);
+            let mut found = Findings { missing: missing.len() as u64, ..Findings::default() };
+            // What takes the place of a value that is missing is counted with the others, and then taken off.
             match (known, column) {
                 (Known::Number { least, greatest }, Column::Number(values)) => {
-                    // A value that is not there is NaN, which is neither less nor greater.
+                    // Nothing may take its place, which is NaN and neither less nor greater.
                     let is_out = |value: &&f64| **value < *least || **value > *greatest;
-                    found.out_of_range = values[some.clone()].iter().filter(is_out).count() as u64;
+                    let all = values[some.clone()].iter().filter(is_out).count();
+                    let instead = missing.iter().map(|row| &values[*row]).filter(is_out).count();
+                    found.out_of_range = (all - instead) as u64;
                 }
                 (Known::Category { listed, others }, Column::Category(column)) => {
+                    let is_rare = |row: usize| match column.other(row, listed.len()) {
+                        None => Some(listed[column.codes[row] as usize]),
+                        Some(other) => others.get(other).copied(),
+                    };
                     for row in some.clone() {
-                        let is_rare = match column.other(row, listed.len()) {
-                            None => Some(listed[column.codes[row] as usize]),
-                            // What takes the place of a category that is not there.
-                            Some("") if found.missing > 0 => continue,
-                            Some(other) => others.get(other).copied(),
-                        };
-                        match is_rare {
+                        match is_rare(row) {
                             Some(is_rare) => found.rare += u64::from(is_rare),
                             None => found.unseen += 1,
+                        }
+                    }
+                    for row in missing {
+                        match is_rare(*row) {
+                            Some(is_rare) => found.rare -= u64::from(is_rare),
+                            None => found.unseen -= 1,
                         }
                     }
                 }
@@ -188,6 +195,34 @@ mod tests {
         // Without a reference the schema alone says what is known.
         let watch = Watch::new(&reader, &[]);
         assert_eq!(told(&watch, &rows, 0..3), [(0, [1, 0, 0, 0]), (1, [0, 1, 0, 0])]);
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_missing_value_is_not_unusual() {
+        let document = json!({"type": "object", "properties": {
+            "visits": {"type": "number", "x-scoregate": {"missing": {"impute": -1}}},
+            "plan": {"type": "string", "enum": ["basic", "none"], "x-scoregate": {"missing": {"impute": "none"}}},
+            "country": {"type": "string", "x-scoregate": {"missing": {"impute": "nowhere"}}}}});
+        let schema = FeatureSchema::from_document(document).unwrap();
+        let reader = RowReader::new(&schema, &Bindings::Columns { columns: Vec::new() });
+        let plans = std::iter::repeat_n(Some("basic"), 199).chain([Some("none")]).collect();
+        let reference = [
+            FeatureReference::freeze("visits", &Observed::Numbers(vec![Some(0.0), Some(1.0)])),
+            FeatureReference::freeze("plan", &Observed::Categories(plans)),
+            FeatureReference::freeze("country", &Observed::Categories(vec![Some("US"); 3])),
+        ];
+        let watch = Watch::new(&reader, &reference);
+        let rows = reader
+            .json_rows(
+                br#"[{},{"visits":-1,"plan":"none","country":"nowhere"},{"visits":null,"plan":"none"}]"#,
+                9,
+            )
+            .unwrap()
+            .rows;
+        let all = [(0, [2, 0, 0, 1]), (1, [1, 0, 2, 0]), (2, [2, 1, 0, 0])];
+        assert_eq!(told(&watch, &rows, 0..3), all);
+        assert_eq!(told(&watch, &rows, 0..1), [0, 1, 2].map(|feature| (feature, [1, 0, 0, 0])));
+        assert_eq!(told(&watch, &rows, 1..2), [(0, [0, 0, 0, 1]), (1, [0, 0, 1, 0]), (2, [0, 1, 0, 0])]);
     }
 
     #[test]

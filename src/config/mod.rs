@@ -37,6 +37,9 @@ use self::values::{
     whole,
 };
 
+/// Where models are if nobody says.
+pub const DEFAULT_MODELS_DIR: &str = "onnx_models";
+
 /// Everything that `serve` can be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -70,6 +73,8 @@ pub struct Settings {
     pub plan: BTreeMap<String, PlanSettings>,
     /// Logs.
     pub log: LogSettings,
+    /// `SCOREGATE_METRICS` (`on|off`): whether requests, rows and versions are counted.
+    pub metrics: bool,
     /// Traces, where there is a collector.
     pub trace: Option<TraceSettings>,
     /// The settings file, whether it is there or not; none for a process that has none.
@@ -344,7 +349,7 @@ impl Settings {
                 ),
             },
             models: ModelSettings {
-                dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", "onnx_models", path),
+                dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", DEFAULT_MODELS_DIR, path),
                 default: reader.take("SCOREGATE_DEFAULT_MODEL", "models.default", "churn", text),
                 poll_interval: reader.take(
                     "SCOREGATE_POLL_INTERVAL",
@@ -414,6 +419,7 @@ impl Settings {
             plan: reader.plans(quota.default),
             quota,
             log: reader.log(follows_filter),
+            metrics: reader.metrics(),
             trace: reader.trace(),
             file,
         };

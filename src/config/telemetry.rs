@@ -1,9 +1,11 @@
-//! Settings of logs and traces.
+//! Settings of logs, metrics and traces.
+
+use std::path::PathBuf;
 
 use url::Url;
 
 use super::reader::Reader;
-use super::values::{log_filter, log_format, text};
+use super::values::{log_filter, log_format, optional_path, text};
 
 /// Logs.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ pub struct TraceSettings {
     pub sample: f64,
     /// `SCOREGATE_SERVICE_NAME` (`scoregate`): what the gateway is called there.
     pub service_name: String,
+    /// `SCOREGATE_OTLP_HEADERS_FILE` (none): headers that the collector asks for, lines of `name: value`.
+    pub headers_file: Option<PathBuf>,
 }
 
 /// How a collector is spoken to.
@@ -80,6 +84,15 @@ impl Reader {
         }
     }
 
+    /// Whether requests, rows and versions are counted: `SCOREGATE_METRICS` (`on|off`).
+    pub(super) fn metrics(&mut self) -> bool {
+        self.take("SCOREGATE_METRICS", "metrics.requests", "on", |text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err("on or off".to_owned()),
+        })
+    }
+
     /// Traces, where a collector is named.
     pub(super) fn trace(&mut self) -> Option<TraceSettings> {
         let endpoint = self.take("SCOREGATE_OTLP_ENDPOINT", "trace.endpoint", "", |text| match text {
@@ -106,12 +119,14 @@ impl Reader {
             share.ok_or_else(|| "a number from 0 to 1".to_string())
         });
         let service_name = self.take("SCOREGATE_SERVICE_NAME", "trace.service_name", "scoregate", text);
+        let headers_file = self.take("SCOREGATE_OTLP_HEADERS_FILE", "trace.headers_file", "", optional_path);
         let endpoint = endpoint?;
         let by_port = match endpoint.port() {
             Some(GRPC_PORT) => OtlpProtocol::Grpc,
             _ => OtlpProtocol::Http,
         };
-        Some(TraceSettings { endpoint, protocol: protocol.unwrap_or(by_port), sample, service_name })
+        let protocol = protocol.unwrap_or(by_port);
+        Some(TraceSettings { endpoint, protocol, sample, service_name, headers_file })
     }
 }
 
@@ -155,8 +170,9 @@ mod tests {
             ("SCOREGATE_OTLP_PROTOCOL", "udp"),
             ("SCOREGATE_TRACE_SAMPLE", "1.5"),
             ("SCOREGATE_LOG_ACCESS", "yes"),
+            ("SCOREGATE_METRICS", "true"),
         ];
-        assert_eq!(load(&wrong, None).unwrap_err().len(), 4);
+        assert_eq!(load(&wrong, None).unwrap_err().len(), 5);
     }
 
     #[test]

@@ -99,13 +99,13 @@ pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>)
                 Credential::None if certificate.is_some() => Kind::Certificate,
                 Credential::None => Kind::None,
             };
+            if let Ok(caller) = &verified {
+                Notes::of(parts).caller(caller);
+            }
             (kind, verified.and_then(|caller| permitted(caller, scope, model)))
         }
     };
     app.metrics.count_credential(kind, decided.as_ref().err().copied());
-    if let Ok(caller) = &decided {
-        Notes::of(parts).caller(caller);
-    }
     decided
         .map(|caller| Verified { caller })
         .map_err(|error| Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) })

@@ -59,8 +59,7 @@ async fn score(
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
     let wanted = wanted(parts, &version, false, app.engine.answer_timeout() / 2).await?;
-    let received = receive(app, &parts.headers, body).await?;
-    notes.received(received.raw().len());
+    let received = receive(app, parts, body).await?;
     let cost = version.cost;
     let begin = Instant::now();
     let work = Work { app: Arc::clone(app), version, input, output, wanted, notes: notes.clone(), begin };
@@ -159,7 +158,7 @@ impl Work {
             Format::Csv => (self.csv_rows(&body)?, "#"),
         };
         self.notes.rows(0, rows.submitted - rows.len());
-        self.notes.findings(version.tally.look(&rows, 0));
+        self.notes.look(&rows, 0);
         self.notes.end(Stage::Validation);
         // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
         let sent = (self.output == Format::Csv).then_some((body, received));
@@ -228,7 +227,7 @@ impl Work {
         let (scores, status) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
         self.notes.end(Stage::Run);
         self.notes.rows(rows.len(), rows.submitted - rows.len());
-        version.tally.score(scores.rows());
+        self.notes.scores(scores.rows());
         let some = self.wanted.as_ref().filter(|wanted| !wanted.is_of_all(version));
         let chosen = some.map(|wanted| {
             let rows_of = scores.rows().enumerate();
@@ -274,6 +273,9 @@ impl Work {
                 chosen.as_ref().map_or((&rows, &scores), |chosen| (&chosen.rows, &chosen.scores));
             let missing = found.as_ref().map_or(rows.len(), Recalled::missing_rows);
             let weight = wanted.explaining.weight(missing);
+            if !rows.is_empty() {
+                self.notes.explained(wanted.explaining.method());
+            }
             let explanations = match app.engine.hold_explaining(weight) {
                 Ok(_permit) => {
                     // The other half is for whatever takes longer than it was expected to.
@@ -281,8 +283,10 @@ impl Work {
                     let within = Within { end, each, stop: has_left };
                     let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within);
                     let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
+                    if missing > 0 {
+                        self.notes.explaining(begin.elapsed());
+                    }
                     if !rows.is_empty() {
-                        self.notes.explained(wanted.explaining.method(), begin.elapsed());
                         self.notes.end(Stage::Explanation);
                     }
                     status = if looked_up.is_known() { looked_up } else { status };

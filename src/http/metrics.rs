@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::header::CONTENT_TYPE;
 
+use super::body::accepted;
 use super::predict::no_parameters;
 use super::problem::Error;
 use crate::app::App;
@@ -17,8 +18,8 @@ use crate::telemetry::metrics::{CacheState, Present, in_older_format};
 pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let (parts, _) = request.into_parts();
     no_parameters(&parts)?;
-    let accepts = parts.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let is_open = accepts.flat_map(|value| value.split(',')).any(|kind| kind.contains("openmetrics-text"));
+    // Whoever takes neither is served all the same: scrapers are not always right about what they take.
+    let is_open = accepted(&parts.headers, &["text/plain", "application/openmetrics-text"]) == Some(1);
     let content_type = match is_open {
         true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         false => "text/plain; version=0.0.4; charset=utf-8",
@@ -43,6 +44,7 @@ pub(super) fn document(app: &App) -> String {
     });
     let cache = CacheState { entries, bytes, levels: levels.collect() };
     let live = models.models.values().filter_map(|model| model.live.as_ref());
+    let live = live.filter(|_| app.settings.metrics);
     let live = live.map(|version| Arc::clone(&version.tally)).collect();
     let versions = models.models.iter().flat_map(|(name, model)| {
         let mut states = BTreeMap::<&'static str, i64>::new();

@@ -21,6 +21,7 @@ use crate::auth::{Caller, Scope};
 use crate::limiter::{Loss, PlanDescription};
 use crate::scoring;
 use crate::telemetry::samples::Samples;
+use crate::telemetry::tally::UNKNOWN_MODEL;
 
 /// What there is to tell.
 #[derive(Serialize)]
@@ -29,6 +30,7 @@ struct Live {
     /// What `/metrics` tells, of models that the caller may use.
     metrics: Map<String, Value>,
     bounds: Map<String, Value>,
+    /// Every plan, or the caller's own if it may use some models only.
     quotas: Vec<PlanDescription>,
     cache: Cache,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,13 +67,16 @@ pub(super) async fn live(State(app): State<Arc<App>>, request: Request) -> Resul
 impl Live {
     fn new(app: &App, caller: &Caller) -> Self {
         let is_allowed = |label: &str, value: &str| match label {
-            // What belongs to no model, and what strangers asked for, is nobody's secret.
-            "model" => matches!(value, "" | "unknown") || caller.may_use(value),
+            // What belongs to no model, and what strangers asked for, is nobody's secret. No model is called so.
+            "model" => matches!(value, "" | UNKNOWN_MODEL) || caller.may_use(value),
             "policy" => value.strip_prefix("rows-").is_none_or(|model| caller.may_use(model)),
             _ => true,
         };
         let Samples { metrics, bounds } = Samples::read(&document(app), is_allowed);
         let mut quotas = app.limiter.plans();
+        if !caller.may_use_all() {
+            quotas.retain(|plan| plan.plan.as_deref() == caller.plan());
+        }
         for plan in &mut quotas {
             plan.models.retain(|model, _| caller.may_use(model));
         }

@@ -93,7 +93,7 @@ async fn grant(app: &App, request: Request) -> Result<AccessToken, Refusal> {
     no_parameters(&parts)?;
     is_form(&parts.headers)?;
     accepted_format(&parts.headers, &[Format::Json])?;
-    let received = receive_at_most(app, &parts.headers, body, MAX_FORM_BYTES).await?;
+    let received = receive_at_most(app, &parts, body, MAX_FORM_BYTES).await?;
     let form = read_form(&received.decode(MAX_FORM_BYTES)?)?;
     let parameter = |name: &str| form.get(name).map(String::as_str);
     match parameter("grant_type") {

@@ -51,8 +51,7 @@ async fn score(
     content_format(&parts.headers, &[Format::Json])?;
     let is_picture = accepts_picture(&parts.headers)?;
     let wanted = explain::wanted(parts, &version, is_picture, app.engine.answer_timeout() / 2).await?;
-    let received = receive(app, &parts.headers, body).await?;
-    notes.received(received.raw().len());
+    let received = receive(app, parts, body).await?;
     let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers), notes };
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
@@ -88,7 +87,7 @@ async fn score(
         refusal(error, &version)
     })?;
     notes.rows(1, 0);
-    version.tally.score(std::iter::once(score.values()));
+    notes.scores(std::iter::once(score.values()));
     let (mut response, status) = match wanted.filter(|wanted| wanted.applies(&version, score.values())) {
         None => (json(wire::one(&version, score.values(), None)), status),
         // Boxed, so that requests without it carry none of its state.
@@ -119,6 +118,7 @@ async fn explained(
 ) -> Result<(Response, Status), Error> {
     let row = Arc::new(row);
     let numbers = score.values();
+    recall.notes.explained(wanted.explaining.method());
     let begin = Instant::now();
     let (explanation, status) = match wanted.explaining.explain_one(recall, &app.engine, &row, numbers).await
     {
@@ -142,7 +142,10 @@ async fn explained(
         }
         Err(error) => return Err(error.into()),
     };
-    recall.notes.explained(explanation.method, begin.elapsed());
+    recall.notes.explained(explanation.method);
+    if status.is_computed() {
+        recall.notes.explaining(begin.elapsed());
+    }
     recall.notes.end(Stage::Explanation);
     if is_picture {
         return Ok((explain::picture(wanted, version, numbers, &explanation, &row), status));

@@ -16,6 +16,7 @@ use super::serve::Side;
 use super::{batch, console, docs, health, metrics, models, monitoring, oauth, openapi, predict, rollout};
 use crate::app::App;
 use crate::config::Settings;
+use crate::telemetry::metrics::RequestCounts;
 
 /// What the public listener serves.
 pub fn public(app: Arc<App>) -> Router {
@@ -34,6 +35,17 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     pub(super) operation: Operation,
     handler: MethodRouter<Arc<App>>,
+}
+
+impl Route {
+    /// Has failures of what scores counted from now on, so that the first is seen to be one more than before.
+    pub(super) fn begin(&self, counts: &RequestCounts) {
+        if matches!(self.operation, Operation::Predict | Operation::PredictBatch) {
+            for code in self.operation.codes().into_iter().filter(|code| code.status().is_server_error()) {
+                counts.begin(self.path, code.status().as_u16(), code.as_str());
+            }
+        }
+    }
 }
 
 /// Every route of a listener, where the settings are these.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -41,6 +42,7 @@ use super::workers::Workers;
 use crate::app::App;
 use crate::auth::certificates::ClientCertificate;
 use crate::config::ServerSettings;
+use crate::telemetry::metrics::ConnectionCounts;
 use crate::telemetry::notes::Notes;
 
 /// The longest request id of a client that is kept.
@@ -48,7 +50,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Of which trace a request is a part ([Trace Context](https://www.w3.org/TR/trace-context/)).
+/// Of which trace an answer is a part ([Trace Context](https://www.w3.org/TR/trace-context/)).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// When a gateway stops: first it is no longer ready, then it takes no new connections.
@@ -119,17 +121,19 @@ async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers
             () = stop.asked() => break,
         };
         let (service, watcher) = (service.clone(), graceful.watcher());
+        let app = Arc::clone(&service.app);
         // Two tasks of different types: what TLS needs makes plain connections no larger.
         match &tls {
             None => workers.spawn(async move {
                 let ended = async { connection(TcpStream::from_std(stream)?, None, service, watcher).await };
-                report(ended.await);
+                report(ended.await, app.metrics.connections());
                 drop(place);
             }),
             Some(tls) => {
                 let (acceptor, stop) = (tls.acceptor(side), stop.clone());
                 workers.spawn(async move {
-                    report(encrypted(stream, acceptor, service, watcher, stop).await);
+                    let ended = encrypted(stream, acceptor, service, watcher, stop).await;
+                    report(ended, app.metrics.connections());
                     drop(place);
                 });
             }
@@ -141,11 +145,23 @@ async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers
     }
 }
 
-fn report(ended: Ended) {
-    if let Err(error) = ended {
-        // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
-        tracing::debug!(error = %error, "connection ended");
-    }
+fn report(ended: Ended, counts: &ConnectionCounts) {
+    let Err(error) = ended else {
+        counts.served.inc();
+        return;
+    };
+    // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
+    tracing::debug!(error = %error, "connection ended");
+    let mut causes = std::iter::successors(Some(&*error as &dyn std::error::Error), |cause| cause.source());
+    let is_late = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+    let outcome = match error.downcast_ref::<hyper::Error>() {
+        _ if causes.any(|cause| cause.downcast_ref().is_some_and(is_late)) => &counts.timeout,
+        Some(error) if error.is_parse() => &counts.framing,
+        Some(_) => &counts.served,
+        // It came to no HTTP.
+        None => &counts.tls,
+    };
+    outcome.inc();
 }
 
 /// Makes TLS of a connection and serves it, on the thread that this runs on.
@@ -228,8 +244,8 @@ async fn answer(
 ) -> Response {
     let id = request_id(request.headers());
     let route = templates.of(request.uri().path());
-    let traceparent = request.headers().get(TRACEPARENT).map(HeaderValue::as_bytes);
-    let watched = app.requests.watch(request.method(), route, id.to_str().unwrap_or_default(), traceparent);
+    let id_text = id.to_str().unwrap_or_default();
+    let watched = app.requests.watch(request.method(), route, id_text, request.headers());
     request.extensions_mut().insert(watched.notes().clone());
     let mut response = match cors.filter(|_| cors::concerns(request.method(), request.headers())) {
         None => handled(router, request, &id, watched.notes()).await,
@@ -331,8 +347,11 @@ pub async fn run(
             Side::Public => cors::layer(&settings.cors_origins).map(Arc::new),
             Side::Admin => None,
         };
-        let templates = routes(side, &app.settings).into_iter().map(|route| route.path);
-        let templates = Arc::new(Templates::new(templates));
+        let routes = routes(side, &app.settings);
+        for route in routes.iter().filter(|_| app.settings.metrics) {
+            route.begin(&app.metrics.requests());
+        }
+        let templates = Arc::new(Templates::new(routes.into_iter().map(|route| route.path)));
         let app = Arc::clone(&app);
         let service = Service {
             app,

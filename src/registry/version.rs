@@ -241,7 +241,7 @@ impl Version {
             digest: &digest,
             loading: begin.elapsed(),
             loaded_at: SystemTime::now(),
-            has_probabilities: !matches!(task, Task::Regression),
+            value_bounds: (task == Task::Regression).then_some(&package.score_edges),
         };
         let watch = Watch::new(&reader, &package.distributions);
         let names = package.schema.features().map(|field| field.name.as_str());
@@ -344,7 +344,7 @@ impl Version {
     /// Scores checked rows on a session of a pool: the accelerator's, where there is one and the rows are worth it.
     ///
     /// # Errors
-    /// [`runtime::Error`] if the run fails or answers no probabilities or values.
+    /// [`runtime::Error`] if the run fails or answers no probabilities or values; it holds no value of a row.
     pub fn run(&self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
         Ok(self.run_unless(rows, &|| false)?.expect("nothing stops it"))
     }
@@ -366,7 +366,7 @@ impl Version {
             _ => self.pool.lend().run_unless(rows, stop),
         };
         self.tally.ran(begin.elapsed());
-        scores
+        scores.map_err(runtime::Error::without_values)
     }
 }
 

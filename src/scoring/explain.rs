@@ -241,7 +241,8 @@ pub struct Within<'w> {
 /// Notes that a score goes without the explanation that nobody asked for.
 pub fn unexplained(version: &Version, error: &dyn std::error::Error) {
     let (model, version) = (&version.manifest.name, &version.manifest.version);
-    let error = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let error = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     tracing::warn!(model.name = model, model.version = version, error, "a score could not be explained");
 }
 

@@ -56,7 +56,7 @@ pub async fn score_alone(
     recall: &Recall<'_>,
 ) -> Result<Scored, Error> {
     let sought = Sought::score(version);
-    recall.notes.findings(version.tally.look(&row, 0));
+    recall.notes.look(&row, 0);
     recall.notes.end(Stage::Validation);
     match recall.look_up(version, sought, &row, 0) {
         Looked::Found(scored) => {
@@ -93,7 +93,7 @@ pub async fn score_together(
         let mut gathered = gathering.lock();
         read(version, body, &mut gathered.rows)?;
         let last = gathered.rows.len() - 1;
-        recall.notes.findings(version.tally.look(&gathered.rows, last));
+        recall.notes.look(&gathered.rows, last);
         recall.notes.end(Stage::Validation);
         if let Some(copy) = copy {
             *copy = gathered.rows.single(last);

@@ -15,6 +15,9 @@ use crate::config::AccessLog;
 /// What filters know the lines by.
 const TARGET: &str = "scoregate::access";
 
+/// And those of probes and scrapes, which come for ever.
+const ROUTINE: &str = "scoregate::access::routine";
+
 /// Where lines of requests go.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -31,7 +34,10 @@ pub(super) struct Line<'l> {
     pub(super) method: &'static str,
     pub(super) route: &'static str,
     pub(super) status: u16,
+    /// Without the time that its body was waited for.
     pub(super) took: Duration,
+    /// Whether it is a probe or a scrape.
+    pub(super) is_routine: bool,
     pub(super) cache: &'static str,
     pub(super) bytes: u64,
     pub(super) trace: Option<TraceId>,
@@ -55,7 +61,11 @@ impl Access {
             AccessLog::Errors => line.status >= 400,
             AccessLog::Off => false,
         };
-        if is_wanted && tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        let passes = || match line.is_routine {
+            true => tracing::enabled!(target: ROUTINE, tracing::Level::INFO),
+            false => tracing::enabled!(target: TARGET, tracing::Level::INFO),
+        };
+        if is_wanted && passes() {
             BUFFER.with_borrow_mut(|buffer| {
                 buffer.clear();
                 line.write(buffer, self.is_json);
@@ -107,6 +117,14 @@ impl Writer<'_> {
         }
     }
 
+    /// A time in milliseconds.
+    fn time(&mut self, name: Name, value: Duration) {
+        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        self.number(name, micros / 1_000);
+        self.out.push(b'.');
+        digits(micros % 1_000, 3, self.out);
+    }
+
     fn number(&mut self, name: Name, value: u64) {
         self.name(name);
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -115,15 +133,18 @@ impl Writer<'_> {
 
 impl Line<'_> {
     fn write(&self, out: &mut Vec<u8>, is_json: bool) {
+        let target = if self.is_routine { ROUTINE } else { TARGET }.as_bytes();
         if is_json {
             out.extend_from_slice(b"{\"timestamp\":\"");
             timestamp(self.now, out);
-            out.extend_from_slice(
-                b"\",\"level\":\"INFO\",\"message\":\"request\",\"target\":\"scoregate::access\"",
-            );
+            out.extend_from_slice(b"\",\"level\":\"INFO\",\"message\":\"request\",\"target\":\"");
+            out.extend_from_slice(target);
+            out.push(b'"');
         } else {
             timestamp(self.now, out);
-            out.extend_from_slice(b"  INFO scoregate::access: request");
+            out.extend_from_slice(b"  INFO ");
+            out.extend_from_slice(target);
+            out.extend_from_slice(b": request");
         }
         let record = self.record;
         let mut writer = Writer { out, is_json };
@@ -134,11 +155,10 @@ impl Line<'_> {
         if let Some(code) = record.code {
             writer.word(name!("code"), code);
         }
-        writer.name(name!("latency_ms"));
-        let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
-        writer.out.extend_from_slice(itoa::Buffer::new().format(micros / 1_000).as_bytes());
-        writer.out.push(b'.');
-        digits(micros % 1_000, 3, writer.out);
+        writer.time(name!("latency_ms"), self.took);
+        if let Some(receiving) = record.receiving {
+            writer.time(name!("receive_ms"), receiving);
+        }
         if let Some(caller) = &record.caller {
             writer.text(name!("caller"), caller.id());
         }
@@ -148,11 +168,11 @@ impl Line<'_> {
             writer.number(name!("rows"), (record.scored + record.rejected) as u64);
             writer.number(name!("rows_rejected"), record.rejected as u64);
             writer.word(name!("cache"), self.cache);
-            for (name, count) in FINDINGS.into_iter().zip(record.findings.counts()) {
+            for (name, count) in FINDINGS.into_iter().zip(record.all_findings().counts()) {
                 writer.number(name, count);
             }
         }
-        if let Some((method, _)) = record.explained {
+        if let Some(method) = record.explained {
             writer.word(name!("explanation"), method.as_str());
         }
         writer.number(name!("bytes_in"), record.received as u64);
@@ -223,6 +243,7 @@ mod tests {
             route: "/v1/predict",
             status: 401,
             took: Duration::from_micros(1_042),
+            is_routine: false,
             cache: "none",
             bytes: 17,
             trace: Some(TraceId(0xab)),

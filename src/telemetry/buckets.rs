@@ -21,7 +21,7 @@ pub(super) const SHARES: &[f64] = &[
 /// Counts between bounds.
 #[derive(Debug)]
 pub(super) struct Buckets {
-    bounds: &'static [f64],
+    bounds: Box<[f64]>,
     /// One more than there are bounds.
     counts: Box<[AtomicU64]>,
     /// The sum of what was counted, as the bits of a number.
@@ -29,9 +29,9 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    pub(super) fn new(bounds: &'static [f64]) -> Self {
+    pub(super) fn new(bounds: &[f64]) -> Self {
         Self {
-            bounds,
+            bounds: bounds.into(),
             counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
             sum: AtomicU64::new(0),
         }

@@ -62,7 +62,7 @@ impl Lines {
         }
     }
 
-    /// How many were dropped.
+    /// How many were dropped, or could not be written.
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -89,8 +89,11 @@ impl Lines {
             waiting.is_writing = true;
             let is_last = waiting.is_closed && batch.is_empty();
             drop(waiting);
-            // Where standard error is closed there is nobody left to tell.
-            let _ = out.write_all(&batch).and_then(|()| out.flush());
+            // Where standard error is closed or its disk is full, the counts alone tell of it.
+            if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
+                let lines = memchr::memchr_iter(b'\n', &batch).count();
+                self.0.dropped.fetch_add(lines as u64, Ordering::Relaxed);
+            }
             batch.clear();
             self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_writing = false;
             self.0.changed.notify_all();
@@ -161,6 +164,29 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// A disk that is full.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let lines = Lines::default();
+        let writer = lines.write_to(Full).unwrap();
+        lines.put(b"first\nsecond\n", true);
+        lines.put(b"third\n", false);
+        drop(writer);
+        assert_eq!(lines.dropped(), 3);
     }
 
     #[test]

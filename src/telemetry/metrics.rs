@@ -37,6 +37,7 @@ pub struct Metrics {
     requests: RequestCounts,
     queue: Queue,
     work: WorkGauges,
+    connections: ConnectionCounts,
     versions: Family<StateLabels, Gauge>,
     traces: TraceCounts,
     lines_dropped: Counter,
@@ -72,7 +73,7 @@ impl RequestCounts {
         );
         registry.register(
             "scoregate_request_body_bytes",
-            "Bytes of the bodies of scoring requests, as they came",
+            "Bytes of the bodies of requests, as they came",
             counts.received.clone(),
         );
         registry.register(
@@ -92,6 +93,12 @@ impl RequestCounts {
     /// Requests that wait for an answer, counted by whoever watches them.
     pub(super) fn in_flight(&self) -> &Gauge {
         &self.in_flight
+    }
+
+    /// Tells of answers to `route` of this status and code from now on, though there was none: where the first is one too many,
+    /// it has to be seen that there was none before.
+    pub fn begin(&self, route: &'static str, status: u16, code: &'static str) {
+        drop(self.responses.get_or_create(&ResponseLabels { route, status, code }));
     }
 
     /// Counts a request that was answered.
@@ -117,7 +124,8 @@ impl RequestCounts {
             if record.scored + record.rejected > 0 {
                 tally.rows(kind.route, [record.scored, record.rejected]);
             }
-            if let Some((method, took)) = record.explained {
+            tally.found(&record.findings);
+            if let Some((method, took)) = record.explained.zip(record.explaining) {
                 tally.explained(method, took);
             }
         }
@@ -270,6 +278,31 @@ impl RedisCounts {
             late: count("late"),
             out_of_reach: count("out_of_reach"),
             alone: alone.clone(),
+        }
+    }
+}
+
+/// Connections by how they ended.
+#[derive(Debug)]
+pub struct ConnectionCounts {
+    /// Nothing was wrong with what came.
+    pub served: Counter,
+    /// What came is no HTTP/1.1, or is ambiguous.
+    pub framing: Counter,
+    /// There was no TLS to be made.
+    pub tls: Counter,
+    /// The peer kept the gateway waiting for too long.
+    pub timeout: Counter,
+}
+
+impl ConnectionCounts {
+    fn of(connections: &Family<OutcomeLabels, Counter>) -> Self {
+        let count = |outcome| connections.get_or_create(&OutcomeLabels { outcome }).clone();
+        Self {
+            served: count("served"),
+            framing: count("framing"),
+            tls: count("tls"),
+            timeout: count("timeout"),
         }
     }
 }
@@ -503,13 +536,20 @@ impl Default for Metrics {
         let lines_dropped = Counter::default();
         registry.register(
             "scoregate_log_lines_dropped",
-            "Log lines that were not written because their reader is too slow",
+            "Log lines that were not written, because their reader is too slow or they cannot be",
             lines_dropped.clone(),
         );
         let requests = RequestCounts::register(&mut registry);
         let queue = Queue::default();
         registry.register_collector(Box::new(queue.clone()));
         let work = WorkGauges::register(&mut registry);
+        let connections = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "scoregate_connections",
+            "Connections by how they ended: served, refused for their framing or their TLS, or given up for keeping the gateway waiting",
+            connections.clone(),
+        );
+        let connections = ConnectionCounts::of(&connections);
         let versions = Family::<StateLabels, Gauge>::default();
         registry.register(
             "scoregate_model_versions",
@@ -542,6 +582,7 @@ impl Default for Metrics {
             requests,
             queue,
             work,
+            connections,
             versions,
             traces,
             lines_dropped,
@@ -575,6 +616,11 @@ impl Metrics {
     /// Where work that waits for a thread is counted.
     pub fn queue(&self) -> Queue {
         self.queue.clone()
+    }
+
+    /// Where connections that have ended are counted.
+    pub fn connections(&self) -> &ConnectionCounts {
+        &self.connections
     }
 
     /// Where requests that are traced are counted.

@@ -72,6 +72,7 @@ impl Log {
             events.with_ansi(std::io::stderr().is_terminal()).boxed()
         };
         tracing_subscriber::registry().with(filter).with(events).init();
+        std::panic::set_hook(Box::new(|panic| tell_panic(panic.location())));
         let filter = Filter { handle, initial: settings.filter.clone(), is_followed: settings.is_followed };
         Ok(Self { lines, is_json, access: settings.access, filter, _writer: writer })
     }
@@ -85,6 +86,13 @@ impl Log {
     pub fn filter(&self) -> Filter {
         self.filter.clone()
     }
+}
+
+/// A panic is a line as others are. What it says of itself may quote what a client sent, and is left out.
+fn tell_panic(location: Option<&std::panic::Location<'_>>) {
+    let thread = std::thread::current();
+    let location = location.map(ToString::to_string);
+    tracing::error!(thread = thread.name(), location, "a thread panicked; this is a mistake in the gateway");
 }
 
 impl Filter {
@@ -113,5 +121,29 @@ impl Filter {
             })
             .await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_line_that_says_where_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("log");
+        let lines = Lines::default();
+        let writer = lines.write_to(std::fs::File::create(&file).unwrap()).unwrap();
+        let events = tracing_subscriber::fmt::layer().with_writer(lines).json().flatten_event(true);
+        let subscriber = tracing_subscriber::registry().with(events);
+        tracing::subscriber::with_default(subscriber, || {
+            tell_panic(Some(std::panic::Location::caller()));
+        });
+        drop(writer);
+        let line: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!((&line["level"], &line["target"]), (&"ERROR".into(), &"scoregate::telemetry".into()));
+        assert!(line["thread"].as_str().unwrap().contains("a_panic_is_a_line"), "{line}");
+        assert!(line["location"].as_str().unwrap().starts_with(file!()), "{line}");
+        assert_eq!(line.as_object().unwrap().len(), 6, "{line}");
     }
 }

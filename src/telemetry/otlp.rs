@@ -4,12 +4,15 @@
 //! One client speaks both, since a call of gRPC is a POST over HTTP/2 with five bytes before the message and a status behind the
 //! answer.
 
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
 use prost::Message as _;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, TE};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
+use scoregate_model::package::read_named;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 use url::Url;
@@ -25,6 +28,15 @@ const GATHER: Duration = Duration::from_millis(500);
 
 /// The time that telling them may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The largest file of headers.
+const MAX_HEADERS: usize = 64 * 1024;
+
+/// The most characters of a collector's message that are told.
+const MAX_MESSAGE: usize = 200;
 
 /// What the thread is told.
 pub(super) enum Message {
@@ -45,6 +57,10 @@ enum Error {
     Status(u16),
     #[error("found the status {0} of gRPC, expected 0")]
     Grpc(String),
+    #[error("found no whole answer of at most {MAX_ANSWER} bytes")]
+    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("it rejects {spans} of the spans: {message}")]
+    Rejected { spans: u64, message: String },
 }
 
 /// Starts the thread that sends what it is told.
@@ -71,8 +87,10 @@ struct Exporter {
 
 impl Exporter {
     fn new(settings: &TraceSettings, counts: TraceCounts) -> std::io::Result<Self> {
+        let headers = settings.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default();
         let builder = || {
             let builder = reqwest::Client::builder()
+                .default_headers(headers.clone())
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
@@ -96,6 +114,8 @@ impl Exporter {
             attributes: vec![
                 text("service.name", settings.service_name.clone()),
                 text("service.version", env!("CARGO_PKG_VERSION").into()),
+                // Replicas are told apart by it.
+                text("service.instance.id", format!("{:032x}", rand::random::<u128>())),
             ],
         };
         let client = client.map_err(std::io::Error::other)?;
@@ -132,15 +152,22 @@ impl Exporter {
         }
         let count = batch.len() as u64;
         let sent = timeout(DEADLINE, self.send(&self.message(&batch))).await;
-        match sent.unwrap_or(Err(Error::Timeout)) {
+        let sent = sent.unwrap_or(Err(Error::Timeout));
+        let lost = match &sent {
+            Ok(()) => 0,
+            // Of which requests they are it does not say.
+            Err(Error::Rejected { spans, .. }) => count.min(*spans),
+            Err(_) => count,
+        };
+        self.counts.sent.inc_by(count - lost);
+        self.counts.failed.inc_by(lost);
+        match sent {
             Ok(()) => {
-                self.counts.sent.inc_by(count);
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!(url = %self.url, "the collector takes traces again");
                 }
             }
             Err(error) => {
-                self.counts.failed.inc_by(count);
                 if !std::mem::replace(&mut self.is_failing, true) {
                     let error = format!("{:#}", anyhow::Error::from(error));
                     tracing::warn!(url = %self.url, error, "traces are lost: the collector does not take them");
@@ -172,9 +199,10 @@ impl Exporter {
         if !response.status().is_success() {
             return Err(Error::Status(response.status().as_u16()));
         }
+        let head = response.headers().clone();
+        let body = Limited::new(reqwest::Body::from(response), MAX_ANSWER).collect();
+        let body = body.await.map_err(Error::Answer)?;
         if self.protocol == OtlpProtocol::Grpc {
-            let head = response.headers().clone();
-            let body = reqwest::Body::from(response).collect().await?;
             let status = |headers: &HeaderMap| Some(headers.get("grpc-status")?.to_str().ok()?.to_owned());
             let status = body.trailers().and_then(status).or_else(|| status(&head));
             match status.as_deref() {
@@ -182,7 +210,20 @@ impl Exporter {
                 other => return Err(Error::Grpc(other.unwrap_or("unknown").into())),
             }
         }
-        Ok(())
+        self.check(&body.to_bytes())
+    }
+
+    /// Whether an answer says that everything was taken. What is no such answer says nothing else.
+    fn check(&self, body: &Bytes) -> Result<(), Error> {
+        let before = if self.protocol == OtlpProtocol::Grpc { 5 } else { 0 };
+        let answer = proto::Answer::decode(body.get(before..).unwrap_or_default()).unwrap_or_default();
+        let rejected = answer.partial_success.unwrap_or_default();
+        match u64::try_from(rejected.spans) {
+            Ok(spans) if spans > 0 => {
+                Err(Error::Rejected { spans, message: rejected.message.chars().take(MAX_MESSAGE).collect() })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn message(&self, batch: &[Trace]) -> Vec<u8> {
@@ -192,6 +233,29 @@ impl Exporter {
         let resource_spans = vec![proto::ResourceSpans { resource: Some(self.resource.clone()), scopes }];
         proto::Request { resource_spans }.encode_to_vec()
     }
+}
+
+/// The headers that the collector asks for; what is wrong is said without what they say.
+fn read_headers(file: &Path) -> std::io::Result<HeaderMap> {
+    let text = read_named(file, MAX_HEADERS).map_err(std::io::Error::other)?;
+    let wrong = |line: usize| {
+        let (file, line) = (file.display(), line + 1);
+        let expected = "expected lines of `name: value`, as the collector asks for them";
+        std::io::Error::other(format!("found no header in line {line} of {file}, {expected}"))
+    };
+    let mut headers = HeaderMap::new();
+    for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let colon = line.iter().position(|byte| *byte == b':').ok_or_else(|| wrong(at))?;
+        let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        let name = HeaderName::from_bytes(name).map_err(|_| wrong(at))?;
+        let mut value = HeaderValue::from_bytes(value).map_err(|_| wrong(at))?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(headers)
 }
 
 /// The request's own span, and one for each of its stages.
@@ -215,6 +279,7 @@ fn spans(trace: &Trace) -> Vec<proto::Span> {
     let request = proto::Span {
         trace_id: id.clone(),
         span_id: span_id.clone(),
+        trace_state: trace.state.clone(),
         parent_span_id: trace.context.parent.map(|parent| parent.to_be_bytes().to_vec()).unwrap_or_default(),
         name: format!("{} {}", trace.method, trace.route),
         kind: proto::SERVER,
@@ -231,6 +296,7 @@ fn spans(trace: &Trace) -> Vec<proto::Span> {
         all.push(proto::Span {
             trace_id: id.clone(),
             span_id: rand::random::<u64>().max(1).to_be_bytes().to_vec(),
+            trace_state: trace.state.clone(),
             parent_span_id: span_id.clone(),
             name: stage.as_str().into(),
             kind: proto::INTERNAL,
@@ -256,7 +322,7 @@ fn number(key: &str, value: i64) -> proto::KeyValue {
     proto::KeyValue { key: key.into(), value: Some(value) }
 }
 
-/// The messages of OTLP, as far as they are written here; field numbers as in
+/// The messages of OTLP, as far as they are written and read here; field numbers as in
 /// [opentelemetry-proto](https://github.com/open-telemetry/opentelemetry-proto) 1.x.
 mod proto {
     use prost::{Message, Oneof};
@@ -269,6 +335,20 @@ mod proto {
     pub(super) struct Request {
         #[prost(message, repeated, tag = "1")]
         pub(super) resource_spans: Vec<ResourceSpans>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Answer {
+        #[prost(message, optional, tag = "1")]
+        pub(super) partial_success: Option<PartialSuccess>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct PartialSuccess {
+        #[prost(int64, tag = "1")]
+        pub(super) spans: i64,
+        #[prost(string, tag = "2")]
+        pub(super) message: String,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -307,6 +387,8 @@ mod proto {
         pub(super) trace_id: Vec<u8>,
         #[prost(bytes = "vec", tag = "2")]
         pub(super) span_id: Vec<u8>,
+        #[prost(string, tag = "3")]
+        pub(super) trace_state: String,
         #[prost(bytes = "vec", tag = "4")]
         pub(super) parent_span_id: Vec<u8>,
         #[prost(string, tag = "5")]
@@ -353,5 +435,27 @@ mod proto {
             #[prost(int64, tag = "3")]
             Number(i64),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_and_what_is_wrong_is_said_without_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("headers");
+        std::fs::write(&file, "x-api-key: abc=: d\r\n\nAuthorization:Bearer s3cret\n").unwrap();
+        let headers = read_headers(&file).unwrap();
+        assert_eq!((headers.len(), &headers["x-api-key"]), (2, &HeaderValue::from_static("abc=: d")));
+        assert_eq!(headers["authorization"], "Bearer s3cret");
+        assert!(!format!("{headers:?}").contains("s3cret"));
+        for wrong in ["a: b\ns3cret", "a: b\ns3cret\x01: b", "a: b\nname: s3cret\x01"] {
+            std::fs::write(&file, wrong).unwrap();
+            let said = read_headers(&file).unwrap_err().to_string();
+            assert!(said.contains("line 2 of ") && !said.contains("s3cret"), "{said}");
+        }
+        assert!(read_headers(directory.path()).is_err());
     }
 }

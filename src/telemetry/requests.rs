@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use hyper::Method;
+use hyper::{HeaderMap, Method};
 
 use super::access::{self, Access};
 use super::metrics::RequestCounts;
@@ -10,6 +10,7 @@ use super::notes::{Notes, Record};
 use super::tally::Kind;
 use super::trace::{self, Context, Trace, Tracer, Value};
 use crate::cache::{Outcome, Status};
+use crate::config::AccessLog;
 
 /// What is told of requests for which no route is known.
 pub const UNMATCHED: &str = "unmatched";
@@ -20,7 +21,7 @@ const CLIENT_LEFT: u16 = 499;
 /// Watches requests.
 #[derive(Debug)]
 pub struct Requests {
-    counts: RequestCounts,
+    counts: Option<RequestCounts>,
     access: Option<Access>,
     tracer: Option<Tracer>,
 }
@@ -34,19 +35,21 @@ pub struct Watched<'r> {
     route: &'static str,
     id: String,
     context: Option<Context>,
+    /// What its client's own tracing says beside `traceparent`.
+    state: String,
     notes: Notes,
     is_finished: bool,
 }
 
 impl Requests {
-    /// Counts in `counts`.
-    pub fn new(counts: RequestCounts, tracer: Option<Tracer>) -> Self {
+    /// Counts in `counts`, where there is somebody to tell.
+    pub fn new(counts: Option<RequestCounts>, tracer: Option<Tracer>) -> Self {
         Self { counts, access: None, tracer }
     }
 
-    /// Writes a line for each request from now on.
+    /// Writes lines of requests from now on, if any are wanted.
     pub fn log(&mut self, access: Access) {
-        self.access = Some(access);
+        self.access = (access.which != AccessLog::Off).then_some(access);
     }
 
     /// Waits until traces are sent, for a moment.
@@ -56,15 +59,10 @@ impl Requests {
         }
     }
 
-    /// Begins to watch a request that `traceparent` may say more of.
-    pub fn watch(
-        &self,
-        method: &Method,
-        route: &'static str,
-        id: &str,
-        traceparent: Option<&[u8]>,
-    ) -> Watched<'_> {
-        let parent = traceparent.and_then(Context::read);
+    /// Begins to watch a request of which trace its `headers` may say it is a part; of one that nobody is told of, no notes are
+    /// taken.
+    pub fn watch(&self, method: &Method, route: &'static str, id: &str, headers: &HeaderMap) -> Watched<'_> {
+        let parent = Context::of(headers);
         let context = match &self.tracer {
             // Probes and scrapes come for ever, and are traced only where somebody says so.
             Some(_) if parent.is_none() && is_routine(route) => None,
@@ -72,7 +70,10 @@ impl Requests {
             None => parent,
         };
         let is_traced = self.tracer.is_some() && context.is_some_and(|context| context.sampled().is_some());
-        self.counts.in_flight().inc();
+        if let Some(counts) = &self.counts {
+            counts.in_flight().inc();
+        }
+        let is_told = self.counts.is_some() || self.access.is_some() || is_traced;
         Watched {
             requests: self,
             begin: Instant::now(),
@@ -81,7 +82,8 @@ impl Requests {
             id: id.to_owned(),
             // What nobody is told of has no identity that anybody could look for.
             context: context.filter(|_| parent.is_some() || is_traced),
-            notes: Notes::new(is_traced),
+            state: if is_traced && parent.is_some() { trace::state_of(headers) } else { String::new() },
+            notes: if is_told { Notes::new(is_traced) } else { Notes::default() },
             is_finished: false,
         }
     }
@@ -105,19 +107,32 @@ impl Watched<'_> {
 
     fn end(&mut self, status: u16, bytes: u64) {
         self.is_finished = true;
+        let Some(mut record) = self.notes.take() else { return };
         let took = self.begin.elapsed();
-        let Requests { counts, access, tracer } = self.requests;
-        counts.in_flight().dec();
-        let mut record = std::mem::take(&mut *self.notes.lock());
+        let status = if record.has_left { CLIENT_LEFT } else { status };
         if status == CLIENT_LEFT {
             record.code = Some("client_left");
         }
+        if record.scored == 0 {
+            // Shares are of rows that were scored.
+            record.findings.clear();
+        }
+        // How fast a client sends is not how fast the gateway answers.
+        let answering = took.saturating_sub(record.receiving.unwrap_or_default());
+        let Requests { counts, access, tracer } = self.requests;
         // Strangers do not decide what the collector is told.
         let may_be_told = |context: &Context| context.parent.is_none() || record.caller.is_some();
         let traced = self.context.filter(|context| record.stages.is_some() && may_be_told(context));
-        let kind = Kind { route: self.route, cache: cache_outcome(record.cache), class: class(status) };
-        let exemplar = traced.map(|context| context.trace);
-        counts.count(kind, status, &record, took, bytes, exemplar);
+        let kind = Kind {
+            route: self.route,
+            cache: cache_outcome(record.cache),
+            is_explained: record.explained.is_some(),
+            class: class(status),
+        };
+        if let Some(counts) = counts {
+            counts.in_flight().dec();
+            counts.count(kind, status, &record, answering, bytes, traced.map(|context| context.trace));
+        }
         if let Some(access) = access {
             access.write(&access::Line {
                 now: SystemTime::now(),
@@ -125,7 +140,8 @@ impl Watched<'_> {
                 method: self.method,
                 route: self.route,
                 status,
-                took,
+                took: answering,
+                is_routine: is_routine(self.route),
                 cache: kind.cache,
                 bytes,
                 trace: self.context.map(|context| context.trace),
@@ -133,16 +149,16 @@ impl Watched<'_> {
             });
         }
         if let (Some(tracer), Some(context)) = (tracer, traced) {
-            let ends = record.stages.take().unwrap_or_default();
-            tracer.send(Trace {
+            tracer.send(|| Trace {
                 context,
+                state: std::mem::take(&mut self.state),
                 method: self.method,
                 route: self.route,
                 status,
                 code: record.code,
                 end: SystemTime::now(),
                 took,
-                stages: trace::durations(self.begin, ends),
+                stages: trace::durations(self.begin, record.stages.take().unwrap_or_default()),
                 attributes: attributes(&self.id, kind.cache, &record),
             });
         }
@@ -169,7 +185,7 @@ fn attributes(id: &str, cache: &str, record: &Record) -> Vec<(&'static str, Valu
         all.push(number("scoregate.rows", (record.scored + record.rejected) as u64));
         all.push(number("scoregate.rows_rejected", record.rejected as u64));
     }
-    all.extend(record.explained.map(|(method, _)| text("scoregate.explanation", method.as_str())));
+    all.extend(record.explained.map(|method| text("scoregate.explanation", method.as_str())));
     all
 }
 

@@ -6,7 +6,8 @@ use serde_json::{Map, Number, Value, json};
 /// histograms by their own, with the counts between their bounds.
 #[derive(Debug, Default)]
 pub struct Samples {
-    /// The series of each metric: their labels, and `value`, or `counts` and `sum`.
+    /// The series of each metric: their labels, and `value`, or `counts` and `sum`, and `bounds` where they are others than those
+    /// told of the metric.
     pub metrics: Map<String, Value>,
     /// The upper bounds of each histogram that has series; the last count is of what lies above all of them.
     pub bounds: Map<String, Value>,
@@ -39,7 +40,20 @@ impl Samples {
                 Some(name) => samples.add_to_histogram(name, sample),
             }
         }
+        samples.gather_bounds();
         samples
+    }
+
+    /// What most series of a metric have in common is told once.
+    fn gather_bounds(&mut self) {
+        for (metric, all) in &mut self.metrics {
+            for series in all.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                let Some(bounds) = series.remove("bounds") else { continue };
+                if *self.bounds.entry(metric).or_insert_with(|| bounds.clone()) != bounds {
+                    series.insert("bounds".into(), bounds);
+                }
+            }
+        }
     }
 
     /// Adds a series to a metric.
@@ -63,19 +77,23 @@ impl Samples {
                 else {
                     return;
                 };
-                let counts = series.entry("counts").or_insert_with(|| json!([]));
-                let Some(counts) = counts.as_array_mut() else { return };
-                let before: u64 = counts.iter().filter_map(Value::as_u64).sum();
-                counts.push(number(sample.value).as_u64().unwrap_or_default().saturating_sub(before).into());
-                let bounds = self.bounds.entry(metric).or_insert_with(|| json!([]));
-                let (Some(bounds), Some(bound)) = (bounds.as_array_mut(), bound) else { return };
-                // The last has none, and what all series have in common is told once.
-                if !bound.is_null() && bounds.len() < counts.len() {
-                    bounds.push(bound);
+                // The last has none.
+                if let Some(bound) = bound.filter(|bound| !bound.is_null()) {
+                    push(series, "bounds", bound);
                 }
+                let counts = series.get("counts").and_then(Value::as_array).into_iter().flatten();
+                let before: u64 = counts.filter_map(Value::as_u64).sum();
+                let count = number(sample.value).as_u64().unwrap_or_default().saturating_sub(before);
+                push(series, "counts", count.into());
             }
             _ => {}
         }
+    }
+}
+
+fn push(series: &mut Map<String, Value>, member: &str, value: Value) {
+    if let Value::Array(values) = series.entry(member).or_insert_with(|| json!([])) {
+        values.push(value);
     }
 }
 
@@ -136,7 +154,9 @@ mod tests {
         h_s_sum{model=\"m\"} 1.5\nh_s_count{model=\"m\"} 5\nh_s_bucket{le=\"0.1\",model=\"m\"} 2 # {trace_id=\"0a\"} 0.05 1.0\n\
         h_s_bucket{le=\"1.0\",model=\"m\"} 2\nh_s_bucket{le=\"+Inf\",model=\"m\"} 5\n\
         h_s_sum{model=\"\"} 0.0\nh_s_count{model=\"\"} 0\nh_s_bucket{le=\"0.1\",model=\"\"} 0\n\
-        h_s_bucket{le=\"1.0\",model=\"\"} 0\nh_s_bucket{le=\"+Inf\",model=\"\"} 0\n# EOF\n";
+        h_s_bucket{le=\"1.0\",model=\"\"} 0\nh_s_bucket{le=\"+Inf\",model=\"\"} 0\n\
+        h_s_sum{model=\"n\"} 7.0\nh_s_count{model=\"n\"} 2\nh_s_bucket{le=\"5.0\",model=\"n\"} 1\n\
+        h_s_bucket{le=\"+Inf\",model=\"n\"} 2\n# EOF\n";
 
     #[test]
     fn numbers_are_read_back() {
@@ -152,6 +172,7 @@ mod tests {
             "h_s": [
                 {"model": "m", "sum": 1.5, "counts": [2, 0, 3]},
                 {"model": "", "sum": 0.0, "counts": [0, 0, 0]},
+                {"model": "n", "sum": 7.0, "counts": [1, 1], "bounds": [5.0]},
             ],
         });
         assert_eq!(Value::Object(samples.metrics), expected);

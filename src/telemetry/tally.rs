@@ -21,6 +21,9 @@ use scoregate_model::watch::{Findings, Watch};
 use super::buckets::{Buckets, SECONDS, SHARES};
 use super::trace::TraceId;
 
+/// What is told in place of the name of a model that is not there: no model can be called so.
+pub const UNKNOWN_MODEL: &str = "(unknown)";
+
 /// Labels and their values.
 pub(super) struct Labels<'l, const N: usize>(pub(super) [(&'static str, &'l str); N]);
 
@@ -40,11 +43,13 @@ impl EncodeLabelSet for TraceLabel {
     }
 }
 
-/// Which answers are timed together: of one route, with the same outcome at the cache, of the same class of statuses.
+/// Which answers are timed together: of one route, with the same outcome at the cache, explained or not, of the same class of
+/// statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) route: &'static str,
     pub(super) cache: &'static str,
+    pub(super) is_explained: bool,
     pub(super) class: &'static str,
 }
 
@@ -86,8 +91,10 @@ pub struct Tally {
     pub(super) durations: Durations,
     /// Rows that were scored and that did not pass, by route.
     rows: Mutex<Vec<(&'static str, [u64; 2])>>,
-    /// Scores, of models whose scores are probabilities.
+    /// Scores, where there are bounds to count them between.
     scores: Option<Buckets>,
+    /// Whether these are probabilities, rather than values.
+    has_probabilities: bool,
     runs: Buckets,
     explanations: [Buckets; Method::ALL.len()],
     /// Rows that were to be explained and are not, by why.
@@ -114,8 +121,8 @@ pub struct Counted<'c> {
     pub loading: Duration,
     /// When it was loaded.
     pub loaded_at: SystemTime,
-    /// Whether its scores are probabilities.
-    pub has_probabilities: bool,
+    /// Bounds to count its values between; none if its scores are probabilities, which have bounds of their own.
+    pub value_bounds: Option<&'c [f64]>,
 }
 
 impl Tally {
@@ -132,27 +139,35 @@ impl Tally {
             features: features.map(feature).collect(),
             durations: Durations::default(),
             rows: Mutex::default(),
-            scores: counted.has_probabilities.then(|| Buckets::new(SHARES)),
+            scores: Some(counted.value_bounds.unwrap_or(SHARES))
+                .filter(|bounds| !bounds.is_empty())
+                .map(Buckets::new),
+            has_probabilities: counted.value_bounds.is_none(),
             runs: Buckets::new(SECONDS),
             explanations: Method::ALL.map(|_| Buckets::new(SECONDS)),
             unexplained: Mutex::default(),
         }
     }
 
-    /// Looks at the rows from `first` on, counts what is unusual about them, and says how much that is in all.
-    pub fn look(&self, rows: &FeatureRows, first: usize) -> Findings {
-        let mut all = Findings::default();
-        self.watch.look(rows, first..rows.len(), |feature, found| {
-            for (counter, count) in self.features[feature].findings.iter().zip(found.counts()) {
-                counter.fetch_add(count, Ordering::Relaxed);
-            }
-            all += found;
-        });
+    /// Looks at the rows from `first` on, and says what is unusual about them, by feature.
+    pub(super) fn look(&self, rows: &FeatureRows, first: usize) -> Vec<(usize, Findings)> {
+        let mut all = Vec::new();
+        self.watch.look(rows, first..rows.len(), |feature, found| all.push((feature, found)));
         all
     }
 
-    /// Counts the scores of rows, given by the numbers of each: the probability of the positive class, or of the likeliest.
-    pub fn score<'s>(&self, rows: impl Iterator<Item = &'s [f64]>) {
+    /// Counts what is unusual about rows that were scored.
+    pub(super) fn found(&self, findings: &[(usize, Findings)]) {
+        for (feature, found) in findings {
+            for (counter, count) in self.features[*feature].findings.iter().zip(found.counts()) {
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Counts the scores of rows, given by the numbers of each: the probability of the positive class, or of the likeliest,
+    /// or the value.
+    pub(super) fn score<'s>(&self, rows: impl Iterator<Item = &'s [f64]>) {
         if let Some(scores) = &self.scores {
             scores.observe(rows.map(|numbers| numbers.iter().copied().fold(f64::NAN, f64::max)));
         }
@@ -169,7 +184,7 @@ impl Tally {
         *counts.entry(reason).or_default() += rows as u64;
     }
 
-    /// Counts an answer with explanations.
+    /// Counts an answer of which explanations were computed.
     pub(super) fn explained(&self, method: Method, took: Duration) {
         self.explanations[method as usize].observe_time(took);
     }
@@ -216,20 +231,22 @@ impl Collector for Tallies {
         let live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut family = encoder.encode_descriptor(
             "scoregate_request_duration_seconds",
-            "Requests by route, version, outcome at the cache and class of status, by the time from head to answer",
+            "Requests by route, version, outcome at the cache, whether they are explained and class of status, by the time from \
+             head to answer without waiting for the client's body",
             None,
             MetricType::Histogram,
         )?;
-        let others = [(&self.0.others, "", ""), (&self.0.strangers, "unknown", "")];
+        let others = [(&self.0.others, "", ""), (&self.0.strangers, UNKNOWN_MODEL, "")];
         let live_durations = live.iter().map(|tally| (&tally.durations, &*tally.model, &*tally.version));
         for (durations, model, version) in others.into_iter().chain(live_durations) {
             for (kind, histogram) in &*durations.0.read().unwrap_or_else(PoisonError::into_inner) {
-                let Kind { route, cache, class } = *kind;
+                let Kind { route, cache, is_explained, class } = *kind;
                 let labels = Labels([
                     ("route", route),
                     ("model", model),
                     ("version", version),
                     ("cache", cache),
+                    ("explained", if is_explained { "yes" } else { "no" }),
                     ("status", class),
                 ]);
                 histogram.encode(family.encode_family(&labels)?)?;
@@ -274,16 +291,24 @@ impl Collector for Tallies {
                 }
             }
         }
-        let mut family = encoder.encode_descriptor(
-            "scoregate_score",
-            "Answers by their probability of the positive class, or of the likeliest of several",
-            None,
-            MetricType::Histogram,
-        )?;
-        for tally in &live {
-            if let Some(scores) = &tally.scores {
-                let labels = Labels([("model", &tally.model), ("version", &tally.version)]);
-                scores.encode(&mut family.encode_family(&labels)?)?;
+        for (name, help, are_probabilities) in [
+            (
+                "scoregate_score",
+                "Answers by their probability of the positive class, or of the likeliest of several",
+                true,
+            ),
+            (
+                "scoregate_value",
+                "Answers of models without classes by their value, between the deciles of the reference",
+                false,
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for tally in live.iter().filter(|tally| tally.has_probabilities == are_probabilities) {
+                if let Some(scores) = &tally.scores {
+                    let labels = Labels([("model", &tally.model), ("version", &tally.version)]);
+                    scores.encode(&mut family.encode_family(&labels)?)?;
+                }
             }
         }
         let mut family = encoder.encode_descriptor(
@@ -298,7 +323,7 @@ impl Collector for Tallies {
         }
         let mut family = encoder.encode_descriptor(
             "scoregate_explanation_seconds",
-            "Answers with explanations, by method, by the time that explaining took",
+            "Answers of which explanations were computed, by method, by the time that this took",
             None,
             MetricType::Histogram,
         )?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
+use hyper::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -14,6 +15,9 @@ use crate::config::TraceSettings;
 
 /// The most requests whose spans wait to be sent.
 const MAX_WAITING: usize = 4 * 1024;
+
+/// The longest `tracestate` that is kept: what the standard has everybody keep.
+const MAX_STATE: usize = 512;
 
 /// The identity of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,13 @@ pub struct Context {
 }
 
 impl Context {
+    /// That of a request with these headers; of two there is none.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut all = headers.get_all("traceparent").iter();
+        let first = all.next()?;
+        if all.next().is_some() { None } else { Self::read(first.as_bytes()) }
+    }
+
     /// Reads a `traceparent` ([Trace Context](https://www.w3.org/TR/trace-context/)); one that is malformed is none.
     pub fn read(header: &[u8]) -> Option<Self> {
         let text = str::from_utf8(header).ok()?;
@@ -69,10 +80,24 @@ impl Context {
     }
 }
 
+/// What the `tracestate` of these headers says for the collector; nothing if that is long, or no visible ASCII.
+pub(super) fn state_of(headers: &HeaderMap) -> String {
+    let mut state = String::new();
+    for part in headers.get_all("tracestate") {
+        let Ok(part) = part.to_str() else { return String::new() };
+        if !state.is_empty() {
+            state.push(',');
+        }
+        state.push_str(part);
+    }
+    if state.len() > MAX_STATE { String::new() } else { state }
+}
+
 /// A request that was answered, on its way to the collector.
 #[derive(Debug)]
 pub(super) struct Trace {
     pub(super) context: Context,
+    pub(super) state: String,
     pub(super) method: &'static str,
     pub(super) route: &'static str,
     pub(super) status: u16,
@@ -146,11 +171,11 @@ impl Tracer {
         }
     }
 
-    pub(super) fn send(&self, trace: Trace) {
-        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) =
-            self.waiting.try_send(Message::Trace(Box::new(trace)))
-        {
-            self.counts.dropped.inc();
+    /// Hands over a trace, which is made only if there is a place for it.
+    pub(super) fn send(&self, trace: impl FnOnce() -> Trace) {
+        match self.waiting.try_reserve() {
+            Ok(place) => place.send(Message::Trace(Box::new(trace()))),
+            Err(TrySendError::Full(()) | TrySendError::Closed(())) => drop(self.counts.dropped.inc()),
         }
     }
 
@@ -196,6 +221,53 @@ mod tests {
             assert_eq!(Context::read(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(Context::read(b"00-\xff"), None);
+        let mut headers = HeaderMap::new();
+        assert_eq!(Context::of(&headers), None);
+        headers.append("traceparent", header.parse().unwrap());
+        assert_eq!(Context::of(&headers), Some(context));
+        headers.append("traceparent", header.parse().unwrap());
+        assert_eq!(Context::of(&headers), None);
+    }
+
+    #[test]
+    fn what_clients_say_beside_it_is_kept_if_it_is_short() {
+        let state = |parts: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for part in parts {
+                headers.append("tracestate", hyper::header::HeaderValue::from_bytes(part).unwrap());
+            }
+            state_of(&headers)
+        };
+        let (longest, longer) = ([b'x'; MAX_STATE], [b'x'; MAX_STATE + 1]);
+        assert_eq!(state(&[]), "");
+        assert_eq!(state(&[b"a=1,b=2", b"c=3"]), "a=1,b=2,c=3");
+        assert_eq!(state(&[&longest]).len(), MAX_STATE);
+        assert_eq!(state(&[&longer]), "");
+        assert_eq!(state(&[b"a=1", b"b=\xe9"]), "");
+    }
+
+    #[test]
+    fn a_trace_is_made_only_if_there_is_a_place_for_it() {
+        let (waiting, mut taken) = tokio::sync::mpsc::channel(1);
+        let tracer = Tracer { sample: 1.0, waiting, counts: TraceCounts::default() };
+        let trace = || Trace {
+            context: tracer.context(None),
+            state: String::new(),
+            method: "GET",
+            route: "/",
+            status: 200,
+            code: None,
+            end: SystemTime::UNIX_EPOCH,
+            took: Duration::ZERO,
+            stages: Vec::new(),
+            attributes: Vec::new(),
+        };
+        tracer.send(trace);
+        tracer.send(|| panic!("there is no place for it"));
+        assert_eq!(tracer.counts.dropped.get(), 1);
+        assert!(taken.try_recv().is_ok());
+        tracer.send(trace);
+        assert!(taken.try_recv().is_ok());
     }
 
     #[test]

@@ -73,7 +73,7 @@ const results = {};
 {
   const page = await open("light");
   results.shell = await text(page, "body");
-  for (const [name, words] of [["wrong", "does not accept"], ["poor", "monitoring:read"], ["none", "does not accept"]]) {
+  for (const [name, words] of [["wrong", "does not accept"], ["poor", "monitoring:read"], ["none", "does not accept"], ["strange", "characters that neither can have"]]) {
     await signIn(page, given[name] ?? "");
     await says(page, "#login-error", words);
     results[name] = { views: await page.$$eval("#view > section", (views) => views.length), focus: await page.evaluate(() => document.activeElement.id) };
@@ -170,6 +170,59 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   found.afterReload = await page.$eval("#login", (form) => !form.hidden);
 }
 
+// What somebody looks at stays while numbers come: the focus, how far a table is scrolled, and what is selected.
+{
+  const page = await open("light", 360);
+  await signIn(page, given.key);
+  const [quotas, refusals] = ['[aria-label="Rows under quotas"]', '[aria-label="Refusals and failures"] tbody th'];
+  await page.waitForSelector(quotas);
+  await page.waitForSelector(refusals);
+  const asked = await page.evaluate((quotas, refusals) => {
+    const region = document.querySelector(quotas);
+    region.scrollLeft = 60;
+    region.focus();
+    getSelection().selectAllChildren(document.querySelector(refusals));
+    globalThis.asked = () => performance.getEntriesByType("resource").filter(({ name }) => name.endsWith("/v1/monitoring/live")).length;
+    return globalThis.asked();
+  }, quotas, refusals);
+  await page.waitForFunction((before) => globalThis.asked() > before + 2, { timeout: 20_000 }, asked);
+  results.stays = await page.evaluate((quotas) =>
+    [document.querySelector(quotas).scrollLeft, document.activeElement.getAttribute("aria-label"), String(getSelection())], quotas);
+
+  // A form for rows of which much may be left out.
+  await go(page, "score");
+  await page.waitForSelector("#score-model option[value=forms]");
+  await score(page, "forms", {});
+  await says(page, answer, "Decision");
+  results.form = await page.$$eval("#view-score .field", (fields) => Object.fromEntries(fields.map((field) => {
+    const input = field.querySelector("[name]");
+    const options = [...(input.options ?? [])].map((option) => option.value);
+    return [input.name, [input.value, options, input.getAttribute("aria-required"), field.innerText.includes("may be left empty")]];
+  })));
+  await page.close();
+}
+
+// No view is called so, whatever an object has.
+{
+  const page = await open("light");
+  await page.goto(`${given.url}/console#toString`);
+  await signIn(page, given.key);
+  await page.waitForSelector(".tile");
+  results.hash = await page.$$eval("main > section:not([hidden])", (views) => views.map((view) => view.id));
+  await page.close();
+}
+
+// What grew while nobody looked is nothing of the last minute.
+{
+  const { History } = await import(`${given.sources}/history.js`);
+  const history = new History();
+  results.history = [[0, 5], [2, 7], [102, 27], [104, 28]].map(([at, value]) => {
+    const metrics = { process_start_time_seconds: [{ value: 1 }], some_total: [{ value }] };
+    history.add({ at: new Date(1000 * at).toISOString(), metrics, bounds: {} });
+    return [history.isWatched, history.grown("some_total"), history.rate("some_total") ?? null];
+  });
+}
+
 // The switch of themes, on screens of every width.
 {
   const page = await open("light", 360);
@@ -233,6 +286,7 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   await page.click("#leave");
   await signIn(page, given.key);
   await page.waitForSelector(".tile");
+  results.refusals = await cells(page, "Refusals and failures");
   process.kill(given.process);
   await says(page, "#state", "No answer");
   await says(page, "#view", "does not answer");

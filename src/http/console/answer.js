@@ -7,7 +7,7 @@ import { none, percent, plain, seconds, signed } from "./numbers.js";
 // So many features are drawn one by one.
 const SHOWN = 12;
 
-const SPACES = { log_odds: "log-odds", probability: "probability", target: "units of the target" };
+const SPACES = { log_odds: "log-odds", probability: "probability", target: "units of the target", margin: "units of its margin" };
 
 export function draw({ json, text, headers, took }, version, row) {
   const { explanations = {}, prediction } = json;
@@ -57,7 +57,7 @@ function waterfall({ values, base_value: base, space, method, class: label, addi
   const place = (value) => (value - low + room) / (high - low + 2 * room);
   const end = (name, value) => el("tr", { class: "end" }, el("th", { scope: "row" }, name), el("td", { class: "number" }, plain(value)),
     el("td", { class: "drawn" }, span(place(value) - 0.002, place(value) + 0.002, "mark", [place(base)])));
-  const sent = (name) => name in values && el("span", { class: "soft" }, row[name] === undefined ? " missing" : ` = ${row[name]}`);
+  const sent = (name) => Object.hasOwn(values, name) && el("span", { class: "soft" }, row[name] === undefined ? " missing" : ` = ${row[name]}`);
   return el("section", { class: "explanation" },
     el("h4", {}, label === undefined ? "Why" : `Why ${label}`),
     el("p", { class: "soft" }, `How far each feature moves the output from the mean of the background rows, in ${SPACES[space] ?? space}.`),

@@ -41,11 +41,11 @@ export function lines(title, format, from, to, all) {
     el("div", { class: "times", "aria-hidden": "true" }, el("span", {}, `${minutes} min ago`), el("span", {}, "now")));
 }
 
-// What a histogram counted, as bars between its bounds.
-export function histogram(counts, bounds, label) {
+// What a histogram counted, as bars.
+export function histogram(counts, label) {
   const most = Math.max(...counts, 1);
-  const width = WIDTH / bounds.length;
-  const bars = counts.slice(0, bounds.length).map((count, at) => {
+  const width = WIDTH / counts.length;
+  const bars = counts.map((count, at) => {
     const height = (HEIGHT * count) / most;
     const title = svg("title", {}, label(at));
     return svg("rect", { x: (at * width + 1).toFixed(1), y: (HEIGHT - height).toFixed(1), width: (width - 2).toFixed(1), height: height.toFixed(1), class: "bar" }, title);

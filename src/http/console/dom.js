@@ -21,6 +21,25 @@ export const el = (name, attributes = {}, ...children) => fill(document.createEl
 export const svg = (name, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 
+// Makes of what an element holds what is drawn anew, and keeps what is the same: focus, selection and scrolling stay where they are.
+// Listeners stay those of before.
+export function renew(element, ...children) {
+  const fresh = children.flat(Infinity).filter(Boolean);
+  fresh.forEach((child, at) => {
+    const old = element.childNodes[at];
+    if (old?.nodeName !== child.nodeName) {
+      old ? old.replaceWith(child) : element.append(child);
+    } else if (child.nodeType === Node.TEXT_NODE) {
+      if (old.data !== child.data) old.data = child.data;
+    } else {
+      for (const { name } of [...old.attributes]) if (!child.hasAttribute(name)) old.removeAttribute(name);
+      for (const { name, value } of child.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+      renew(old, ...child.childNodes);
+    }
+  });
+  while (element.childNodes.length > fresh.length) element.lastChild.remove();
+}
+
 // A part of a view.
 export const card = (title, ...children) => el("section", { class: "card" }, el("h3", {}, title), ...children);
 

@@ -1,11 +1,12 @@
-// A form for a row, made from a model's feature schema. What is typed is sent as it is: whether it is right is for the gateway to say.
+// A form for a row, made from what the API document says of it, with the words of the model's own schema. What is typed is sent as it is:
+// whether it is right is for the gateway to say.
 
 import { el } from "./dom.js";
 
 const isNumber = (text) => /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/.test(text);
 
 // What a value has to be, in words.
-function expected(property, mayBeMissing) {
+function expected(property, kinds, passes, mayBeMissing) {
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = property;
   const own = property["x-scoregate"] ?? {};
   const lower = minimum ?? exclusiveMinimum;
@@ -15,27 +16,27 @@ function expected(property, mayBeMissing) {
     upper !== undefined && `${maximum === undefined ? "below" : "up to"} ${upper}`,
   ].filter(Boolean).join(" ");
   return [
-    kinds(property).includes("integer") ? "whole number" : kinds(property).includes("number") && "number",
+    kinds.includes("integer") ? "whole number" : kinds.includes("number") && "number",
     range,
     own.unit,
-    property.enum && own.unknown === "pass" && "other values pass, and are counted as unseen",
+    passes && "other values pass, and are counted as unseen",
     own.role === "entity" && !property.description && "says who is scored",
     mayBeMissing && "may be left empty",
   ].filter(Boolean).join(", ");
 }
 
-const kinds = (property) => [property.type ?? []].flat();
-
-export function field(name, property, isRequired, example, at) {
+// `described` is the API document's schema of the field, `property` the model's own.
+export function field(name, described, property, mayBeMissing, example, at) {
   const id = `field-${at}`;
-  const own = property["x-scoregate"] ?? {};
-  const isBoolean = kinds(property).includes("boolean");
-  const isText = kinds(property).includes("string");
-  const mayBeMissing = own.role === "entity" ? !isRequired : (own.missing ?? "reject") !== "reject";
+  // Categories that pass when unknown are any of the known ones, or any text.
+  const [listed, other] = described.anyOf ?? [described];
+  const kinds = [listed.type].flat();
+  const isBoolean = kinds.includes("boolean");
+  const isText = kinds.includes("string");
   const told = { id, name, autocomplete: "off", "aria-describedby": `${id}-hint ${id}-fault`, "aria-required": mayBeMissing ? undefined : "true" };
-  const values = isBoolean ? ["true", "false"] : isText ? property.enum : undefined;
+  const values = isBoolean ? ["true", "false"] : listed.enum?.filter((value) => value !== null);
   let input, known;
-  if (values && own.unknown !== "pass") {
+  if (values && !other) {
     input = el("select", told, el("option", { value: "" }, mayBeMissing ? "missing" : "choose …"), values.map((value) => el("option", { value }, value)));
   } else {
     known = values && el("datalist", { id: `${id}-known` }, values.map((value) => el("option", { value })));
@@ -43,7 +44,7 @@ export function field(name, property, isRequired, example, at) {
   }
   input.value = example === undefined || example === null ? "" : String(example);
   const fault = el("p", { id: `${id}-fault`, class: "fault" });
-  const wanted = expected(property, mayBeMissing);
+  const wanted = expected(property, kinds, values && other, mayBeMissing);
   const hint = property.description && wanted ? `${property.description} (${wanted})` : property.description ?? wanted;
   const element = el("div", { class: "field" },
     el("label", { for: id }, name), input, known, el("p", { id: `${id}-hint`, class: "soft" }, hint), fault);

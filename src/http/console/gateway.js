@@ -22,7 +22,9 @@ export class Refusal extends Error {
   get advice() {
     switch (true) {
       case this.status === 0:
-        return "The gateway does not answer. Is it running, and is the way to it free? It is asked again by itself.";
+        return "The gateway does not answer. Is it running, and is the way to it free?";
+      case this.code === "unsendable":
+        return "This is no key and no access token: it has characters that neither can have.";
       case this.status === 401:
         return "The gateway does not accept this credential: it is mistyped, expired or revoked. Sign in with another.";
       case this.code === "insufficient_scope":
@@ -30,7 +32,7 @@ export class Refusal extends Error {
       case this.code === "model_not_allowed":
         return "This credential does not hold for this model. Sign in with one that does.";
       case this.status === 429:
-        return `The quota of this credential is used up. It is asked again in ${this.wait} s.`;
+        return `The quota of this credential is used up for ${this.wait} s.`;
       case this.status === 404:
         return `${this.message}. This may be the public listener: the console is served by the admin listener.`;
       case this.status === 503:
@@ -53,6 +55,7 @@ export const shellHeader = () =>
 
 // The answer: its JSON, its headers, and how long it took as seen from here.
 export async function ask(path, body) {
+  if (/[^\x21-\x7e]/.test(credential)) throw new Refusal(401, { code: "unsendable" });
   const begin = performance.now();
   let response, text;
   try {

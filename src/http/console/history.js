@@ -4,6 +4,9 @@
 export const SPAN = 300;
 export const LATELY = 60;
 
+// What grew in a longer time is of no moment: nobody looked meanwhile.
+const LONGEST_STEP = LATELY / 2;
+
 const isCounter = (name) => name.endsWith("_total");
 
 export class History {
@@ -21,7 +24,7 @@ export class History {
     for (const [name, all] of Object.entries(live.metrics)) {
       for (const series of all) {
         if (series.counts === undefined && !isCounter(name)) continue;
-        const { value, counts, sum, ...labels } = series;
+        const { value, counts, sum, bounds, ...labels } = series;
         const key = name + JSON.stringify(labels);
         known.set(key, series);
         const more = growth(before.get(key), series);
@@ -29,7 +32,8 @@ export class History {
       }
     }
     if (this.latest && at > this.at) {
-      this.steps.push({ at, seconds: at - this.at, grown });
+      const seconds = at - this.at;
+      this.steps.push(seconds <= LONGEST_STEP ? { at, seconds, grown } : { at, seconds: 0, grown: {} });
       this.steps = this.steps.filter((step) => step.at > at - SPAN);
     }
     [this.latest, this.at, this.start, this.#before] = [live, at, start, known];
@@ -48,6 +52,11 @@ export class History {
   // The steps of the last minute, or of the `last` so many before and with the step `until`.
   lately(last = LATELY, until = this.at) {
     return this.steps.filter((step) => step.at > until - last && step.at <= until);
+  }
+
+  // Whether anything is known of the last minute.
+  get isWatched() {
+    return this.lately().some((step) => step.seconds > 0);
   }
 
   // By how much a metric grew in these steps.

@@ -17,6 +17,12 @@ const [main, login, nav, state, leave, theme] =
   ["#view", "#login", "nav", "#state", "#leave", "#theme"].map((selector) => document.querySelector(selector));
 let session;
 
+// Of several quotas, what is left of the one that has the least.
+const least = (header) => {
+  const left = [...(header ?? "").matchAll(/;r=(\d+)/g)].map(([, rows]) => Number(rows));
+  return left.length ? String(Math.min(...left)) : undefined;
+};
+
 function say(kind, words) {
   state.className = `state is-${kind}`;
   if (state.textContent !== words) state.textContent = words;
@@ -47,13 +53,13 @@ class Session {
 
   take({ json, headers }) {
     this.history.add(json);
-    this.history.left = /r=(\d+)/.exec(headers.get("ratelimit") ?? "")?.[1];
+    this.history.left = least(headers.get("ratelimit"));
     this.failures = 0;
   }
 
   get shown() {
     const name = location.hash.slice(1);
-    return name in this.views ? name : "traffic";
+    return Object.hasOwn(this.views, name) ? name : "traffic";
   }
 
   // Shows the view that the address names.
@@ -101,7 +107,7 @@ class Session {
       if (refusal.status === 401 || refusal.status === 403) return end(refusal.advice);
       this.failures++;
       say("lost", refusal.status === 0 ? "No answer" : "Refused");
-      if (this.failures > 1 || refusal.status !== 0) this.notice.replaceChildren(trouble(refusal.advice));
+      if (this.failures > 1 || refusal.status !== 0) this.notice.replaceChildren(trouble(`${refusal.advice} It is asked again ${refusal.wait ? `in ${refusal.wait} s` : "by itself"}.`));
       this.next(Math.max(1_000 * refusal.wait, Math.min(LONGEST, PAUSE * 2 ** (this.failures - 1))));
     }
   }

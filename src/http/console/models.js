@@ -1,6 +1,6 @@
 // The view of models: which versions there are, what became of them, and what is known of each.
 
-import { el, facts, table, trouble } from "./dom.js";
+import { el, facts, renew, table, trouble } from "./dom.js";
 import { ask } from "./gateway.js";
 import { bytes, count, plain, seconds, since } from "./numbers.js";
 
@@ -12,14 +12,17 @@ export function models(root) {
   root.append(el("div", { class: "title" }, el("h2", {}, "Models")), list);
   let shown = "";
   let history;
+  // What is told of the versions that are open, by how it is drawn again.
+  let opened = [];
 
   async function show() {
     const { json, text } = await ask("v1/models");
     // What is read or copied from does not move while nothing has changed.
     if (text === shown) return;
     const open = new Map([...list.querySelectorAll("details")].map((details) => [details.dataset.key, details.open]));
-    const drawn = json.models.map((model) => summary(model, history, open, json.models.length <= FEW));
-    shown = text;
+    const bodies = [];
+    const drawn = json.models.map((model) => summary(model, () => history, open, json.models.length <= FEW, bodies));
+    [shown, opened] = [text, bodies];
     list.replaceChildren(...(drawn.length ? drawn : [
       el("p", { class: "notice" }, "There are no models that this credential may see. Publish one with scoregate import or scoregate-trainer fit: it is taken up within two seconds."),
     ]));
@@ -30,6 +33,7 @@ export function models(root) {
     every: 5,
     update(now) {
       history = now;
+      for (const draw of opened) draw();
     },
     async refresh() {
       try {
@@ -46,16 +50,22 @@ const badge = (state) => el("span", { class: `badge is-${state}` }, state);
 
 const reason = (refusal) => refusal && el("p", { class: "fault" }, el("code", {}, refusal.code), ` ${refusal.reason}`);
 
-function summary(model, history, open, isOpen) {
+function summary(model, history, open, isOpen, bodies) {
   const versions = model.versions.toReversed().map((version) => {
     const key = `${model.model}@${version.model_version}`;
     const body = el("div", { class: "body" });
+    let told;
+    // Ages go on, and a gateway that started anew loaded its versions anew.
+    const draw = () => told && details.open && renew(body, describe(told, history()));
+    bodies.push(draw);
     const load = async () => {
       try {
         const path = `v1/models/${encodeURIComponent(model.model)}/versions/${encodeURIComponent(version.model_version)}`;
-        body.replaceChildren(...describe((await ask(path)).json, history));
+        told = (await ask(path)).json;
+        draw();
       } catch (refusal) {
-        body.replaceChildren(trouble(refusal.advice ?? String(refusal)));
+        told = undefined;
+        renew(body, trouble(refusal.advice ?? String(refusal)));
       }
     };
     const details = el("details", { "data-key": key, toggle: () => details.open && load() },

@@ -7,6 +7,8 @@ export const none = "–";
 // How many: whole, with a space between thousands.
 export const count = (value) => Math.round(value).toLocaleString("en").replaceAll(",", "\u202f");
 
+export const rowsOf = (value) => `${count(value)} ${value === 1 ? "row" : "rows"}`;
+
 // How many a second.
 export const rate = (value) => (value === undefined ? none : value >= 100 ? count(value) : digits(value, 3));
 
@@ -26,8 +28,12 @@ export const share = (part, whole) => {
   return `${percent.toFixed(percent === 0 || percent >= 10 ? 0 : percent >= 1 ? 1 : 2)} %`;
 };
 
-// The same of a probability.
-export const percent = (value) => `${(100 * value).toFixed(2)} %`;
+// The same of a probability; what is neither certain nor impossible is not called so.
+export const percent = (value) => {
+  if (value > 0 && value < 5e-5) return "< 0.01 %";
+  if (value < 1 && value > 0.99995) return "> 99.99 %";
+  return `${(100 * value).toFixed(2)} %`;
+};
 
 export const bytes = (value) => {
   if (value === undefined || value === null) return none;

@@ -44,10 +44,15 @@ export function score(root) {
       // Another was chosen meanwhile.
       if (model.value !== chosen) return;
       version = described.json.versions.find((found) => found.state === "live");
-      const { properties, required = [] } = version.schema;
-      const example = document.json.components.schemas[`${chosen}.Row`]?.examples?.[0] ?? {};
-      const asked = Object.entries(properties).filter(([, property]) => property["x-scoregate"]?.role !== "ignore");
-      fields = asked.map(([name, property], at) => field(name, property, required.includes(name), example[name], at));
+      const { properties, required = [], examples: [example] } = document.json.components.schemas[`${chosen}.Row`];
+      const own = version.schema.properties;
+      const asked = Object.entries(properties).filter(([name]) => own[name]["x-scoregate"]?.role !== "ignore");
+      // What somebody typed stays where a new version takes it, too.
+      const typed = new Map(form.dataset.model === chosen ? fields.map((one) => [one.name, one.input.value]) : []);
+      fields = asked.map(([name, described], at) =>
+        field(name, described, own[name], !required.includes(name), Object.hasOwn(example, name) ? example[name] : undefined, at));
+      for (const one of fields) if (typed.has(one.name)) one.input.value = typed.get(one.name);
+      form.dataset.model = chosen;
       const canExplain = version.explanations?.methods.length > 0;
       explain = el("input", { type: "checkbox", id: "explain", checked: canExplain, disabled: !canExplain });
       form.replaceChildren(
@@ -55,8 +60,11 @@ export function score(root) {
         el("div", { class: "fields" }, fields.map((one) => one.element)),
         el("p", { class: "check" }, explain, el("label", { for: "explain" }, canExplain ? "Explain the score" : "This version has no explanations")),
         el("button", {}, "Score"));
-      answer.replaceChildren(el("p", { class: "soft" }, "The answer will be here."));
+      answer.replaceChildren(el("p", { class: "soft" }, typed.size ? `Version ${version.model_version} answers now; the form is made for it.` : "The answer will be here."));
+      problem.replaceChildren();
     } catch (refusal) {
+      // The form is of what it was of.
+      if (version) model.value = version.model;
       fail(refusal);
     }
   }
@@ -64,8 +72,8 @@ export function score(root) {
   async function send() {
     for (const one of fields) one.fail("");
     const [sent, to, asked] = [body(), path(), version];
-    const values = Object.fromEntries(row().map(([name, value]) => [name, JSON.parse(value)]));
     try {
+      const values = Object.fromEntries(row().map(([name, value]) => [name, JSON.parse(value)]));
       const answered = await ask(to, sent);
       if (version !== asked) return;
       problem.replaceChildren();

@@ -1,6 +1,6 @@
 // The view of requests: how many, how quick, what became of them, and what that takes.
 
-import { el, card, facts, table } from "./dom.js";
+import { el, card, facts, renew, table } from "./dom.js";
 import { lines } from "./charts.js";
 import { bytes, count, none, quantile, rate, seconds, share, since } from "./numbers.js";
 import { LATELY, SPAN } from "./history.js";
@@ -9,8 +9,8 @@ const TIMES = "scoregate_request_duration_seconds";
 const CLASSES = ["2xx", "4xx", "5xx"];
 const QUANTILES = [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]];
 
-// Who watches is no traffic.
-const isRoutine = (route) => /^\/(health|metrics|console|docs|openapi|v1\/monitoring)/.test(route);
+// What is asked of models, tokens, and what has no route. Who watches, this page among them, is no traffic.
+const isTraffic = (route) => /\/predict(\/batch)?$|^\/oauth\/token$|^[^/]/.test(route);
 const isScoring = ({ route, status }) => /\/predict(\/batch)?$/.test(route) && status === "2xx";
 
 export function traffic(root) {
@@ -18,28 +18,28 @@ export function traffic(root) {
   const [tiles, charts, rest] = [el("div", { class: "tiles" }), el("div", { class: "cards two" }), el("div", { class: "flow" })];
   root.append(
     el("div", { class: "title" }, el("h2", {}, "Traffic"),
-      el("p", { class: "soft" }, "Without health checks, scrapes and this page. Rates and times are those of the last minute."),
+      el("p", { class: "soft" }, "Requests for scores and tokens, and those that no route is for. Rates and times are those of the last minute."),
       el("label", { for: "traffic-model" }, "Model ", model)),
     tiles, charts, rest);
   let history;
 
   function draw() {
     const isOf = (series) => model.value === "" || series.model === model.value;
-    const chosen = (series) => isOf(series) && !isRoutine(series.route);
+    const chosen = (series) => isOf(series) && isTraffic(series.route);
     const times = history.counts(TIMES, (series) => isOf(series) && isScoring(series));
     const bounds = history.bounds(TIMES);
     const answers = history.grown(TIMES, chosen);
     const failed = history.grown(TIMES, (series) => chosen(series) && series.status === "5xx");
     const [hits, looked] = cacheUse(history, history.lately());
-    tiles.replaceChildren(
+    renew(tiles,
       tile("Requests", rate(history.rate(TIMES, chosen)), "a second"),
       tile("Rows", rate(history.rate("scoregate_rows_total", isOf)), "a second"),
       tile("Failures", share(failed, answers), "answered 5xx", failed > 0 && "bad"),
       ...QUANTILES.map(([name, part]) => tile(name, seconds(quantile(part, times, bounds)), "to score")),
-      tile("Cache hits", share(hits, looked), "of look-ups"),
-      tile("In flight", count(history.total("scoregate_requests_in_flight")), "at this moment"));
-    charts.replaceChildren(...drawCharts(history, isOf, chosen));
-    rest.replaceChildren(errors(history), quotas(history), cache(history), credentials(history), machine(history));
+      tile("Cache hits", share(hits, looked), "of look-ups, all models"),
+      tile("In flight", count(Math.max(0, history.total("scoregate_requests_in_flight") - 1)), "all requests but this page's"));
+    renew(charts, drawCharts(history, isOf, chosen));
+    renew(rest, errors(history), quotas(history), cache(history), credentials(history), machine(history));
   }
 
   return {
@@ -84,16 +84,18 @@ function drawCharts(history, isOf, chosen) {
   ].map((chart) => el("section", { class: "card" }, chart));
 }
 
-const cacheUse = (history, steps, level = "memory") => {
-  const of = (outcome) => history.grown("scoregate_cache_rows_total", (series) => series.level === level && series.outcome === outcome, steps);
-  return [of("hit"), of("hit") + of("miss")];
+// Rows that were found, and that were looked for: at one level, or at any. What is not found in process is looked for in Redis.
+const cacheUse = (history, steps, level) => {
+  const of = (outcome, ...levels) => history.grown("scoregate_cache_rows_total", (series) => levels.includes(series.level) && series.outcome === outcome, steps);
+  const [found, first] = level ? [of("hit", level), level] : [of("hit", "memory", "redis"), "memory"];
+  return [found, of("hit", first) + of("miss", first)];
 };
 
 // Counters of one kind: lately, and since the gateway started.
-const both = (history, name, chosen) => [count(history.grown(name, chosen)), count(history.total(name, chosen))];
+const both = (history, name, chosen) => [history.isWatched ? count(history.grown(name, chosen)) : none, count(history.total(name, chosen))];
 
 function errors(history) {
-  const all = history.now("scoregate_responses_total", (series) => series.code !== "ok" && !isRoutine(series.route));
+  const all = history.now("scoregate_responses_total", (series) => series.code !== "ok" && isTraffic(series.route));
   const rows = all.toSorted((one, other) => other.value - one.value).map((found) => {
     const isSame = (series) => ["route", "status", "code"].every((label) => series[label] === found[label]);
     return [el("code", {}, found.code), found.status, el("code", {}, found.route), ...both(history, "scoregate_responses_total", isSame)];

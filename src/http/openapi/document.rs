@@ -329,10 +329,14 @@ impl<'w> Writer<'w> {
         };
         let more: &[&str] = match operation {
             Op::Predict | Op::PredictBatch => &["Cache-Status"],
-            Op::Document | Op::ModelDocument | Op::Docs | Op::DocsFile => &["ETag", "Cache-Control"],
-            Op::Token | Op::KeySet | Op::Server | Op::ServerAt | Op::Resource | Op::ResourceAt => {
-                &["Cache-Control"]
-            }
+            _ if operation.is_tagged() => &["ETag", "Cache-Control"],
+            Op::Token
+            | Op::KeySet
+            | Op::Server
+            | Op::ServerAt
+            | Op::Resource
+            | Op::ResourceAt
+            | Op::LiveCounts => &["Cache-Control"],
             _ => &[],
         };
         let description = operation.words().summary;
@@ -354,13 +358,22 @@ impl<'w> Writer<'w> {
             ]
         });
         let told: &[&str] = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => &["WWW-Authenticate"],
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => &["Retry-After"],
-            _ => &[],
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => &["Cache-Control", "WWW-Authenticate"],
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                &["Cache-Control", "Retry-After"]
+            }
+            _ => &["Cache-Control"],
         };
-        let is_counted = status == StatusCode::TOO_MANY_REQUESTS;
-        let name = self.name_of(&problem, &format!("{base}{}", status.as_str()));
+        // Who was let in is told of its quota, whatever becomes of the request.
+        let is_counted = operation.scope().is_some() && status != StatusCode::UNAUTHORIZED;
+        // The name is made of what it says, or of whose it is: it stays as it is whatever else is in a document, and so do the types of
+        // clients that are generated from it.
+        let name = match codes {
+            [code] => format!("{base}.{}", code.as_str()),
+            _ => format!("{base}.{}_{}", operation.words().id, status.as_str()),
+        };
         let problem = self.keep(&name, || problem);
+        let name = if is_counted { format!("{name}.of_callers") } else { name };
         let mut content = typed("application/problem+json", &problem);
         if is_oauth {
             content["application/json"]["schema"] = problem;
@@ -394,15 +407,6 @@ impl<'w> Writer<'w> {
             ((*name).to_owned(), reference("headers", &component))
         };
         Value::Object(["x-request-id", "traceparent"].iter().chain(names).chain(quota).map(one).collect())
-    }
-
-    /// What a problem is called already, or a name that is free.
-    fn name_of(&self, problem: &Value, name: &str) -> String {
-        let names =
-            std::iter::once(name.to_owned()).chain(('b'..='z').map(|letter| format!("{name}{letter}")));
-        let fits = |name: &String| self.schemas.get(name).is_none_or(|found| found == problem);
-        let mut names = names.filter(fits);
-        names.next().expect("there are fewer kinds of operations than letters")
     }
 
     /// Any one of these says who calls.
@@ -491,7 +495,8 @@ impl<'w> Writer<'w> {
                 "title": title,
                 "version": env!("CARGO_PKG_VERSION"),
                 "description": description,
-                "license": { "name": "MIT OR Apache-2.0", "identifier": env!("CARGO_PKG_LICENSE") },
+                // No `identifier`: pages make an address of it, and a choice of two has none.
+                "license": { "name": env!("CARGO_PKG_LICENSE"), "url": "https://spdx.org/licenses/" },
             },
             "servers": self.servers(),
             "tags": tags,

@@ -224,7 +224,7 @@ impl Operation {
     }
 
     /// Every code that an answer may have.
-    pub(super) fn codes(self) -> Vec<Code> {
+    pub(in crate::http) fn codes(self) -> Vec<Code> {
         use Code as C;
         // A handler that panics, and a connection that breaks.
         let mut codes = vec![C::Internal];

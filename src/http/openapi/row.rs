@@ -1,7 +1,7 @@
 //! A model's feature schema → the JSON Schema of the rows that it takes and of the answers that it gives.
 //!
 //! What is said here is what [`scoregate_model::features`] checks, as far as JSON Schema can say it. It cannot say that an integer
-//! has to be one that the graph's float32 input holds exactly.
+//! has to be one that the graph's float32 input holds exactly; and it counts characters, where texts are limited by bytes as well.
 
 use scoregate_model::features::MAX_TEXT_BYTES;
 use scoregate_model::package::Package;
@@ -181,22 +181,20 @@ impl<'m> Described<'m> {
             Role::Feature | Role::Ignore => r"^[^\u0000]*$",
         };
         schema.insert("pattern".into(), pattern.into());
+        // A character takes up to four bytes.
+        if maximum > MAX_TEXT_BYTES / 4 {
+            let own =
+                self.property(field).and_then(|property| property.get("description")).and_then(Value::as_str);
+            let description = format!("{} At most {MAX_TEXT_BYTES} bytes of UTF-8.", own.unwrap_or_default());
+            schema.insert("description".into(), description.trim_start().into());
+        }
         schema
     }
 
-    /// The schema's bounds, and those of the graph's input where it has none.
+    /// The schema's bounds, and those of the graph's input where they are narrower.
     fn bounds(&self, field: &Field) -> Map<String, Value> {
         let range = field.range;
-        let elements = self.bindings.elements_of(&field.name);
-        // Those of a double and of a 64-bit integer go without saying.
-        let own: Option<(Value, Value)> = if elements.contains(&Element::Int32) {
-            Some((i32::MIN.into(), i32::MAX.into()))
-        } else if field.kind == Kind::Number && elements.contains(&Element::Float32) {
-            Some((f64::from(f32::MIN).into(), f64::from(f32::MAX).into()))
-        } else {
-            None
-        };
-        let (least, most) = own.unzip();
+        let (least, most) = self.held(field).unzip();
         let mut bounds = Map::new();
         for (name, bound) in
             [("exclusiveMinimum", range.exclusive_minimum), ("exclusiveMaximum", range.exclusive_maximum)]
@@ -205,10 +203,12 @@ impl<'m> Described<'m> {
                 bounds.insert(name.into(), number(bound));
             }
         }
-        let least = range.minimum.map(number).or(least.filter(|_| range.exclusive_minimum.is_none()));
-        let most = range.maximum.map(number).or(most.filter(|_| range.exclusive_maximum.is_none()));
+        let least = least.filter(|least| range.exclusive_minimum.is_none_or(|bound| bound < *least));
+        let most = most.filter(|most| range.exclusive_maximum.is_none_or(|bound| bound > *most));
+        let least = [range.minimum, least].into_iter().flatten().reduce(f64::max);
+        let most = [range.maximum, most].into_iter().flatten().reduce(f64::min);
         for (name, bound) in [("minimum", least), ("maximum", most)] {
-            bounds.extend(bound.map(|bound| (name.to_owned(), bound)));
+            bounds.extend(bound.map(|bound| (name.to_owned(), number(bound))));
         }
         bounds
     }
@@ -216,8 +216,35 @@ impl<'m> Described<'m> {
     fn example_of(&self, field: &Field) -> Value {
         let property = self.property(field);
         let stated = property.and_then(|property| property.get("examples")).and_then(Value::as_array);
-        let stated = stated.filter(|_| !field.pii).into_iter().flatten().find(|value| field.accepts(value));
-        stated.cloned().unwrap_or_else(|| made_up(field))
+        let stated =
+            stated.filter(|_| !field.pii).into_iter().flatten().find(|value| self.takes(field, value));
+        stated.cloned().unwrap_or_else(|| made_up(field, |value| self.takes(field, value)))
+    }
+
+    /// Whether a row with this value is scored: the schema allows it, and the graph's input holds it.
+    fn takes(&self, field: &Field, value: &Value) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "rounding is what is looked for")]
+        let is_held = |number: f64| {
+            let is_between = |(least, most)| (least..=most).contains(&number);
+            let is_exact = number.fract() != 0.0 || f64::from(number as f32) == number;
+            self.held(field).is_none_or(is_between) && (!self.is_single(field) || is_exact)
+        };
+        field.accepts(value) && value.as_f64().is_none_or(is_held)
+    }
+
+    fn is_single(&self, field: &Field) -> bool {
+        self.bindings.elements_of(&field.name).contains(&Element::Float32)
+    }
+
+    /// The least and the greatest number that the graph's input holds. Those of a double and of a 64-bit integer go without saying.
+    fn held(&self, field: &Field) -> Option<(f64, f64)> {
+        if self.bindings.elements_of(&field.name).contains(&Element::Int32) {
+            Some((i32::MIN.into(), i32::MAX.into()))
+        } else if field.kind == Kind::Number && self.is_single(field) {
+            Some((f32::MIN.into(), f32::MAX.into()))
+        } else {
+            None
+        }
     }
 
     /// The labels of which one may be explained.
@@ -290,8 +317,8 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { (value as i64).into() } else { value.into() }
 }
 
-/// A value that the field takes.
-fn made_up(field: &Field) -> Value {
+/// A value that is taken.
+fn made_up(field: &Field, is_taken: impl Fn(&Value) -> bool) -> Value {
     match &field.kind {
         Kind::Boolean => true.into(),
         Kind::Category { values } => {
@@ -322,8 +349,12 @@ fn made_up(field: &Field) -> Value {
                         / 2.0,
                 ),
             ];
-            let values = candidates.into_iter().flatten().map(number);
-            values.into_iter().find(|value| field.accepts(value)).unwrap_or_else(|| 0.into())
+            // Beyond 2^24 not every integer is one of float32: those beside it are.
+            #[expect(clippy::cast_possible_truncation, reason = "rounding is what is looked for")]
+            let beside = |value: f64| [(value as f32).next_up(), (value as f32).next_down()].map(f64::from);
+            let candidates = candidates.into_iter().flatten();
+            let mut values = candidates.clone().chain(candidates.flat_map(beside)).map(number);
+            values.find(is_taken).unwrap_or_else(|| 0.into())
         }
     }
 }
@@ -360,6 +391,75 @@ mod tests {
             let schema = schema_of(property);
             let example = Described::of_schema("m", &schema).example();
             assert!(schema.fields[0].accepts(&example["x"]), "{example} {:?}", schema.fields[0]);
+        }
+    }
+
+    /// The bindings of a graph whose input for `x` is of `element`.
+    fn bindings_of(element: &str) -> Bindings {
+        let column = json!({ "feature": "x", "input": "x", "type": element });
+        serde_json::from_value(json!({ "kind": "columns", "columns": [column] })).unwrap()
+    }
+
+    #[test]
+    fn what_the_graph_does_not_hold_is_not_allowed_and_no_example() {
+        for (property, element, bounds, example) in [
+            (
+                json!({ "type": "integer", "minimum": 16_777_217 }),
+                "float32",
+                [json!(16_777_217), json!(null)],
+                json!(16_777_218),
+            ),
+            (
+                json!({ "type": "integer", "maximum": -16_777_217, "examples": [-16_777_217] }),
+                "float32",
+                [json!(null), json!(-16_777_217)],
+                json!(-16_777_218),
+            ),
+            (
+                json!({ "type": "number", "minimum": -1e300 }),
+                "float32",
+                [json!(f64::from(f32::MIN)), json!(f64::from(f32::MAX))],
+                json!(1),
+            ),
+            (
+                json!({ "type": "integer", "maximum": 1e12, "minimum": 5 }),
+                "int32",
+                [json!(5), json!(i32::MAX)],
+                json!(5),
+            ),
+            (
+                json!({ "type": "integer", "exclusiveMinimum": -1e12, "examples": [3_000_000_000_i64] }),
+                "int32",
+                [json!(i32::MIN), json!(i32::MAX)],
+                json!(1),
+            ),
+            (
+                json!({ "type": "number", "minimum": -1e300 }),
+                "float64",
+                [json!(-1e300), json!(null)],
+                json!(1),
+            ),
+        ] {
+            let (schema, bindings) = (schema_of(property.clone()), bindings_of(element));
+            let row = Described { bindings: &bindings, ..Described::of_schema("m", &schema) }.row();
+            let told = &row["properties"]["x"];
+            assert_eq!([&told["minimum"], &told["maximum"]], [&bounds[0], &bounds[1]], "{property}");
+            assert_eq!(row["examples"][0]["x"], example, "{property}");
+        }
+    }
+
+    #[test]
+    fn texts_that_bytes_limit_say_so() {
+        for (property, expected) in [
+            (json!({ "type": "string" }), json!("At most 1024 bytes of UTF-8.")),
+            (
+                json!({ "type": "string", "description": "Who." , "maxLength": 900 }),
+                json!("Who. At most 1024 bytes of UTF-8."),
+            ),
+            (json!({ "type": "string", "maxLength": 256 }), json!(null)),
+        ] {
+            let row = Described::of_schema("m", &schema_of(property.clone())).row();
+            assert_eq!(row["properties"]["x"]["description"], expected, "{property}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What it costs to be seen: a gateway whose requests leave a line each and are traced, beside itself without either.
+//! What it costs to be seen: a gateway whose requests are counted, leave a line each and are traced, beside itself without any of it.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::requests;
 use crate::server::free_address;
 use crate::workspace::Workspace;
 
-/// The most CPU of a request that everything together may add, in microseconds.
+/// The most CPU of a request that everything together may add to nothing of it, in microseconds.
 const ALL_US: f64 = 4.0;
 /// The most that its line may.
 const LINE_US: f64 = 2.0;
@@ -24,13 +24,15 @@ const LINE_US: f64 = 2.0;
 pub(super) struct Telemetry {
     rounds: usize,
     turn: Duration,
-    /// No lines and no traces.
+    /// Nothing is noted of requests.
     off: Vec<Sample>,
-    /// Lines.
+    /// They are counted.
+    counts: Vec<Sample>,
+    /// Counts and lines.
     lines: Vec<Sample>,
-    /// Lines, and the share of requests traced that is as it comes.
+    /// Counts, lines, and the share of requests traced that is as it comes.
     all: Vec<Sample>,
-    /// Lines, and every request traced.
+    /// Counts, lines, and every request traced.
     every: Vec<Sample>,
 }
 
@@ -46,12 +48,17 @@ pub(super) fn run(workspace: &Workspace, site: &Site, rounds: usize, turn: Durat
         anyhow::Ok(gateway)
     };
     let endpoint = || ("SCOREGATE_OTLP_ENDPOINT", collector.clone());
-    let off = serve("unseen", &[("SCOREGATE_LOG_ACCESS", "off".to_owned())])?;
+    let off = serve(
+        "unseen",
+        &[("SCOREGATE_METRICS", "off".to_owned()), ("SCOREGATE_LOG_ACCESS", "off".to_owned())],
+    )?;
+    let counts = serve("counted", &[("SCOREGATE_LOG_ACCESS", "off".to_owned())])?;
     let lines = serve("lines", &[])?;
     let all = serve("seen", &[endpoint()])?;
     let every = serve("traced", &[endpoint(), ("SCOREGATE_TRACE_SAMPLE", "1".to_owned())])?;
-    let Telemetry { off: a, lines: b, all: c, every: d, .. } = &mut measured;
-    let mut contenders = [(a, &off), (b, &lines), (c, &all), (d, &every)].map(|(samples, gateway)| {
+    let Telemetry { off: a, counts: b, lines: c, all: d, every: e, .. } = &mut measured;
+    let pairs = [(a, &off), (b, &counts), (c, &lines), (d, &all), (e, &every)];
+    let mut contenders = pairs.map(|(samples, gateway)| {
         let requests = requests::build(gateway.address, Some(&site.key), 1);
         Contender::new(samples, gateway, requests, CONNECTIONS)
     });
@@ -64,7 +71,7 @@ pub(super) fn run(workspace: &Workspace, site: &Site, rounds: usize, turn: Durat
             contender.take_turn(turn)?;
         }
     }
-    for gateway in [off, lines, all, every] {
+    for gateway in [off, counts, lines, all, every] {
         gateway.stop(DRAIN_LIMIT)?;
     }
     Ok(measured)
@@ -111,26 +118,24 @@ fn take_all(mut stream: TcpStream) {
 impl Telemetry {
     /// A Markdown table in the form of the others. Costs are differences within rounds, of which the median counts.
     pub(super) fn table(&self) -> String {
-        let added = |samples: &[Sample]| {
-            median(samples.iter().zip(&self.off).map(|(with, without)| with.cpu_us - without.cpu_us))
-        };
-        let bar = |samples: &[Sample], most: f64| {
-            let found = added(samples);
+        let bar = |with: &[Sample], without: &[Sample], most: f64| {
+            let found = median(with.iter().zip(without).map(|(with, without)| with.cpu_us - without.cpu_us));
             Some(at_most(format!("{most} µs"), found, most, format!("{found:.1} µs")))
         };
         let rows = [
             heading(),
-            served("no lines, no traces", &self.off, None),
-            served("a line for each request", &self.lines, None),
+            served("nothing is noted", &self.off, None),
+            served("requests are counted", &self.counts, None),
+            served("and leave a line each", &self.lines, None),
             served("and one request in a hundred traced", &self.all, None),
             served("and every request traced", &self.every, None),
-            other("what a line adds", None, bar(&self.lines, LINE_US)),
-            other("what lines and traces add", None, bar(&self.all, ALL_US)),
+            other("what a line adds", None, bar(&self.lines, &self.counts, LINE_US)),
+            other("what counts, lines and traces add", None, bar(&self.all, &self.off, ALL_US)),
         ];
         let (rounds, turn) = (self.rounds, self.turn.as_secs_f64());
         let about = format!(
             "One row a request over {CONNECTIONS} connections, {rounds} rounds of {turn} s each in turn; {:.1} µs of CPU per \
-             request without any. {}",
+             request of which nothing is noted. {}",
             cpu(&self.off),
             conditions()
         );
