@@ -730,7 +730,7 @@ fn a_batch_that_nobody_has_time_to_explain_is_told_how_many_rows_can_be() {
 fn a_version_answers_while_what_explains_it_is_prepared() {
     let models = tempfile::tempdir_in(scratch()).unwrap();
     // One after another is prepared: to run the background through all of them takes seconds.
-    let (model, output) = share_model("1", false, SLOW);
+    let (model, output) = share_model("1", false, 2 * SLOW);
     let background: Vec<[f64; 2]> = (1..=100).map(|at| [f64::from(at), 128.0]).collect();
     let model = model.reference("background", objects(["top", "bottom"], &background));
     let names = ["share", "share2", "share3", "share4", "share5", "share6"];
@@ -738,8 +738,8 @@ fn a_version_answers_while_what_explains_it_is_prepared() {
         model.clone().name(name).publish(models.path(), output.clone());
     }
     // What is being prepared is waited for half as long.
-    let settings = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "300ms");
-    let gateway = serving(settings.set("SCOREGATE_EXPLAIN_BUDGET", "20ms"), &models, "").start();
+    let settings = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "200ms");
+    let gateway = serving(settings.set("SCOREGATE_EXPLAIN_BUDGET", "10ms"), &models, "").start();
     let row = r#"{"top":1,"bottom":256}"#;
     let url = |name: &str, query: &str| format!("/v1/models/{name}/predict{query}");
     let ask = |name: &str| gateway.post(&url(name, "?explain=true"), row);
@@ -748,7 +748,9 @@ fn a_version_answers_while_what_explains_it_is_prepared() {
     let (name, early) = early.expect("a model that is not prepared yet");
     assert_eq!((early.status, early.header("retry-after")), (503, Some("1")), "{}", early.text());
     assert_eq!(complaints(&early), Vec::<String>::new());
-    assert_eq!(gateway.post(&url(name, ""), row).status, 200);
+    // On a busy machine not every answer is in time.
+    let plain = || Some(gateway.post(&url(name, ""), row)).filter(|answer| answer.status == 200);
+    assert!(wait_for("a score", plain).json().get("explanations").is_none());
     for name in names {
         // Some are still being tried.
         let late = wait_for("an explained score", || Some(ask(name)).filter(|answer| answer.status == 200));
