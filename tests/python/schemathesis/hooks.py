@@ -87,7 +87,8 @@ def accepted_as_documented(ctx, response, case):
         case "invalid_parameter":
             # How to explain, without asking for an explanation; or in a way that the model does not have.
             asks = query.get("explain") in ("true", "full")
-            known = query.get("method") is not None if asks else any(name in query for name in ("top_k", "space", "class", "method"))
+            names = ("space", "method") if asks else ("top_k", "space", "class", "method")
+            known = any(name in query for name in names)
         case "malformed_gzip":
             known = header(case, "content-encoding") == "gzip"
         case "invalid_row" | "invalid_rows":
