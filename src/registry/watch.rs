@@ -465,22 +465,31 @@ impl Watcher {
         let next = waiting.find_map(|(version, unprepared)| Some((version.upgrade()?, unprepared)));
         let Some((version, unprepared)) = next else { return };
         let (tools, report) = (Arc::clone(&self.tools), self.report.clone());
-        let (model, name) = (version.manifest.name.clone(), version.manifest.version.clone());
+        // Handed over once there is a thread, so that it is still here if there is none.
+        let (work, taken) = channel::<(Arc<Version>, Unprepared)>();
         let task = move || {
-            tools.prepare(&version, unprepared);
-            drop(version);
+            if let Ok((version, unprepared)) = taken.recv() {
+                tools.prepare(&version, unprepared);
+            }
             // The watcher has ended if nobody listens.
             let _ = report.send(Report::Prepared);
         };
         let thread = std::thread::Builder::new().name("scoregate-explain".into()).stack_size(STACK_BYTES);
         match thread.spawn(task) {
-            Ok(_) => self.preparing = true,
-            Err(error) => tracing::error!(
-                model.name = model,
-                model.version = name,
-                error = %error,
-                "cannot start a thread; the scores of this version are not explained"
-            ),
+            Ok(_) => {
+                // The thread takes what it is given before it ends.
+                let _ = work.send((version, unprepared));
+                self.preparing = true;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    model.name = version.manifest.name,
+                    model.version = version.manifest.version,
+                    error = %error,
+                    "cannot start a thread; what explains this version is prepared later"
+                );
+                self.unprepared.push_front((Arc::downgrade(&version), unprepared));
+            }
         }
     }
 
