@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use scoregate_model::runtime::{self, Runtime};
 
+use crate::aside::Aside;
 use crate::audit;
 use crate::auth::Auth;
 use crate::auth::issuer::{self, Issuer};
@@ -18,7 +19,10 @@ use crate::redis::{self, Redis};
 use crate::registry::watch::Watcher;
 use crate::registry::{self, Registry};
 use crate::scoring::Engine;
+use crate::telemetry::Log;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::requests::Requests;
+use crate::telemetry::trace::Tracer;
 
 /// The components of a gateway.
 #[derive(Debug)]
@@ -35,12 +39,16 @@ pub struct App {
     pub audit: audit::Log,
     /// What is counted.
     pub metrics: Metrics,
+    /// Watches each request.
+    pub requests: Requests,
     /// How many rows callers may send.
     pub limiter: Limiter,
     /// Scores that were computed before.
     pub cache: Cache,
     /// Where work runs.
     pub engine: Engine,
+    /// Writes what is told of everything at once: neither those that serve wait for it, nor does it wait behind batches.
+    pub telling: Aside,
     registry: OnceLock<Arc<Registry>>,
     opened: AtomicBool,
     draining: AtomicBool,
@@ -77,6 +85,9 @@ pub enum Error {
     /// No model can be served.
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    /// Traces cannot be sent.
+    #[error("cannot start what sends traces")]
+    Tracer(#[source] std::io::Error),
     /// The system has no more threads.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -99,16 +110,20 @@ impl App {
             return Err(Error::NoKeys { file: settings.auth.api_keys_file.display().to_string() });
         }
         let scoring = &settings.scoring;
+        let metrics = Metrics::default();
         let engine = Engine::new(
             scoring.max_queued_rows,
             scoring.max_queued_bytes,
             scoring.inline_budget,
             settings.server.answer_timeout,
             tokio::runtime::Handle::current(),
+            metrics.queue(),
         );
         let resource_metadata =
             format!("{}/.well-known/oauth-protected-resource", settings.public_url()).into();
-        let metrics = Metrics::default();
+        let tracer = settings.trace.as_ref().map(|trace| Tracer::start(trace, metrics.traces()));
+        let counts = settings.metrics.then(|| metrics.requests());
+        let requests = Requests::new(counts, tracer.transpose().map_err(Error::Tracer)?);
         let redis = settings.redis.as_ref();
         let redis = redis.map(|redis| Redis::open(redis, metrics.redis()));
         let redis = redis.transpose()?.map(Arc::new);
@@ -120,14 +135,23 @@ impl App {
             resource_metadata,
             audit,
             metrics,
+            requests,
             limiter,
             cache,
             engine,
+            telling: Aside::start("scoregate-tell").map_err(Error::Thread)?,
             registry: OnceLock::new(),
             opened: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             settings,
         })
+    }
+
+    /// Has each request leave a line in `log`, and counts the lines that are lost there.
+    pub fn log_to(&mut self, log: &Log) {
+        let access = log.access();
+        self.metrics.watch(&access);
+        self.requests.log(access);
     }
 
     /// Loads and warms the models of the repository, after unknown ones were tried; the gateway scores from then on, and

@@ -310,7 +310,7 @@ fn each_case_is_refused_as_the_table_says() {
     let cases: Vec<Case> =
         table().into_iter().map(|case| Case { request: gateway.with_key(case.request), ..case }).collect();
     check(&gateway, &cases);
-    let log = gateway.log().join("\n");
+    let log = gateway.log_so_far().join("\n");
     assert!(!log.contains(CANARY), "a value stands in the log");
 }
 
@@ -416,7 +416,7 @@ fn a_model_that_answers_no_probability_is_a_500_and_never_null() {
     }
     check(&gateway, &cases);
     assert_eq!(gateway.post(PREDICT, row("1", "4")).status, 200, "it scores on");
-    let log = gateway.log().join("\n");
+    let log = gateway.log_so_far().join("\n");
     assert!(
         log.contains("model_output_invalid") && log.contains("not finite"),
         "the operator finds the reason:\n{log}"

@@ -602,7 +602,8 @@ fn nothing_legible_lies_in_redis() {
     wait_for("the scores", || (scores(&redis).len() == 2 * 42).then_some(()));
     // Whatever else may lie there.
     let names = redis.keys();
-    let values: Vec<Vec<u8>> = names.iter().map(|name| redis.value(name).unwrap()).collect();
+    let values: Vec<Vec<u8>> = names.iter().filter_map(|name| redis.value(name)).collect();
+    assert!(values.len() >= 2 * 42);
     assert_eq!(values.iter().collect::<BTreeSet<_>>().len(), values.len(), "equal scores look alike");
     for bytes in names.iter().map(String::as_bytes).chain(values.iter().map(Vec::as_slice)) {
         // A key's own beginning says that it is a score.
@@ -614,8 +615,9 @@ fn nothing_legible_lies_in_redis() {
         }
     }
     for name in &names {
+        // What Redis is tried with lies there for a second, and may be gone (-2); a key for ever would be -1.
         let left: i64 = redis.ask(&["PTTL", name]).parse().unwrap();
-        assert!((1..=60_000).contains(&left), "{left}");
+        assert!(left == -2 || (0..=60_000).contains(&left), "{name}: {left}");
     }
     assert_eq!(redis.keys_for_ever(), "");
 }

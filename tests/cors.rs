@@ -86,6 +86,7 @@ fn answers_and_refusals_can_be_read_by_the_page() {
         let exposed = answer.header("access-control-expose-headers").unwrap().to_ascii_lowercase();
         for header in [
             "x-request-id",
+            "traceparent",
             "www-authenticate",
             "retry-after",
             "ratelimit",

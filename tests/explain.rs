@@ -404,7 +404,7 @@ fn a_model_is_explained_by_default_where_its_score_says_so() {
             assert_eq!(answer["top_features"].as_array().unwrap().is_empty(), *top < 0.5);
         }
     }
-    let warned = gateway.log().join("\n");
+    let warned = gateway.log_so_far().join("\n");
     assert!(warned.contains("scores are to be explained and cannot be"), "{warned}");
 }
 
@@ -727,6 +727,46 @@ fn a_batch_that_nobody_has_time_to_explain_is_told_how_many_rows_can_be() {
 }
 
 #[test]
+fn a_version_answers_while_what_explains_it_is_prepared() {
+    let models = tempfile::tempdir_in(scratch()).unwrap();
+    // One after another is prepared: to run the background through all of them takes seconds.
+    let (model, output) = share_model("1", false, 2 * SLOW);
+    let background: Vec<[f64; 2]> = (1..=100).map(|at| [f64::from(at), 128.0]).collect();
+    let model = model.reference("background", objects(["top", "bottom"], &background));
+    let names = ["share", "share2", "share3", "share4", "share5", "share6"];
+    for name in names {
+        model.clone().name(name).publish(models.path(), output.clone());
+    }
+    // What is being prepared is waited for half as long.
+    let settings = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "200ms");
+    let gateway = serving(settings.set("SCOREGATE_EXPLAIN_BUDGET", "10ms"), &models, "").start();
+    let row = r#"{"top":1,"bottom":256}"#;
+    let url = |name: &str, query: &str| format!("/v1/models/{name}/predict{query}");
+    let ask = |name: &str| gateway.post(&url(name, "?explain=true"), row);
+    let is_early = |answer: &Answer| answer.code() == "explanations_preparing";
+    let early = names.iter().map(|name| (name, ask(name))).find(|(_, answer)| is_early(answer));
+    let (name, early) = early.expect("a model that is not prepared yet");
+    assert_eq!((early.status, early.header("retry-after")), (503, Some("1")), "{}", early.text());
+    assert_eq!(complaints(&early), Vec::<String>::new());
+    // On a busy machine not every answer is in time.
+    let plain = || Some(gateway.post(&url(name, ""), row)).filter(|answer| answer.status == 200);
+    wait_for("a score while that is so", plain);
+    for name in names {
+        // Some are still being tried.
+        let late = wait_for("an explained score", || Some(ask(name)).filter(|answer| answer.status == 200));
+        let named = late.json()["explanations"]["top_features"].as_array().map(Vec::len);
+        assert_eq!(named, Some(2), "{}", late.text());
+    }
+    drop(gateway);
+    // Where every score is to be explained, the version answers once it can be.
+    let settings = patient().set("SCOREGATE_EXPLAIN", "true");
+    let gateway = serving(settings, &models, "").start();
+    let first =
+        wait_for("a score", || Some(gateway.post(PREDICT, row)).filter(|answer| answer.status == 200));
+    assert!(first.json()["explanations"]["top_features"].is_array(), "{}", first.text());
+}
+
+#[test]
 fn what_a_batch_had_little_time_for_is_not_kept_for_single_rows() {
     let models = tempfile::tempdir_in(scratch()).unwrap();
     publish_share(models.path(), SLOW);
@@ -830,6 +870,12 @@ fn a_score_that_cannot_be_explained_is_answered_to_whoever_did_not_ask() {
     let answer = gateway.post("/v1/predict?explain=true", bad);
     assert_eq!((answer.status, answer.code().as_str()), (500, "model_output_invalid"));
     assert_eq!(complaints(&answer), Vec::<String>::new());
+    // Of whoever did not ask one row, and one of each batch.
+    let version = gateway.post(PREDICT, good).json()["model_version"].as_str().unwrap().to_owned();
+    let series = format!(
+        "scoregate_unexplained_rows_total{{model=\"share\",version=\"{version}\",reason=\"unusable\"}}"
+    );
+    assert_eq!(metric(&gateway, &series), 3);
 }
 
 /// What every picture is answered with.
@@ -872,11 +918,19 @@ fn one_row_is_explained_by_a_picture() {
     assert_eq!(draw("", "{}", "image/svg+xml").code(), "invalid_row");
 }
 
+/// What is said at `target` of a version, once what explains it is prepared.
+fn described(gateway: &Gateway, target: &str) -> Value {
+    wait_for("what explains a model", || {
+        let found = gateway.get(target).json();
+        (!found["explanations"].to_string().contains("still being prepared")).then_some(found)
+    })
+}
+
 #[test]
 fn a_model_says_how_it_is_explained() {
     let models = models();
     let gateway = serving(patient(), &models, "[model.iris]\nexplain = \"off\"\n").start();
-    let of = |model: &str| gateway.get(&format!("/v1/models/{model}/versions/1")).json();
+    let of = |model: &str| described(&gateway, &format!("/v1/models/{model}/versions/1"));
     let share = of("share");
     let said = &share["explanations"];
     assert_eq!((&said["mode"], &said["background_rows"]), (&json!("on_request"), &json!(4)));
@@ -892,7 +946,7 @@ fn a_model_says_how_it_is_explained() {
     assert_eq!((&iris["mode"], &iris["methods"], &iris["spaces"]), (&json!("off"), &json!([]), &json!([])));
     assert_eq!(ratio["background_rows"], 0);
     assert!(ratio["reason"].as_str().unwrap().contains("--reference"), "{ratio}");
-    assert_eq!(shared().get("/v1/metadata").json()["explanations"]["background_rows"], 100);
+    assert_eq!(described(&shared(), "/v1/metadata")["explanations"]["background_rows"], 100);
 
     // How important features are.
     assert_eq!(of("price")["importance"]["features"][0], json!({"name": "a", "mean_absolute": 2.5}));

@@ -389,6 +389,29 @@ fn a_copy_that_claims_to_be_earlier_replaces_nothing_that_answers() {
 }
 
 #[test]
+fn a_copy_under_another_name_is_refused_though_its_manifest_was_accepted() {
+    let models = empty();
+    let path = publish(models.path(), "steady", "1", 0.25);
+    let gateway = gateway(models.path()).start();
+    assert_eq!(ask(&gateway, "steady"), Ok(("1".into(), 0.25)));
+    let copy = models.path().join("steady/2");
+    fs::create_dir(&copy).unwrap();
+    // The manifest comes last, as it does when a version is published.
+    for file in fs::read_dir(&path)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|file| !file.ends_with("manifest.json"))
+    {
+        fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+    }
+    fs::copy(path.join("manifest.json"), copy.join("manifest.json")).unwrap();
+    let refused = refusal(&gateway, "steady", "2");
+    assert_eq!(refused["code"], "package_altered", "{refused}");
+    assert_eq!(state(&gateway, "steady", "2")["state"], "refused");
+    assert_eq!(ask(&gateway, "steady"), Ok(("1".into(), 0.25)));
+}
+
+#[test]
 fn a_model_that_takes_its_time_holds_up_no_start_of_the_others() {
     let models = empty();
     publish(models.path(), "steady", "1", 0.25);
@@ -483,8 +506,9 @@ fn fifty_swaps_under_load_lose_no_request_and_mix_no_versions() {
     let grown = gateway.resident().saturating_sub(resident);
     println!("{SWAPS} swaps under {asked} requests; {grown} bytes more than after the tenth");
     assert!(grown < GROWTH, "{grown} bytes more after {SWAPS} swaps than after 10");
-    let loaded = gateway.log().iter().filter(|line| line.contains("model loaded")).count();
-    assert_eq!(loaded, SWAPS + 1, "every swap loads a version anew");
+    let loaded = || gateway.log().iter().filter(|line| line.contains("model loaded")).count();
+    wait_for("the last swap in the log", || (loaded() > SWAPS).then_some(()));
+    assert_eq!(loaded(), SWAPS + 1, "every swap loads a version anew");
 }
 
 /// A model whose runs make a square matrix of as many rows as they have, and `matrices` products of it.

@@ -243,7 +243,7 @@ fn plans_have_quotas_of_their_own_and_models_too() {
             "an unknown plan is the default, each for itself"
         );
     }
-    let warnings = gateway.log().into_iter().filter(|line| line.contains("a caller's plan is not in"));
+    let warnings = gateway.log_so_far().into_iter().filter(|line| line.contains("a caller's plan is not in"));
     let warnings: Vec<Value> = warnings.map(|line| serde_json::from_str(&line).unwrap()).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!((&warnings[0]["level"], &warnings[0]["plan"]), (&"WARN".into(), &"platinum".into()));

@@ -192,7 +192,7 @@ fn what_becomes_of_each_credential_is_counted_once_and_logged() {
         let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let refusals = lines.filter(|line| line["message"] == "credential refused");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        refusals.map(|line| (text(&line["request.id"]), text(&line["reason"]))).collect()
+        refusals.map(|line| (text(&line["request_id"]), text(&line["reason"]))).collect()
     };
     let refused =
         cases.iter().enumerate().filter(|(_, (.., outcome))| !["accepted", "missing"].contains(outcome));

@@ -3,7 +3,7 @@
 //! Reading order: [`features`] turns bodies into checked columns, [`runtime`] turns columns into scores through ONNX Runtime
 //! ([`inspect`] rewrites graphs for it), [`package`] reads, verifies and publishes versions, [`acceptance`] decides whether one
 //! may be served, [`import`] makes one of a model from outside, [`explain`] says why a row got its score. [`metrics`] and
-//! [`reference`](mod@reference) say how good a model is and what its data looked like.
+//! [`reference`](mod@reference) say how good a model is and what its data looked like; [`watch`] holds rows against the latter.
 
 pub mod acceptance;
 mod encoding;
@@ -16,3 +16,4 @@ pub mod package;
 pub mod random;
 pub mod reference;
 pub mod runtime;
+pub mod watch;

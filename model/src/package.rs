@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::acceptance::lint;
 use crate::explain::importance::Importance;
+use crate::reference::{FeatureReference, Histogram};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -191,11 +192,13 @@ impl Expected {
     }
 }
 
-/// The parts of a reference that explanations need.
+/// The parts of a reference that serving needs.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Explaining {
+struct Needed {
     rows: u64,
+    features: Vec<FeatureReference>,
+    score: Option<Histogram>,
     background: Vec<Map<String, Value>>,
     importance: Option<Importance>,
     covers: Option<Vec<u64>>,
@@ -229,6 +232,10 @@ pub struct Package {
     pub importance: Option<Importance>,
     /// The covers of trees that `reference.json` says, if it does.
     pub covers: Option<Covers>,
+    /// How features were distributed, as `reference.json` says; empty if there is none.
+    pub distributions: Vec<FeatureReference>,
+    /// The edges between which `reference.json` counts scores, ascending; empty if there is none.
+    pub score_edges: Vec<f64>,
     /// The digest of the manifest, `sha256:…`: with the digests in it that of the whole package.
     pub manifest_digest: String,
 }
@@ -239,26 +246,13 @@ impl Package {
     /// # Errors
     /// [`Error`] naming the file and what is wrong with it.
     pub fn read(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(MANIFEST);
         refuse_link(directory)?;
         let (manifest, manifest_digest) = read_manifest(directory)?;
+        check_place(&manifest, directory)?;
+        let path = directory.join(MANIFEST);
         let altered = |path: &Path, problem: String| Error::Altered { path: path.into(), problem };
-        if manifest.format != manifest::FORMAT {
-            let problem = format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT);
-            return Err(altered(&path, problem));
-        }
-        let parts: Vec<_> =
-            directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
-        for (found, expected, what) in
-            [(parts.first(), &manifest.version, "version"), (parts.get(1), &manifest.name, "name")]
-        {
-            if found.is_none_or(|found| found != expected) {
-                let problem = format!("its {what} is \"{expected}\", which is not the name of its directory");
-                return Err(altered(&path, problem));
-            }
-        }
         let mut graph = None;
-        let (mut golden, mut reference) = (Vec::new(), Explaining::default());
+        let (mut golden, mut reference) = (Vec::new(), Needed::default());
         for (name, digest) in &manifest.files {
             if !is_plain_name(name) {
                 return Err(altered(
@@ -289,7 +283,13 @@ impl Package {
         let graph = graph.ok_or_else(|| altered(&path, format!("it does not list {MODEL}")))?;
         let schema = FeatureSchema::from_document(manifest.schema.clone())?;
         check_contents(&manifest, &schema, golden.len()).map_err(|problem| altered(&path, problem))?;
-        let Explaining { rows, background, importance, covers } = reference;
+        let Needed { rows, features, score, background, importance, covers } = reference;
+        if let Some(score) = &score
+            && !(score.edges.len() < 10 && score.edges.is_sorted_by(|one, next| one < next))
+        {
+            let problem = "found other edges of its scores, expected nine at most, each above the one before";
+            return Err(altered(&directory.join(REFERENCE), problem.into()));
+        }
         if let Some(importance) = &importance {
             let features = schema.features().map(|field| field.name.as_str());
             importance.check(features).map_err(|problem| altered(&directory.join(REFERENCE), problem))?;
@@ -303,6 +303,8 @@ impl Package {
             background,
             importance,
             covers: covers.map(|yes| Covers { rows, yes }),
+            distributions: features,
+            score_edges: score.map_or_else(Vec::new, |score| score.edges),
             manifest_digest,
         })
     }
@@ -412,6 +414,27 @@ pub fn read_manifest(directory: &Path) -> Result<(Manifest, String), Error> {
     let text = read_regular(&path, MAX_MANIFEST_BYTES)?;
     let manifest = serde_json::from_slice(&text).map_err(|source| Error::Manifest { path, source })?;
     Ok((manifest, digest_of(&text)))
+}
+
+/// Checks that `manifest` is of this format, and of the version whose package `directory` is.
+///
+/// # Errors
+/// [`Error::Altered`] if it is not: a copy under another name is not the version that was accepted.
+pub fn check_place(manifest: &Manifest, directory: &Path) -> Result<(), Error> {
+    let altered = |problem: String| Err(Error::Altered { path: directory.join(MANIFEST), problem });
+    if manifest.format != manifest::FORMAT {
+        return altered(format!("found manifest format {}, expected {}", manifest.format, manifest::FORMAT));
+    }
+    let parts: Vec<_> =
+        directory.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
+    for (found, expected, what) in
+        [(parts.first(), &manifest.version, "version"), (parts.get(1), &manifest.name, "name")]
+    {
+        if found.is_none_or(|found| found != expected) {
+            return altered(format!("its {what} is \"{expected}\", which is not the name of its directory"));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file that somebody else has put there: nothing but a regular file, and no more of it than `limit` bytes. Neither

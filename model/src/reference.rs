@@ -74,6 +74,9 @@ pub struct Histogram {
     pub edges: Vec<f64>,
     /// One count per bin, so one more than there are edges.
     pub counts: Vec<u64>,
+    /// The least and the greatest value of the reference; none if it has no value, or in packages of before they were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
 }
 
 /// Counts of categories.
@@ -110,11 +113,13 @@ impl Histogram {
             edges.extend(deciles.filter(|edge| edge < greatest || least == greatest));
             edges.dedup();
         }
+        let range =
+            sorted.first().copied().zip(sorted.last().copied()).map(|(least, greatest)| [least, greatest]);
         let mut counts = vec![0; edges.len() + 1];
         for value in sorted {
             counts[edges.partition_point(|edge| *edge < value)] += 1;
         }
-        Self { edges, counts }
+        Self { edges, counts, range }
     }
 
     /// The bin of `value`; NaN has none.
@@ -238,7 +243,7 @@ mod tests {
         let feature = FeatureReference::freeze("x", &Observed::Numbers(vec![Some(1.0), None, Some(2.0)]));
         assert_eq!(
             serde_json::to_string(&feature).unwrap(),
-            r#"{"name":"x","missing":1,"kind":"numeric","edges":[1.0],"counts":[1,1]}"#
+            r#"{"name":"x","missing":1,"kind":"numeric","edges":[1.0],"counts":[1,1],"range":[1.0,2.0]}"#
         );
         let feature = FeatureReference::freeze("c", &Observed::Categories(vec![Some("a"), None]));
         let text =

@@ -91,6 +91,7 @@ impl Client {
         let builder = || {
             reqwest::Client::builder()
                 .no_proxy()
+                .http1_only()
                 .redirect(Policy::none())
                 .referer(false)
                 .connect_timeout(CONNECT_TIMEOUT)

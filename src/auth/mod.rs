@@ -127,6 +127,11 @@ impl Grant {
         self.scopes & scope.bit() != 0
     }
 
+    /// Whether it covers all models, those to come as well.
+    pub fn has_every_model(&self) -> bool {
+        self.models.is_none()
+    }
+
     /// Whether it covers `model`.
     pub fn has_model(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.contains(model))
@@ -193,6 +198,11 @@ impl Caller {
     /// Whether the caller may use `model`.
     pub fn may_use(&self, model: &str) -> bool {
         self.0.grant.has_model(model)
+    }
+
+    /// Whether it may use every model.
+    pub fn may_use_all(&self) -> bool {
+        self.0.grant.has_every_model()
     }
 }
 

@@ -127,6 +127,12 @@ impl Status {
     pub fn is_known(&self) -> bool {
         self.memory.is_some() || self.redis.is_some()
     }
+
+    /// Whether anything had to be computed for this request.
+    pub fn is_computed(&self) -> bool {
+        let is_hit = |level| matches!(level, Some(Outcome::Hit(_)));
+        !(is_hit(self.memory) || is_hit(self.redis) || self.collapsed)
+    }
 }
 
 /// The bytes that a score takes in process.

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod models;
+mod openapi;
 mod score;
 
 use std::collections::BTreeMap;
@@ -15,13 +16,14 @@ use clap::{Args, Parser, Subcommand};
 
 use self::credentials::{ClientsCommand, KeysCommand, TokenArgs};
 use self::models::{ModelsCommand, RepositoryArgs};
+use self::openapi::OpenapiArgs;
 use self::score::{ExplainArgs, ScoreArgs};
 use crate::app::{self, App};
 use crate::config::{Settings, Sources};
 use crate::http::tls::Tls;
 use crate::http::workers::Workers;
 use crate::import::{self, ImportArgs};
-use crate::telemetry::Log;
+use crate::telemetry::{Filter, Log};
 use crate::{http, sandbox};
 
 /// How long the first fetch of issuers' keys may put readiness off: in an outage of theirs there are other callers.
@@ -29,6 +31,9 @@ const FIRST_KEYS: Duration = Duration::from_secs(3);
 
 /// How long the first connection to Redis may: what comes before it is counted by this gateway alone.
 const FIRST_REDIS: Duration = Duration::from_secs(1);
+
+/// How long traces that are left may take at the end.
+const LAST_TRACES: Duration = Duration::from_secs(1);
 
 /// An ONNX Runtime scoring gateway for tabular models.
 #[derive(Debug, Parser)]
@@ -71,6 +76,8 @@ enum Command {
         #[command(subcommand)]
         command: ModelsCommand,
     },
+    /// Print the OpenAPI document of the API, for readers and for generators of clients; no gateway need run.
+    Openapi(OpenapiArgs),
     /// Ask a running gateway whether it is ready; for containers.
     Healthcheck(Common),
     /// Try a model, as the gateway and `import` have it done in a process of its own.
@@ -121,6 +128,7 @@ impl Cli {
             Command::Clients { command } => credentials::clients(&command),
             Command::Token(args) => credentials::token(&args),
             Command::Models { command } => models::models(&command),
+            Command::Openapi(args) => openapi::openapi(&args),
             Command::Healthcheck(common) => healthcheck(&common.settings(BTreeMap::new())?),
             Command::Sandbox => sandbox::work(),
         }
@@ -166,14 +174,14 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         settings.server.addr = public_addr;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
         let mut app = App::new(settings)?;
-        app.metrics.watch(&log);
+        app.log_to(&log);
         let app = Arc::new(app);
         let signal = signal()?;
         let workers = Workers::start(workers).context("cannot start threads")?;
         let mut serving =
             tokio::spawn(http::serve::run(Arc::clone(&app), workers, tls, public, admin, signal));
         // Whatever is fetched and followed is, while the models are loaded.
-        follow(Arc::clone(&app)).context("cannot start threads")?;
+        follow(Arc::clone(&app), log.filter()).context("cannot start threads")?;
         // The time runs from here.
         let keys = tokio::time::timeout(FIRST_KEYS, app.auth.tokens.tried());
         let redis = tokio::time::timeout(FIRST_REDIS, app.limiter.tried());
@@ -203,7 +211,9 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         }
         app.open();
         tracing::info!(addr = %public_addr, admin_addr = %admin_addr, "ready");
-        serving.await.context("the listeners panicked")
+        serving.await.context("the listeners panicked")?;
+        app.requests.flush(LAST_TRACES);
+        Ok(())
     })?;
     // Blocking work whose caller has left is not waited for.
     threads.shutdown_timeout(Duration::from_secs(1));
@@ -212,7 +222,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 
 /// Keeps keys, issuers, clients and plans up to date for as long as the process runs, on a thread with a runtime of its own: names
 /// are resolved on a runtime's blocking threads, and those of the others may all be busy scoring.
-fn follow(app: Arc<App>) -> std::io::Result<()> {
+fn follow(app: Arc<App>, filter: Filter) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("scoregate-resolve")
         .enable_all()
@@ -223,7 +233,12 @@ fn follow(app: Arc<App>) -> std::io::Result<()> {
                 issuer.follow().await;
             }
         };
-        tokio::join!(app.auth.follow(), app.limiter.follow(), issuer);
+        let filter = async {
+            if let Err(error) = filter.follow(app.settings.file.as_deref()).await {
+                tracing::warn!(error = %error, "the log's filter is not followed");
+            }
+        };
+        tokio::join!(app.auth.follow(), app.limiter.follow(), issuer, filter);
     };
     let thread = std::thread::Builder::new().name("scoregate-follow".into());
     thread.spawn(move || runtime.block_on(follow)).map(drop)

@@ -202,10 +202,10 @@ fn wanted(
     is_full: bool,
     top_k: Option<u32>,
 ) -> anyhow::Result<Wanted> {
-    let explainer = version.explainer.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
-    let ask = explainer.ask(question, &version.labels)?;
+    let prepared = version.explainer()?;
+    let ask = prepared.explainer.ask(question, &version.labels)?;
     let top_k = top_k.map_or(version.explain.top_k, |top_k| top_k as usize);
-    Ok(Wanted { explaining: Explaining::new(version, explainer, ask), is_full, top_k, is_asked: true })
+    Ok(Wanted { explaining: Explaining::new(version, prepared, ask), is_full, top_k, is_asked: true })
 }
 
 /// Scores parts of a file.

@@ -8,6 +8,7 @@ mod explain;
 mod quota;
 mod reader;
 mod redis;
+mod telemetry;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +30,15 @@ pub use self::explain::{Comparison, Condition, ExplainMode, ExplainSettings, Own
 pub use self::quota::{PlanSettings, QuotaSettings, plans};
 use self::reader::{Reader, TableReader};
 pub use self::redis::RedisSettings;
+pub use self::telemetry::{AccessLog, LogFormat, LogSettings, OtlpProtocol, TraceSettings, log_filter_of};
 pub use self::values::duration;
 use self::values::{
-    COUNT, address, base_url, count, interval, labels, log_filter, log_format, optional_path, origins, path,
-    providers, text, whole,
+    COUNT, address, base_url, count, interval, labels, optional_path, origins, path, providers, switch, text,
+    whole,
 };
+
+/// Where models are if nobody says.
+pub const DEFAULT_MODELS_DIR: &str = "onnx_models";
 
 /// Everything that `serve` can be told.
 #[derive(Debug, Clone)]
@@ -68,6 +73,10 @@ pub struct Settings {
     pub plan: BTreeMap<String, PlanSettings>,
     /// Logs.
     pub log: LogSettings,
+    /// `SCOREGATE_METRICS` (`on|off`): whether requests, rows and versions are counted.
+    pub metrics: bool,
+    /// Traces, where there is a collector.
+    pub trace: Option<TraceSettings>,
     /// The settings file, whether it is there or not; none for a process that has none.
     pub file: Option<PathBuf>,
 }
@@ -84,6 +93,9 @@ pub struct ServerSettings {
     /// `SCOREGATE_CORS_ORIGINS` (none): the origins, such as `https://app.example.com`, whose pages may call with `fetch`; `*`
     /// is any.
     pub cors_origins: Vec<String>,
+    /// `SCOREGATE_OPENAPI_MODELS` (true): whether `/openapi.json`, which asks for no credentials, says what the rows of each
+    /// model are.
+    pub openapi_models: bool,
     /// `SCOREGATE_MAX_BODY_BYTES` (16 MiB): the largest body, decoded.
     pub max_body_bytes: usize,
     /// `SCOREGATE_MAX_BATCH_ROWS` (100,000): the most rows of one batch.
@@ -217,26 +229,6 @@ pub struct ScoringSettings {
     pub inline_budget: Duration,
 }
 
-/// Logs.
-#[derive(Debug, Clone)]
-pub struct LogSettings {
-    /// `SCOREGATE_LOG` (`info`): a level, or a filter such as `info,scoregate=debug`.
-    pub filter: String,
-    /// `SCOREGATE_LOG_FORMAT` (`auto|json|text`): JSON lines unless standard error is a terminal.
-    pub format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON lines elsewhere.
-    Auto,
-    /// JSON lines.
-    Json,
-    /// Text.
-    Text,
-}
-
 /// Every mistake in the settings.
 #[derive(Debug, thiserror::Error)]
 #[error("{} setting(s) cannot be used:{}", .0.len(), .0.iter().fold(String::new(), |mut text, mistake| { let _ = write!(text, "\n  {mistake}"); text }))]
@@ -295,6 +287,7 @@ impl Settings {
     /// [`Mistakes`] with every value that cannot be used and every key that is not known.
     pub fn load(sources: Sources) -> Result<Self, Mistakes> {
         let file = sources.path.clone();
+        let follows_filter = !sources.environment.contains_key("SCOREGATE_LOG");
         let mut reader = Reader::new(sources);
         let clients_file =
             reader.take("SCOREGATE_OAUTH_CLIENTS_FILE", "oauth.clients_file", "oauth_clients.json", path);
@@ -315,6 +308,12 @@ impl Settings {
                     text => base_url(text).map(Some),
                 }),
                 cors_origins: reader.take("SCOREGATE_CORS_ORIGINS", "server.cors_origins", "", origins),
+                openapi_models: reader.take(
+                    "SCOREGATE_OPENAPI_MODELS",
+                    "server.openapi_models",
+                    "true",
+                    switch,
+                ),
                 max_body_bytes: reader.take(
                     "SCOREGATE_MAX_BODY_BYTES",
                     "server.max_body_bytes",
@@ -350,7 +349,7 @@ impl Settings {
                 ),
             },
             models: ModelSettings {
-                dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", "onnx_models", path),
+                dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", DEFAULT_MODELS_DIR, path),
                 default: reader.take("SCOREGATE_DEFAULT_MODEL", "models.default", "churn", text),
                 poll_interval: reader.take(
                     "SCOREGATE_POLL_INTERVAL",
@@ -419,10 +418,9 @@ impl Settings {
             },
             plan: reader.plans(quota.default),
             quota,
-            log: LogSettings {
-                filter: reader.take("SCOREGATE_LOG", "log.filter", "info", log_filter),
-                format: reader.take("SCOREGATE_LOG_FORMAT", "log.format", "auto", log_format),
-            },
+            log: reader.log(follows_filter),
+            metrics: reader.metrics(),
+            trace: reader.trace(),
             file,
         };
         reader.finish()?;

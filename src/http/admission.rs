@@ -16,7 +16,8 @@ use crate::auth::certificates::ClientCertificate;
 use crate::auth::keys::PREFIX;
 use crate::auth::{self, Caller, Credential, Scope};
 use crate::limiter::{Loss, Standing};
-use crate::telemetry::metrics::Kind;
+use crate::telemetry::metrics::CredentialKind as Kind;
+use crate::telemetry::notes::Notes;
 
 /// The largest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
@@ -98,6 +99,9 @@ pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>)
                 Credential::None if certificate.is_some() => Kind::Certificate,
                 Credential::None => Kind::None,
             };
+            if let Ok(caller) = &verified {
+                Notes::of(parts).caller(caller);
+            }
             (kind, verified.and_then(|caller| permitted(caller, scope, model)))
         }
     };

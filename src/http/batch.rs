@@ -27,6 +27,7 @@ use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
 use crate::registry::{Cost, Version};
 use crate::scoring::{self, Explanations, Permit, Recall, Recalled, Skipped, Within};
+use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict_batch(
     State(app): State<Arc<App>>,
@@ -36,6 +37,7 @@ pub(super) async fn predict_batch(
     let (parts, body) = request.into_parts();
     let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
     let mut admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
+    Notes::of(&parts).end(Stage::Admission);
     let answer = score(&app, model, &mut admitted, &parts, body).await;
     Ok(admitted.answer(answer))
 }
@@ -47,17 +49,20 @@ async fn score(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Error> {
+    let notes = Notes::of(parts);
     let version = scoring::look_up(app.registry(), model)?;
+    notes.version(&version.tally);
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {
         Format::Json => accepted_format(&parts.headers, &[Format::Json])?,
         Format::Ndjson => accepted_format(&parts.headers, &[Format::Ndjson])?,
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
-    let wanted = wanted(parts, &version, false)?;
-    let received = receive(app, &parts.headers, body).await?;
+    let wanted = wanted(parts, &version, false, app.engine.answer_timeout() / 2).await?;
+    let received = receive(app, parts, body).await?;
     let cost = version.cost;
-    let work = Work { app: Arc::clone(app), version, input, output, wanted, begin: Instant::now() };
+    let begin = Instant::now();
+    let work = Work { app: Arc::clone(app), version, input, output, wanted, notes: notes.clone(), begin };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
     let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
@@ -93,6 +98,7 @@ async fn score(
     };
     let mut response =
         ([(CONTENT_TYPE, HeaderValue::from_static(output.media_type()))], answer).into_response();
+    notes.cache(status);
     cache::tell(status, response.headers_mut());
     Ok(response)
 }
@@ -113,6 +119,7 @@ struct Work {
     output: Format,
     /// How scores are explained, where they are.
     wanted: Option<Wanted>,
+    notes: Notes,
     /// Since when somebody waits.
     begin: Instant,
 }
@@ -150,6 +157,9 @@ impl Work {
             Format::Ndjson => (version.reader.ndjson_rows(&body, max_rows)?, "#"),
             Format::Csv => (self.csv_rows(&body)?, "#"),
         };
+        self.notes.rows(0, rows.submitted - rows.len());
+        self.notes.look(&rows, 0);
+        self.notes.end(Stage::Validation);
         // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
         let sent = (self.output == Format::Csv).then_some((body, received));
         let room = match rows.is_empty() {
@@ -174,11 +184,15 @@ impl Work {
         wish: Wish,
     ) -> Result<Option<Recalled>, Error> {
         admitted.settle(&self.app, read.rows.submitted).await?;
-        Ok(self.recall(admitted.caller(), wish).look_up_batch(&self.version, &read.rows).await)
+        let recalled = self.recall(admitted.caller(), wish).look_up_batch(&self.version, &read.rows).await;
+        if recalled.is_some() {
+            self.notes.end(Stage::Cache);
+        }
+        Ok(recalled)
     }
 
     fn recall<'r>(&'r self, caller: &'r Caller, wish: Wish) -> Recall<'r> {
-        Recall { cache: &self.app.cache, caller, wish }
+        Recall { cache: &self.app.cache, caller, wish, notes: &self.notes }
     }
 
     /// Whether there is time to explain so many rows, be it in the coarsest way; for those who ask for it.
@@ -211,6 +225,9 @@ impl Work {
         }
         let scored = recall.score_batch(version, rows, recalled, has_left)?;
         let (scores, status) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
+        self.notes.end(Stage::Run);
+        self.notes.rows(rows.len(), rows.submitted - rows.len());
+        self.notes.scores(scores.rows());
         let some = self.wanted.as_ref().filter(|wanted| !wanted.is_of_all(version));
         let chosen = some.map(|wanted| {
             let rows_of = scores.rows().enumerate();
@@ -251,10 +268,14 @@ impl Work {
         let BatchScores { scores, mut status, chosen } = scored;
         let mut answers = self.answers();
         if let Some(wanted) = &self.wanted {
+            let begin = Instant::now();
             let (rows, scores) =
                 chosen.as_ref().map_or((&rows, &scores), |chosen| (&chosen.rows, &chosen.scores));
             let missing = found.as_ref().map_or(rows.len(), Recalled::missing_rows);
             let weight = wanted.explaining.weight(missing);
+            if !rows.is_empty() {
+                self.notes.explained(wanted.explaining.method());
+            }
             let explanations = match app.engine.hold_explaining(weight) {
                 Ok(_permit) => {
                     // The other half is for whatever takes longer than it was expected to.
@@ -262,6 +283,12 @@ impl Work {
                     let within = Within { end, each, stop: has_left };
                     let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within);
                     let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
+                    if missing > 0 {
+                        self.notes.explaining(begin.elapsed());
+                    }
+                    if !rows.is_empty() {
+                        self.notes.end(Stage::Explanation);
+                    }
                     status = if looked_up.is_known() { looked_up } else { status };
                     explanations
                 }
@@ -269,6 +296,9 @@ impl Work {
                 // Whoever did not ask for it gets the scores all the same.
                 Err(_) => Explanations::none(&wanted.explaining, rows.len(), Skipped::Load),
             };
+            for (why, rows) in explanations.skipped() {
+                self.version.tally.unexplained(why.as_str(), rows);
+            }
             answers.explain(Explained { explanations, chosen: chosen.map(|chosen| chosen.at) });
         }
         let body = sent.as_ref().map_or(&[][..], |(body, _)| body);

@@ -1,16 +1,19 @@
 //! Receiving request bodies: bounded in size, time and total memory; content types and encodings.
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::time::Instant;
 
 use axum::body::Body;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Bytes};
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
+use hyper::http::request::Parts;
 
 use super::problem::Error;
 use crate::app::App;
 use crate::scoring::{self, Permit};
+use crate::telemetry::notes::{Notes, Stage};
 
 /// A body that has arrived, not yet decoded.
 #[derive(Debug)]
@@ -25,8 +28,8 @@ pub(super) struct Received {
 ///
 /// # Errors
 /// [`Error`] if it is encoded unusually, too large, too slow, broken, or more than there is memory for.
-pub(super) async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Received, Error> {
-    receive_at_most(app, headers, body, app.settings.server.max_body_bytes).await
+pub(super) async fn receive(app: &App, parts: &Parts, body: Body) -> Result<Received, Error> {
+    receive_at_most(app, parts, body, app.settings.server.max_body_bytes).await
 }
 
 /// Receives a body of at most `limit` bytes.
@@ -35,20 +38,32 @@ pub(super) async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Resul
 /// See [`receive`].
 pub(super) async fn receive_at_most(
     app: &App,
-    headers: &HeaderMap,
+    parts: &Parts,
     body: Body,
     limit: usize,
 ) -> Result<Received, Error> {
-    let gzip = is_gzip(headers)?;
+    let gzip = is_gzip(&parts.headers)?;
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
         return Err(Error::BodyTooLarge { limit });
     }
+    let (notes, begin) = (Notes::of(parts), Instant::now());
     let mut permits = Vec::new();
-    let receive = collect(app, body, limit, &mut permits);
-    match tokio::time::timeout(app.settings.server.body_timeout, receive).await {
+    let receive = collect(app, body, limit, &mut permits, &notes);
+    let received = tokio::time::timeout(app.settings.server.body_timeout, receive).await;
+    notes.receiving(begin.elapsed());
+    notes.end(Stage::Body);
+    match received {
         Ok(bytes) => Ok(Received { bytes: bytes?, gzip, permits }),
         Err(_) => Err(Error::BodyTimeout),
     }
+}
+
+/// Whether a body broke off because its client has left, rather than by what it sent.
+fn has_left(error: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let is_end = |kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof);
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| is_end(cause.kind()))
 }
 
 fn hold(app: &App, bytes: usize) -> Result<Permit, Error> {
@@ -57,7 +72,13 @@ fn hold(app: &App, bytes: usize) -> Result<Permit, Error> {
 
 /// Reads all frames. Permits are taken for what has arrived: what is only announced holds no memory, and must not keep
 /// others out.
-async fn collect(app: &App, mut body: Body, limit: usize, permits: &mut Vec<Permit>) -> Result<Bytes, Error> {
+async fn collect(
+    app: &App,
+    mut body: Body,
+    limit: usize,
+    permits: &mut Vec<Permit>,
+    notes: &Notes,
+) -> Result<Bytes, Error> {
     /// Beyond a first frame, permits are taken for so many bytes at a time.
     const STEP: usize = 256 * 1024;
     let mut held = 0;
@@ -65,7 +86,13 @@ async fn collect(app: &App, mut body: Body, limit: usize, permits: &mut Vec<Perm
     let mut rest = Vec::new();
     while let Some(frame) = body.frame().await {
         // Framing errors, resets, and bodies shorter than announced all end up here.
-        let Ok(data) = frame.map_err(|_| Error::BodyBroken)?.into_data() else { continue };
+        let frame = frame.map_err(|error| {
+            if has_left(&error) {
+                notes.left();
+            }
+            Error::BodyBroken
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
         let have = first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len();
         if have > limit {
             return Err(Error::BodyTooLarge { limit });
@@ -87,7 +114,9 @@ async fn collect(app: &App, mut body: Body, limit: usize, permits: &mut Vec<Perm
             }
         }
     }
-    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.into() })
+    let bytes: Bytes = if rest.is_empty() { first.unwrap_or_default() } else { rest.into() };
+    notes.received(bytes.len());
+    Ok(bytes)
 }
 
 impl Received {

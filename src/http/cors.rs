@@ -22,8 +22,9 @@ const REQUEST_HEADERS: [HeaderName; 8] = [
 ];
 
 /// What pages may read of an answer beside what they always may.
-const ANSWER_HEADERS: [HeaderName; 7] = [
+const ANSWER_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("traceparent"),
     header::WWW_AUTHENTICATE,
     header::RETRY_AFTER,
     header::ALLOW,

@@ -174,8 +174,8 @@ struct Explanations<'s> {
 impl<'s> Explanations<'s> {
     fn new(version: &'s Version) -> Self {
         let mode = version.explain.mode.as_str();
-        let explainer = match &version.explainer {
-            Ok(explainer) => explainer,
+        let explainer = match version.explainer() {
+            Ok(prepared) => &prepared.explainer,
             Err(why) => {
                 let reason = Some(why.to_string().into());
                 let (methods, spaces) = (Vec::new(), Vec::new());
@@ -328,7 +328,7 @@ impl<'s> Loaded<'s> {
         Self {
             execution_providers: &version.execution_providers,
             sessions: version.sessions,
-            memory_bytes: version.memory_bytes,
+            memory_bytes: version.memory_bytes(),
             cost,
             cache: Cached::new(cache, version),
             explanations: Explanations::new(version),

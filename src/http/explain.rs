@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
@@ -17,7 +18,7 @@ use super::body::{Format, SVG};
 use super::problem::Error;
 use super::wire;
 use crate::config::{Condition, ExplainMode};
-use crate::registry::{Unexplained, Version};
+use crate::registry::Version;
 use crate::scoring::{Explaining, Explanations, Skipped};
 
 /// How many features a picture shows unless it is asked for another number.
@@ -94,18 +95,20 @@ impl Parameters {
     }
 }
 
-/// How the scores of `version` are to be explained, be it by a picture; nothing if they are not.
+/// How the scores of `version` are to be explained, be it by a picture; nothing if they are not. What is asked for is waited
+/// for while it is being prepared, for as long as `patience` lasts.
 ///
 /// # Errors
 /// [`Error`] of parameters that are wrong, mean nothing, or ask for what this version has not.
-pub(super) fn wanted(
+pub(super) async fn wanted(
     parts: &Parts,
     version: &Arc<Version>,
     is_picture: bool,
+    patience: Duration,
 ) -> Result<Option<Wanted>, Error> {
     let query = parts.uri.query().unwrap_or_default();
     let default = version.explain.mode;
-    let is_default = default.is_default() && version.explainer.is_ok();
+    let is_default = default.is_default() && version.explainer().is_ok();
     // The usual case, in which there is nothing to read.
     if query.is_empty() && !is_picture && !is_default {
         return Ok(None);
@@ -131,10 +134,10 @@ pub(super) fn wanted(
             }
         };
     }
-    let explainer = version.explainer.as_ref().map_err(Unexplained::clone)?;
-    let ask = explainer.ask(&question, &version.labels)?;
+    let prepared = version.explainer_within(patience).await?;
+    let ask = prepared.explainer.ask(&question, &version.labels)?;
     Ok(Some(Wanted {
-        explaining: Explaining::new(version, explainer, ask),
+        explaining: Explaining::new(version, prepared, ask),
         is_full: mode == ExplainMode::Full,
         top_k: top_k.unwrap_or(if is_picture { SHOWN } else { version.explain.top_k }),
         is_asked: explain.is_some() || is_picture,

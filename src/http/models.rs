@@ -155,7 +155,7 @@ async fn read(
     Ok(admitted.answer(read()))
 }
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 fn json(document: &impl Serialize) -> Response {
     let body = serde_json::to_vec(document).expect("a description serialises");

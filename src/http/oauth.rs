@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::Router;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
@@ -32,8 +30,6 @@ const MAX_FORM_BYTES: usize = 64 * 1024;
 
 const TOKEN: &str = "/oauth/token";
 const JWKS: &str = "/.well-known/jwks.json";
-const SERVER: &str = "/.well-known/oauth-authorization-server";
-const RESOURCE: &str = "/.well-known/oauth-protected-resource";
 
 /// Why no token is given.
 #[derive(Debug, thiserror::Error)]
@@ -82,22 +78,8 @@ impl From<Error> for Refusal {
     }
 }
 
-/// The routes: those of the issuer only where it is switched on.
-pub(super) fn routes(app: &App, routes: Router<Arc<App>>) -> Router<Arc<App>> {
-    let nested = |path: &str| format!("{path}/{{*path}}");
-    let routes = routes.route(RESOURCE, get(resource)).route(&nested(RESOURCE), get(resource));
-    if app.issuer.is_none() {
-        return routes;
-    }
-    routes
-        .route(TOKEN, post(token))
-        .route(JWKS, get(jwks))
-        .route(SERVER, get(server))
-        .route(&nested(SERVER), get(server))
-}
-
 /// A token for a client that shows its id and secret (RFC 6749, 4.4).
-async fn token(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
+pub(super) async fn token(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let as_json = !names_problems(request.headers());
     match grant(&app, request).await {
         Ok(token) => Ok(answer(&token)),
@@ -111,7 +93,7 @@ async fn grant(app: &App, request: Request) -> Result<AccessToken, Refusal> {
     no_parameters(&parts)?;
     is_form(&parts.headers)?;
     accepted_format(&parts.headers, &[Format::Json])?;
-    let received = receive_at_most(app, &parts.headers, body, MAX_FORM_BYTES).await?;
+    let received = receive_at_most(app, &parts, body, MAX_FORM_BYTES).await?;
     let form = read_form(&received.decode(MAX_FORM_BYTES)?)?;
     let parameter = |name: &str| form.get(name).map(String::as_str);
     match parameter("grant_type") {
@@ -232,14 +214,14 @@ fn document_of(document: impl Into<axum::body::Body>, kept: HeaderValue) -> Resp
 }
 
 /// The keys that tokens are verified with (RFC 7517).
-async fn jwks(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
+pub(super) async fn jwks(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let issuer = issuer(&app)?;
     check(request)?;
     Ok(document_of(issuer.jwks().to_vec(), kept_for(keys_kept(issuer.notice()))))
 }
 
 /// What the issuer is (RFC 8414).
-async fn server(
+pub(super) async fn server(
     State(app): State<Arc<App>>,
     path: RawPathParams,
     request: Request,
@@ -261,7 +243,7 @@ async fn server(
 }
 
 /// What the gateway takes tokens from (RFC 9728).
-async fn resource(
+pub(super) async fn resource(
     State(app): State<Arc<App>>,
     path: RawPathParams,
     request: Request,

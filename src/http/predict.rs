@@ -1,6 +1,7 @@
 //! `POST /v1/predict` and `/v1/models/{model}/predict`: one row.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -23,6 +24,7 @@ use crate::cache::Status;
 use crate::limiter::Loss;
 use crate::registry::Version;
 use crate::scoring::{self, Recall, RowError, Scored, Skipped};
+use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict(
     State(app): State<Arc<App>>,
@@ -32,6 +34,7 @@ pub(super) async fn predict(
     let (parts, body) = request.into_parts();
     let (verified, model) = verify_for_model(&app, &parts, Scope::ScorePredict, &path).await?;
     let admitted = verified.admit(&app, Some(model), Loss::CountHere).await?;
+    Notes::of(&parts).end(Stage::Admission);
     Ok(admitted.answer(score(&app, model, admitted.caller(), &parts, body).await))
 }
 
@@ -42,12 +45,14 @@ async fn score(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Error> {
+    let notes = &Notes::of(parts);
     let version = scoring::look_up(app.registry(), model)?;
+    notes.version(&version.tally);
     content_format(&parts.headers, &[Format::Json])?;
     let is_picture = accepts_picture(&parts.headers)?;
-    let wanted = explain::wanted(parts, &version, is_picture)?;
-    let received = receive(app, &parts.headers, body).await?;
-    let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers) };
+    let wanted = explain::wanted(parts, &version, is_picture, app.engine.answer_timeout() / 2).await?;
+    let received = receive(app, parts, body).await?;
+    let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers), notes };
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
@@ -77,7 +82,12 @@ async fn score(
             Err(error) => Err(error),
         }
     };
-    let Scored { score, status } = scored.map_err(|error| refusal(error, &version))?;
+    let Scored { score, status } = scored.map_err(|error| {
+        notes.rows(0, usize::from(matches!(error, RowError::Row(_))));
+        refusal(error, &version)
+    })?;
+    notes.rows(1, 0);
+    notes.scores(std::iter::once(score.values()));
     let (mut response, status) = match wanted.filter(|wanted| wanted.applies(&version, score.values())) {
         None => (json(wire::one(&version, score.values(), None)), status),
         // Boxed, so that requests without it carry none of its state.
@@ -87,6 +97,7 @@ async fn score(
             (response, if looked_up.is_known() { looked_up } else { status })
         }
     };
+    notes.cache(status);
     cache::tell(status, response.headers_mut());
     Ok(response)
 }
@@ -107,6 +118,8 @@ async fn explained(
 ) -> Result<(Response, Status), Error> {
     let row = Arc::new(row);
     let numbers = score.values();
+    recall.notes.explained(wanted.explaining.method());
+    let begin = Instant::now();
     let (explanation, status) = match wanted.explaining.explain_one(recall, &app.engine, &row, numbers).await
     {
         Ok(explained) => explained,
@@ -117,6 +130,7 @@ async fn explained(
                 scoring::Error::Deadline => Skipped::Time,
                 _ => Skipped::Unusable,
             };
+            version.tally.unexplained(why.as_str(), 1);
             if why == Skipped::Unusable {
                 scoring::unexplained(version, &error);
             }
@@ -128,6 +142,11 @@ async fn explained(
         }
         Err(error) => return Err(error.into()),
     };
+    recall.notes.explained(explanation.method);
+    if status.is_computed() {
+        recall.notes.explaining(begin.elapsed());
+    }
+    recall.notes.end(Stage::Explanation);
     if is_picture {
         return Ok((explain::picture(wanted, version, numbers, &explanation, &row), status));
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::oauth::Refusal;
 use super::quota::Told;
+use crate::aside::Undone;
 use crate::registry::Unexplained;
 use crate::{audit, auth, limiter, rollout, scoring};
 
@@ -151,6 +152,12 @@ pub enum Error {
     Panicked,
 }
 
+impl From<Undone> for Error {
+    fn from(_: Undone) -> Self {
+        scoring::Error::from(scoring::Overloaded).into()
+    }
+}
+
 /// One fault as clients see it.
 #[derive(Debug, Serialize)]
 pub struct Fault {
@@ -186,102 +193,170 @@ impl Fault {
     }
 }
 
-/// What a refusal is to a client.
-struct Problem {
-    status: StatusCode,
-    /// Stable: type slug, log field and metric label.
-    code: &'static str,
-    title: &'static str,
+/// Declares [`Code`]: the name of each, its status, how it is written, and its title.
+macro_rules! codes {
+    ($($name:ident = ($status:literal, $text:literal, $title:literal),)*) => {
+        /// What a refusal is to a client. Stable: type slug, log field and metric label.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) enum Code {
+            $($name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            #[cfg(test)]
+            pub(super) const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Status, how it is written, and title.
+            const fn told(self) -> (u16, &'static str, &'static str) {
+                match self {
+                    $(Self::$name => ($status, $text, $title),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    MissingCredentials = (401, "missing_credentials", "Credentials needed"),
+    InvalidRequest = (400, "invalid_request", "Malformed request"),
+    CredentialTooLarge = (431, "credential_too_large", "Credential too large"),
+    InvalidKey = (401, "invalid_key", "Invalid API key"),
+    InvalidToken = (401, "invalid_token", "Invalid access token"),
+    CredentialsUnavailable = (503, "credentials_unavailable", "Access tokens cannot be checked"),
+    InsufficientScope = (403, "insufficient_scope", "Insufficient scope"),
+    ModelNotAllowed = (403, "model_not_allowed", "Model not allowed"),
+    UnsupportedGrantType = (400, "unsupported_grant_type", "Unsupported grant type"),
+    InvalidClient = (401, "invalid_client", "Invalid client"),
+    InvalidScope = (400, "invalid_scope", "Invalid scope"),
+    TemporarilyUnavailable = (503, "temporarily_unavailable", "Temporarily unavailable"),
+    ServerError = (500, "server_error", "Internal error"),
+    NotFound = (404, "not_found", "Not found"),
+    UnknownVersion = (404, "unknown_version", "Unknown version"),
+    MethodNotAllowed = (405, "method_not_allowed", "Method not allowed"),
+    InvalidParameter = (400, "invalid_parameter", "Invalid query parameter"),
+    ExplanationsOff = (409, "explanations_off", "No explanations"),
+    NoBackground = (409, "no_background", "No background rows"),
+    BackgroundUnusable = (409, "background_unusable", "Unusable background rows"),
+    ExplanationsPreparing = (503, "explanations_preparing", "Explanations are being prepared"),
+    NoImportance = (404, "no_importance", "No importance of features"),
+    NotAcceptable = (406, "not_acceptable", "Not acceptable"),
+    InvalidRollout = (422, "invalid_rollout", "Invalid rollout"),
+    VersionUnusable = (409, "version_unusable", "Unusable version"),
+    RepositoryUnavailable = (500, "repository_unavailable", "Repository unavailable"),
+    AuditUnavailable = (500, "audit_unavailable", "Audit log unavailable"),
+    UnsupportedMediaType = (415, "unsupported_media_type", "Unsupported media type"),
+    UnsupportedEncoding = (415, "unsupported_encoding", "Unsupported content encoding"),
+    MalformedGzip = (400, "malformed_gzip", "Malformed gzip"),
+    MalformedBody = (400, "malformed_body", "Malformed body"),
+    BodyTooLarge = (413, "body_too_large", "Body too large"),
+    BodyTimeout = (408, "body_timeout", "Body timeout"),
+    MalformedJson = (400, "malformed_json", "Malformed JSON"),
+    TooManyRows = (413, "too_many_rows", "Too many rows"),
+    InvalidRows = (422, "invalid_rows", "Invalid rows"),
+    InvalidRow = (422, "invalid_row", "Invalid row"),
+    QuotaExceeded = (429, "quota_exceeded", "Request cannot be satisfied as assigned quota has been exceeded"),
+    QuotaUnavailable = (503, "quota_unavailable", "The quota cannot be checked"),
+    UnknownModel = (404, "unknown_model", "Unknown model"),
+    NotReady = (503, "not_ready", "Not ready"),
+    Overloaded = (503, "overloaded", "Overloaded"),
+    Deadline = (504, "deadline", "Deadline exceeded"),
+    ModelOutputInvalid = (500, "model_output_invalid", "Invalid model output"),
+    Internal = (500, "internal", "Internal error"),
+}
+
+impl Code {
+    /// The status of the answer.
+    pub(super) fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.told().0).expect("every status of the list is one")
+    }
+
+    /// As clients see it.
+    pub(super) fn as_str(self) -> &'static str {
+        self.told().1
+    }
+
+    /// What it is called.
+    pub(super) fn title(self) -> &'static str {
+        self.told().2
+    }
 }
 
 impl Error {
-    fn problem(&self) -> Problem {
-        let (status, code, title) = match self {
+    /// What it is to a client.
+    pub(super) fn code(&self) -> Code {
+        match self {
             Self::Auth { error, .. } => match error {
-                auth::Error::Missing => (401, "missing_credentials", "Credentials needed"),
-                auth::Error::InvalidRequest(_) => (400, "invalid_request", "Malformed request"),
-                auth::Error::TooLarge => (431, "credential_too_large", "Credential too large"),
-                auth::Error::InvalidKey => (401, "invalid_key", "Invalid API key"),
-                auth::Error::InvalidToken(_) | auth::Error::ExpiredToken => {
-                    (401, "invalid_token", "Invalid access token")
-                }
-                auth::Error::Unavailable { .. } => {
-                    (503, "credentials_unavailable", "Access tokens cannot be checked")
-                }
-                auth::Error::InsufficientScope(_) => (403, "insufficient_scope", "Insufficient scope"),
-                auth::Error::ModelNotAllowed => (403, "model_not_allowed", "Model not allowed"),
+                auth::Error::Missing => Code::MissingCredentials,
+                auth::Error::InvalidRequest(_) => Code::InvalidRequest,
+                auth::Error::TooLarge => Code::CredentialTooLarge,
+                auth::Error::InvalidKey => Code::InvalidKey,
+                auth::Error::InvalidToken(_) | auth::Error::ExpiredToken => Code::InvalidToken,
+                auth::Error::Unavailable { .. } => Code::CredentialsUnavailable,
+                auth::Error::InsufficientScope(_) => Code::InsufficientScope,
+                auth::Error::ModelNotAllowed => Code::ModelNotAllowed,
             },
             // The codes are those of RFC 6749, section 5.2.
             Self::Token { refusal, .. } => match refusal {
-                Refusal::Request(_) => (400, "invalid_request", "Malformed request"),
-                Refusal::GrantType => (400, "unsupported_grant_type", "Unsupported grant type"),
-                Refusal::Client(_) => (401, "invalid_client", "Invalid client"),
-                Refusal::Scope(_) => (400, "invalid_scope", "Invalid scope"),
-                Refusal::Busy | Refusal::Unrecorded => {
-                    (503, "temporarily_unavailable", "Temporarily unavailable")
-                }
-                Refusal::Failed(_) => (500, "server_error", "Internal error"),
-                Refusal::Other(error) => return error.problem(),
+                Refusal::Request(_) => Code::InvalidRequest,
+                Refusal::GrantType => Code::UnsupportedGrantType,
+                Refusal::Client(_) => Code::InvalidClient,
+                Refusal::Scope(_) => Code::InvalidScope,
+                Refusal::Busy | Refusal::Unrecorded => Code::TemporarilyUnavailable,
+                Refusal::Failed(_) => Code::ServerError,
+                Refusal::Other(error) => error.code(),
             },
-            Self::NoRoute => (404, "not_found", "Not found"),
-            Self::UnknownVersion => (404, "unknown_version", "Unknown version"),
-            Self::Method => (405, "method_not_allowed", "Method not allowed"),
-            Self::Parameter(_) | Self::Question(_) => (400, "invalid_parameter", "Invalid query parameter"),
-            Self::Unexplained(Unexplained::Off) => (409, "explanations_off", "No explanations"),
-            Self::Unexplained(Unexplained::NoBackground) => (409, "no_background", "No background rows"),
-            Self::Unexplained(Unexplained::Unusable) => {
-                (409, "background_unusable", "Unusable background rows")
-            }
-            Self::NoImportance => (404, "no_importance", "No importance of features"),
-            Self::NotAcceptable(_) => (406, "not_acceptable", "Not acceptable"),
-            Self::Rollout => (422, "invalid_rollout", "Invalid rollout"),
-            Self::Promotion(rollout::Error::NoVersion { .. }) => (404, "unknown_version", "Unknown version"),
-            Self::Promotion(error) if error.is_refusal() => (409, "version_unusable", "Unusable version"),
-            Self::Promotion(_) => (500, "repository_unavailable", "Repository unavailable"),
-            Self::Audit(_) => (500, "audit_unavailable", "Audit log unavailable"),
-            Self::MediaType(_) => (415, "unsupported_media_type", "Unsupported media type"),
-            Self::Encoding => (415, "unsupported_encoding", "Unsupported content encoding"),
-            Self::Gzip => (400, "malformed_gzip", "Malformed gzip"),
-            Self::BodyBroken => (400, "malformed_body", "Malformed body"),
-            Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large"),
-            Self::BodyTimeout => (408, "body_timeout", "Body timeout"),
+            Self::NoRoute => Code::NotFound,
+            Self::UnknownVersion => Code::UnknownVersion,
+            Self::Method => Code::MethodNotAllowed,
+            Self::Parameter(_) | Self::Question(_) => Code::InvalidParameter,
+            Self::Unexplained(Unexplained::Off) => Code::ExplanationsOff,
+            Self::Unexplained(Unexplained::NoBackground) => Code::NoBackground,
+            Self::Unexplained(Unexplained::Unusable) => Code::BackgroundUnusable,
+            Self::Unexplained(Unexplained::Preparing) => Code::ExplanationsPreparing,
+            Self::NoImportance => Code::NoImportance,
+            Self::NotAcceptable(_) => Code::NotAcceptable,
+            Self::Rollout => Code::InvalidRollout,
+            Self::Promotion(rollout::Error::NoVersion { .. }) => Code::UnknownVersion,
+            Self::Promotion(error) if error.is_refusal() => Code::VersionUnusable,
+            Self::Promotion(_) => Code::RepositoryUnavailable,
+            Self::Audit(_) => Code::AuditUnavailable,
+            Self::MediaType(_) => Code::UnsupportedMediaType,
+            Self::Encoding => Code::UnsupportedEncoding,
+            Self::Gzip => Code::MalformedGzip,
+            Self::BodyBroken => Code::MalformedBody,
+            Self::BodyTooLarge { .. } => Code::BodyTooLarge,
+            Self::BodyTimeout => Code::BodyTimeout,
             Self::Body(BodyError::Json(_) | BodyError::DuplicateField { .. } | BodyError::Root { .. }) => {
-                (400, "malformed_json", "Malformed JSON")
+                Code::MalformedJson
             }
             Self::Body(BodyError::TooManyRows { .. })
             | Self::AnswerTooLarge { .. }
-            | Self::TooManyToExplain { .. } => (413, "too_many_rows", "Too many rows"),
+            | Self::TooManyToExplain { .. } => Code::TooManyRows,
             Self::Body(BodyError::Shape { .. } | BodyError::Header(_) | BodyError::Empty)
             | Self::Header(_)
-            | Self::Rows { .. } => (422, "invalid_rows", "Invalid rows"),
-            Self::Row(_) => (422, "invalid_row", "Invalid row"),
-            Self::Quota { error: limiter::Error::Exceeded(_), .. } => {
-                (429, "quota_exceeded", "Request cannot be satisfied as assigned quota has been exceeded")
-            }
-            Self::Quota { error: limiter::Error::TooManyRows { .. }, .. } => {
-                (413, "too_many_rows", "Too many rows")
-            }
-            Self::Quota { error: limiter::Error::Unavailable, .. } => {
-                (503, "quota_unavailable", "The quota cannot be checked")
-            }
-            Self::Scoring(scoring::Error::UnknownModel) => (404, "unknown_model", "Unknown model"),
-            Self::Scoring(scoring::Error::NotReady) => (503, "not_ready", "Not ready"),
-            Self::Scoring(scoring::Error::Overloaded(_)) => (503, "overloaded", "Overloaded"),
-            Self::Scoring(scoring::Error::Deadline) => (504, "deadline", "Deadline exceeded"),
-            Self::Scoring(scoring::Error::Output(_)) => (500, "model_output_invalid", "Invalid model output"),
+            | Self::Rows { .. } => Code::InvalidRows,
+            Self::Row(_) => Code::InvalidRow,
+            Self::Quota { error: limiter::Error::Exceeded(_), .. } => Code::QuotaExceeded,
+            Self::Quota { error: limiter::Error::TooManyRows { .. }, .. } => Code::TooManyRows,
+            Self::Quota { error: limiter::Error::Unavailable, .. } => Code::QuotaUnavailable,
+            Self::Scoring(scoring::Error::UnknownModel) => Code::UnknownModel,
+            Self::Scoring(scoring::Error::NotReady) => Code::NotReady,
+            Self::Scoring(scoring::Error::Overloaded(_)) => Code::Overloaded,
+            Self::Scoring(scoring::Error::Deadline) => Code::Deadline,
+            Self::Scoring(scoring::Error::Output(_)) => Code::ModelOutputInvalid,
             Self::Scoring(scoring::Error::Run(_) | scoring::Error::Panicked) | Self::Panicked => {
-                (500, "internal", "Internal error")
+                Code::Internal
             }
-        };
-        let status = StatusCode::from_u16(status).expect("every status of the list is one");
-        Problem { status, code, title }
+        }
     }
 
     /// The challenge or hint that goes with the status.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self {
             Self::Auth { error, resource_metadata } => challenges(*error, resource_metadata),
-            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady) => {
+            Self::Scoring(scoring::Error::Overloaded(_) | scoring::Error::NotReady)
+            | Self::Unexplained(Unexplained::Preparing) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             Self::Quota { error: limiter::Error::Exceeded(standing), legacy } => {
@@ -324,7 +399,7 @@ impl Error {
                 _ if status.is_server_error() => "server_error",
                 _ => "invalid_request",
             }),
-            Self::Token { .. } => Some(self.problem().code),
+            Self::Token { .. } => Some(self.code().as_str()),
             _ => None,
         }
     }
@@ -380,27 +455,28 @@ impl Error {
 
     /// Writes the problem document.
     pub fn into_answer(mut self, path: &str, request_id: &str) -> Response {
-        let Problem { status, code, title } = self.problem();
+        let (problem, status) = (self.code(), self.code().status());
+        let (code, title) = (problem.as_str(), problem.title());
         match status {
             // Anybody who passes by has none; the metrics count them.
             _ if matches!(self.refusal(), Some(auth::Error::Missing)) => {
-                tracing::debug!(request.id = request_id, code, reason = "missing", "credential refused");
+                tracing::debug!(request_id, code, reason = "missing", "credential refused");
             }
             // What the answer does not tell, the operator finds here.
             _ if self.refusal().is_some() => {
                 let reason = self.refusal().map_or("", auth::Error::reason);
-                tracing::info!(request.id = request_id, code, reason, "credential refused");
+                tracing::info!(request_id, code, reason, "credential refused");
             }
             _ if matches!(self, Self::Token { refusal: Refusal::Client(_), .. }) => {
-                tracing::info!(request.id = request_id, code, "client refused");
+                tracing::info!(request_id, code, "client refused");
             }
             // Shedding load and not being ready are states of the gateway, not failures of it.
             StatusCode::SERVICE_UNAVAILABLE => {
-                tracing::debug!(request.id = request_id, code, "request turned away")
+                tracing::debug!(request_id, code, "request turned away")
             }
             _ if status.is_server_error() => {
                 let error = Chain(&self).to_string();
-                tracing::error!(request.id = request_id, code, error, "request failed");
+                tracing::error!(request_id, code, error, "request failed");
             }
             _ => {}
         }
@@ -512,7 +588,7 @@ impl Pending {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.problem().status;
+        *response.status_mut() = self.code().status();
         response.extensions_mut().insert(Pending(std::sync::Arc::new(std::sync::Mutex::new(Some(self)))));
         response
     }

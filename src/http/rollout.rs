@@ -47,7 +47,7 @@ async fn change(
     if !known.models.contains_key(model) {
         return Err(scoring::Error::UnknownModel.into());
     }
-    let received = receive(app, &parts.headers, body).await?;
+    let received = receive(app, parts, body).await?;
     let decoded = received.decode(app.settings.server.max_body_bytes)?;
     let rollout: Rollout = serde_json::from_slice(&decoded).map_err(|_| Error::Rollout)?;
     let caller = admitted.caller().id().to_owned();

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -32,6 +33,8 @@ use super::cors;
 use super::framing::StrictFraming;
 use super::patience::Patience;
 use super::problem::{Error, Pending};
+use super::route::Templates;
+use super::router::routes;
 use super::tls::{self, Tls};
 use super::unread::Unread;
 use super::wire::Ids;
@@ -39,11 +42,16 @@ use super::workers::Workers;
 use crate::app::App;
 use crate::auth::certificates::ClientCertificate;
 use crate::config::ServerSettings;
+use crate::telemetry::metrics::ConnectionCounts;
+use crate::telemetry::notes::Notes;
 
 /// The longest request id of a client that is kept.
 const MAX_REQUEST_ID: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Of which trace an answer is a part ([Trace Context](https://www.w3.org/TR/trace-context/)).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// When a gateway stops: first it is no longer ready, then it takes no new connections.
 #[derive(Debug, Clone)]
@@ -69,7 +77,7 @@ impl Stop {
 
 /// Which of the two listeners a connection was made to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Where callers come.
     Public,
     /// Where operators come.
@@ -87,6 +95,8 @@ struct Listener {
 /// What a connection is served with.
 #[derive(Clone)]
 struct Service {
+    app: Arc<App>,
+    templates: Arc<Templates>,
     router: Router,
     cors: Option<Arc<CorsLayer>>,
     /// How long a head may take, and the time between two requests.
@@ -111,17 +121,19 @@ async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers
             () = stop.asked() => break,
         };
         let (service, watcher) = (service.clone(), graceful.watcher());
+        let app = Arc::clone(&service.app);
         // Two tasks of different types: what TLS needs makes plain connections no larger.
         match &tls {
             None => workers.spawn(async move {
                 let ended = async { connection(TcpStream::from_std(stream)?, None, service, watcher).await };
-                report(ended.await);
+                report(ended.await, app.metrics.connections());
                 drop(place);
             }),
             Some(tls) => {
                 let (acceptor, stop) = (tls.acceptor(side), stop.clone());
                 workers.spawn(async move {
-                    report(encrypted(stream, acceptor, service, watcher, stop).await);
+                    let ended = encrypted(stream, acceptor, service, watcher, stop).await;
+                    report(ended, app.metrics.connections());
                     drop(place);
                 });
             }
@@ -133,11 +145,23 @@ async fn serve(listener: Listener, settings: ServerSettings, stop: Stop, workers
     }
 }
 
-fn report(ended: Ended) {
-    if let Err(error) = ended {
-        // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
-        tracing::debug!(error = %error, "connection ended");
-    }
+fn report(ended: Ended, counts: &ConnectionCounts) {
+    let Err(error) = ended else {
+        counts.served.inc();
+        return;
+    };
+    // What goes wrong on a connection is the peer's affair: it left, stalled, or sent what is no HTTP.
+    tracing::debug!(error = %error, "connection ended");
+    let mut causes = std::iter::successors(Some(&*error as &dyn std::error::Error), |cause| cause.source());
+    let is_late = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+    let outcome = match error.downcast_ref::<hyper::Error>() {
+        _ if causes.any(|cause| cause.downcast_ref().is_some_and(is_late)) => &counts.timeout,
+        Some(error) if error.is_parse() => &counts.framing,
+        Some(_) => &counts.served,
+        // It came to no HTTP.
+        None => &counts.tls,
+    };
+    outcome.inc();
 }
 
 /// Makes TLS of a connection and serves it, on the thread that this runs on.
@@ -162,12 +186,13 @@ async fn encrypted(
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     certificate: Option<Arc<ClientCertificate>>,
-    Service { router, cors, timeouts: (head, idle) }: Service,
+    Service { app, templates, router, cors, timeouts: (head, idle) }: Service,
     watcher: Watcher,
 ) -> Ended {
     let (busy, unread) = (Arc::new(AtomicBool::new(false)), Unread::default());
     let stream = Patience::new(StrictFraming::new(stream), head, idle, Arc::clone(&busy));
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let (app, templates) = (Arc::clone(&app), Arc::clone(&templates));
         let (router, cors) = (router.clone(), cors.clone());
         let (busy, unread) = (Arc::clone(&busy), unread.clone());
         if let Some(certificate) = &certificate {
@@ -179,7 +204,7 @@ async fn connection(
             let (parts, body) = request.into_parts();
             let body = unread.watch(body, &parts.headers);
             let request = Request::from_parts(parts, body);
-            let mut response = answer(router, cors, request).await;
+            let mut response = answer(&app, &templates, router, cors, request).await;
             unread.settle(&mut response);
             busy.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
@@ -210,30 +235,51 @@ async fn accept(listener: &TcpListener) -> std::net::TcpStream {
 }
 
 /// One request: id, handler, panic → 500, refusal → problem document, and what CORS adds to any of them.
-async fn answer(router: Router, cors: Option<Arc<CorsLayer>>, request: Request<Body>) -> Response {
+async fn answer(
+    app: &App,
+    templates: &Templates,
+    router: Router,
+    cors: Option<Arc<CorsLayer>>,
+    mut request: Request<Body>,
+) -> Response {
     let id = request_id(request.headers());
+    let route = templates.of(request.uri().path());
+    let id_text = id.to_str().unwrap_or_default();
+    let watched = app.requests.watch(request.method(), route, id_text, request.headers());
+    request.extensions_mut().insert(watched.notes().clone());
     let mut response = match cors.filter(|_| cors::concerns(request.method(), request.headers())) {
-        None => handled(router, request, &id).await,
+        None => handled(router, request, &id, watched.notes()).await,
         Some(cors) => {
-            let handler = async |request| Ok::<_, Infallible>(handled(router.clone(), request, &id).await);
+            let handler = async |request| {
+                Ok::<_, Infallible>(handled(router.clone(), request, &id, watched.notes()).await)
+            };
             // Boxed, so that requests without it carry none of its state.
             let Ok(response) = Box::pin(cors.layer(tower_service(handler)).oneshot(request)).await;
             response
         }
     };
+    if let Some(traceparent) = watched.traceparent() {
+        let traceparent = HeaderValue::try_from(traceparent).expect("it is plain ASCII");
+        response.headers_mut().insert(TRACEPARENT, traceparent);
+    }
     response.headers_mut().insert(REQUEST_ID, id);
+    watched.finish(response.status().as_u16(), response.body().size_hint().lower());
     response
 }
 
 /// What a handler answers, or why it does not.
-async fn handled(router: Router, request: Request<Body>, id: &HeaderValue) -> Response {
+async fn handled(router: Router, request: Request<Body>, id: &HeaderValue, notes: &Notes) -> Response {
     let id = id.to_str().unwrap_or_default();
     let path = request.uri().clone();
     let mut response = match caught(router.oneshot(request)).await {
         Some(Ok(response)) => response,
-        None => Error::Panicked.into_answer(path.path(), id),
+        None => {
+            notes.refused(Error::Panicked.code().as_str());
+            Error::Panicked.into_answer(path.path(), id)
+        }
     };
     if let Some(error) = response.extensions_mut().remove::<Pending>().and_then(Pending::take) {
+        notes.refused(error.code().as_str());
         let told = std::mem::take(response.headers_mut());
         response = error.into_answer(path.path(), id);
         // What else the client is told: the methods of the path, its quota. The length was that of no body.
@@ -301,7 +347,19 @@ pub async fn run(
             Side::Public => cors::layer(&settings.cors_origins).map(Arc::new),
             Side::Admin => None,
         };
-        let service = Service { router, cors, timeouts: (settings.body_timeout, settings.idle_timeout) };
+        let routes = routes(side, &app.settings);
+        for route in routes.iter().filter(|_| app.settings.metrics) {
+            route.begin(&app.metrics.requests());
+        }
+        let templates = Arc::new(Templates::new(routes.into_iter().map(|route| route.path)));
+        let app = Arc::clone(&app);
+        let service = Service {
+            app,
+            templates,
+            router,
+            cors,
+            timeouts: (settings.body_timeout, settings.idle_timeout),
+        };
         let listener = Listener { side, listener, tls, service };
         tokio::spawn(serve(listener, settings.clone(), stop.clone(), Arc::clone(&workers)))
     });

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::memory::Memory;
+pub use self::plans::PlanDescription;
 use self::plans::{Limits, Plans};
 pub use self::quota::{Quota, Verdict};
 use self::redis::Shared;
@@ -238,6 +239,19 @@ impl Limiter {
             Some(redis) => Store::Redis(Arc::new(Shared::new(redis, settings.quota.lease, start))),
         };
         Ok(Self { plans, store })
+    }
+
+    /// The plans as they are at this moment, that for whoever has none first.
+    pub fn plans(&self) -> Vec<PlanDescription> {
+        self.plans.get().describe()
+    }
+
+    /// How Redis is, in a word; nothing where quotas are not shared through it.
+    pub fn redis(&self) -> Option<&'static str> {
+        match &self.store {
+            Store::Memory(_) => None,
+            Store::Redis(shared) => Some(shared.redis().state()),
+        }
     }
 
     /// Waits until it is known whether Redis is there, if there is to be one.

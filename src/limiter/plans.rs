@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
 
 use super::quota::Quota;
 use super::{MAX_POLICIES, Verdicts};
@@ -102,6 +103,17 @@ impl Plan {
     }
 }
 
+/// A plan in words, as operators write quotas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlanDescription {
+    /// Its name; none is for whoever has no plan.
+    pub plan: Option<String>,
+    /// How many rows in which time; none is no limit.
+    pub quota: Option<String>,
+    /// The same for single models.
+    pub models: BTreeMap<String, String>,
+}
+
 /// Every plan.
 #[derive(Debug)]
 pub(super) struct Plans {
@@ -132,6 +144,23 @@ impl Plans {
             &self.default
         });
         plan.limits(model).cloned()
+    }
+
+    /// Each plan, the default one first, in words.
+    pub(super) fn describe(&self) -> Vec<PlanDescription> {
+        let named = self.plans.iter().map(|(name, plan)| (Some(name.clone()), plan));
+        let all = std::iter::once((None, &self.default)).chain(named);
+        // Of a model's policies its own is the last.
+        let last = |limits: &Arc<Limits>| limits.policies().last().map(|policy| policy.quota.to_string());
+        let models = |plan: &Plan| {
+            plan.models.iter().filter_map(|(model, limits)| Some((model.clone(), last(limits)?))).collect()
+        };
+        all.map(|(name, plan)| PlanDescription {
+            plan: name,
+            quota: plan.whole.as_ref().and_then(last),
+            models: models(plan),
+        })
+        .collect()
     }
 
     #[cfg(test)]

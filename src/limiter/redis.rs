@@ -130,6 +130,11 @@ impl Shared {
         }
     }
 
+    /// What counts.
+    pub(super) fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
     /// Waits until it is known whether Redis is there.
     pub(super) async fn tried(&self) {
         self.redis.tried().await;

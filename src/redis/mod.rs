@@ -237,6 +237,16 @@ impl Redis {
         matches!(*self.shared.state.borrow(), State::Down)
     }
 
+    /// In a word, whether it is in reach.
+    pub fn state(&self) -> &'static str {
+        match &*self.shared.state.borrow() {
+            State::Unknown => "unknown",
+            State::Up(up) if up.silent_since.load(Ordering::Relaxed) > 0 => "silent",
+            State::Up(_) => "reachable",
+            State::Down => "out_of_reach",
+        }
+    }
+
     /// Whether an answer is late and none has come since: who can do without one had better not ask.
     pub fn is_silent(&self) -> bool {
         let state = self.shared.state.borrow();

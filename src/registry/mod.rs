@@ -3,6 +3,7 @@
 //! What requests see is a [`Snapshot`] that never changes; [`watch`] puts another in its place when something is published,
 //! promoted or refused.
 
+mod explainer;
 mod records;
 mod tools;
 mod version;
@@ -17,8 +18,9 @@ use scoregate_model::package;
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::Manifest;
 
+pub use self::explainer::{Prepared, Unexplained};
 pub use self::tools::load_offline;
-pub use self::version::{Cost, STACK_BYTES, Unexplained, Version};
+pub use self::version::{Cost, STACK_BYTES, Version};
 
 /// Why a repository cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@ use scoregate_model::acceptance::child::Death;
 use scoregate_model::package::{self, Package, Repository};
 use scoregate_model::runtime::Runtime;
 
+use super::explainer::Unprepared;
 use super::records::Records;
 use super::version::{Loading, STACK_BYTES, Version};
 use crate::audit::{self, Actor, Event};
@@ -67,7 +68,7 @@ impl Tools {
         model: &str,
         directory: &Path,
         accepted: &Accepted,
-    ) -> Result<Version, Reasons> {
+    ) -> Result<(Version, Option<Unprepared>), Reasons> {
         let workers = self.settings.scoring.workers;
         let scratch = self.scratch()?;
         let loading = Loading {
@@ -82,6 +83,11 @@ impl Tools {
             let (code, reason) = (error.code().into(), error.reason());
             Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) }
         })
+    }
+
+    /// Prepares what explains the scores of `version`.
+    pub(super) fn prepare(&self, version: &Version, unprepared: Unprepared) {
+        version.prepare(unprepared, &self.runtime);
     }
 
     /// A directory for ONNX Runtime's notes, removed when it is dropped.
@@ -144,7 +150,8 @@ pub(super) fn reasons_of(error: package::Error) -> Reasons {
     Reasons { code, reason, detail: format!("{:#}", anyhow::Error::from(error)) }
 }
 
-/// Loads one version for a command, as the gateway would: one that nobody has served yet is tried first.
+/// Loads one version for a command, as the gateway would, and what explains its scores: one that nobody has served yet is
+/// tried first.
 ///
 /// # Errors
 /// [`Reasons`] why the gateway would not serve it.
@@ -165,7 +172,13 @@ pub fn load_offline(
     let no_thread = |detail: String| Reasons { code: "no_thread".into(), reason: detail.clone(), detail };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let load = || tools.load(model, &directory, &accepted);
+        let load = || {
+            let (version, unprepared) = tools.load(model, &directory, &accepted)?;
+            if let Some(unprepared) = unprepared {
+                tools.prepare(&version, unprepared);
+            }
+            Ok(version)
+        };
         let thread = thread.spawn_scoped(scope, load).map_err(|error| no_thread(error.to_string()))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

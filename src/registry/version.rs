@@ -1,30 +1,32 @@
 //! A model version, loaded, checked and warm.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use scoregate_model::acceptance::accept::{Accepted, Trial};
 use scoregate_model::acceptance::{self, Golden, Refusal};
 use scoregate_model::explain::importance::Importance;
-use scoregate_model::explain::{Explainer, Question, Source};
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::inspect::Served;
 use scoregate_model::package::{self, Package};
 use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
+use scoregate_model::watch::Watch;
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{Manifest, Task};
 
+use tokio::sync::SetOnce;
+
+use super::explainer::{Prepared, Unexplained, Unprepared};
 use crate::cache::Worth;
 use crate::config::{ExplainMode, ExplainSettings, Serving};
+use crate::telemetry::tally::{Counted, Tally};
 
 /// What opening a session may take of the stack: ONNX Runtime reads trees by recursion, and the child process that tries a
 /// model has as much.
 pub const STACK_BYTES: usize = 16 * 1024 * 1024;
-
-/// The most memory that an explainer may take for tables, in bytes.
-const TABLE_BYTES: u64 = 64 << 20;
 
 /// Sessions that take longer than this to open are opened by several threads.
 const QUICK: Duration = Duration::from_millis(20);
@@ -58,21 +60,20 @@ pub struct Version {
     pub fingerprint: [u8; 32],
     /// What caching its scores costs and saves.
     pub worth: Worth,
-    /// What explains its scores.
-    pub explainer: Result<Arc<Explainer>, Unexplained>,
-    /// How they are explained.
+    /// How its scores are explained.
     pub explain: ExplainSettings,
     /// How important its features are, where the package says so.
     pub importance: Option<Importance>,
-    /// What caching explanations costs and saves: those of a closed form, and those that run the model.
-    pub explanation_worth: [Worth; 2],
     /// The nodes that run, by execution provider, as ONNX Runtime counts them.
     pub execution_providers: BTreeMap<String, usize>,
     /// How many sessions it holds.
     pub sessions: usize,
-    /// What its sessions hold in memory, as measured when it was tried, and what explains its scores; that of accelerators not
-    /// counted.
-    pub memory_bytes: u64,
+    /// What is counted of it.
+    pub tally: Arc<Tally>,
+    /// What its sessions hold in memory, as measured when it was tried; that of accelerators not counted.
+    session_bytes: u64,
+    /// What explains its scores, once that is prepared.
+    prepared: SetOnce<Result<Arc<Prepared>, Unexplained>>,
     pool: Pool,
     accelerator: Option<Accelerator>,
 }
@@ -84,26 +85,6 @@ pub struct Cost {
     pub run: Duration,
     /// Each row of a large run.
     pub row: Duration,
-}
-
-/// Why the scores of a version are not explained.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unexplained {
-    /// The operator has switched it off.
-    #[error("explanations are switched off for this model")]
-    Off,
-    /// There is nothing to compare rows with.
-    #[error(
-        "the model's package has no background rows, against which rows are explained; import or fit a version with them: \
-         `scoregate import … --reference train.csv`"
-    )]
-    NoBackground,
-    /// The model has no usable answer to its background rows.
-    #[error(
-        "the model has no usable answer to the background rows of its package, against which rows are explained; import a \
-         version with other rows as --reference"
-    )]
-    Unusable,
 }
 
 /// Sessions on another device, for runs that are worth the way there.
@@ -197,14 +178,16 @@ pub(super) struct Loading<'l> {
 
 impl Version {
     /// Loads the package in `directory`, which was accepted, and warms it: digests, sessions and a few rows. Only what
-    /// acceptance has not seen, which are execution providers, has to reproduce the golden rows once more. Call this on a
-    /// stack of [`STACK_BYTES`].
+    /// acceptance has not seen, which are execution providers, has to reproduce the golden rows once more. What explains its
+    /// scores is prepared at once only where every score is to be explained; otherwise [`Version::prepare`] is to be called. Call this
+    /// on a stack of [`STACK_BYTES`].
     pub(super) fn load(
         directory: &Path,
         accepted: &Accepted,
         serving: &Serving,
         loading: &Loading<'_>,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<(Self, Option<Unprepared>), LoadError> {
+        let begin = Instant::now();
         let package = Package::read(directory)?;
         if package.manifest_digest != accepted.manifest_digest {
             return Err(LoadError::Changed);
@@ -213,9 +196,9 @@ impl Version {
             .check(&package.manifest)
             .map_err(|problem| LoadError::Settings { model: package.manifest.name.clone(), problem })?;
         let sessions = loading.sessions;
-        let memory_bytes = accepted.session_bytes.saturating_mul(sessions as u64);
-        if memory_bytes > loading.memory {
-            return Err(LoadError::Memory { sessions, needed: memory_bytes, limit: loading.memory });
+        let session_bytes = accepted.session_bytes.saturating_mul(sessions as u64);
+        if session_bytes > loading.memory {
+            return Err(LoadError::Memory { sessions, needed: session_bytes, limit: loading.memory });
         }
         let reader = RowReader::new(&package.schema, &package.manifest.bindings);
         // Golden rows and background need not say whom they are about.
@@ -232,11 +215,6 @@ impl Version {
             Opener { package: &package, served: &served, reader: &known, trial: &trial, loading, accepted };
         let (mut pool, golden) = opener.open(&options(&on_cpu))?;
         let cost = measure(&mut pool[0], &trial)?;
-        let spare = loading.memory.saturating_sub(memory_bytes);
-        let explainer =
-            explainer(&package, &known, serving.explain.mode, loading.runtime, spare, &mut pool[0]);
-        let explainer_bytes = explainer.as_ref().map_or(0, |explainer| explainer.bytes());
-        let explanation_worth = explanation_worth(explainer.as_deref().ok(), &serving.explain, cost);
         let (task, float32) = (pool[0].task(), pool[0].is_float32());
         let accelerator = if on_cpu.len() < providers.len() {
             let (pool, _) = opener.open(&options(providers))?;
@@ -257,36 +235,116 @@ impl Version {
         for part in [&package.manifest_digest, &digest, loading.runtime.build(), release, &device] {
             fingerprint.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
-        Ok(Self {
+        let counted = Counted {
+            model: &package.manifest.name,
+            version: &package.manifest.version,
+            digest: &digest,
+            loading: begin.elapsed(),
+            loaded_at: SystemTime::now(),
+            value_bounds: (task == Task::Regression).then_some(&package.score_edges),
+        };
+        let watch = Watch::new(&reader, &package.distributions);
+        let names = package.schema.features().map(|field| field.name.as_str());
+        let tally = Arc::new(Tally::new(&counted, watch, names));
+        let manifest = Arc::new(package.manifest);
+        let version = Self {
+            tally,
             fingerprint: *fingerprint.finalize().as_bytes(),
             worth: Worth::new(cost.run, cost.row),
-            explainer,
             explain: serving.explain.clone(),
             importance: package.importance,
-            explanation_worth,
             task,
             float32,
-            threshold: serving.threshold.unwrap_or(package.manifest.threshold),
-            labels: serving.labels.clone().unwrap_or_else(|| package.manifest.labels.clone()),
+            threshold: serving.threshold.unwrap_or(manifest.threshold),
+            labels: serving.labels.clone().unwrap_or_else(|| manifest.labels.clone()),
             max_batch_rows: serving.max_batch_rows,
             digest,
             golden,
             cost,
             execution_providers,
             sessions,
-            memory_bytes: memory_bytes.saturating_add(explainer_bytes as u64),
+            session_bytes,
+            prepared: SetOnce::new(),
             pool: Pool::new(pool),
             accelerator,
             reader,
-            manifest: Arc::new(package.manifest),
+            manifest: Arc::clone(&manifest),
             schema: package.schema,
-        })
+        };
+        if serving.explain.mode == ExplainMode::Off {
+            version.explain_by(Err(Unexplained::Off));
+            return Ok((version, None));
+        }
+        let unprepared = Unprepared {
+            manifest,
+            graph: package.graph,
+            served,
+            reader: known,
+            background: package.background,
+            covers: package.covers,
+            options: options(&on_cpu),
+            settings: serving.explain.clone(),
+            cost,
+            spare: loading.memory.saturating_sub(session_bytes),
+        };
+        if serving.explain.mode.is_default() {
+            version.prepare(unprepared, loading.runtime);
+            return Ok((version, None));
+        }
+        Ok((version, Some(unprepared)))
+    }
+
+    /// Prepares what explains its scores. Call this on a stack of [`STACK_BYTES`].
+    pub(super) fn prepare(&self, unprepared: Unprepared, runtime: &Runtime) {
+        let prepare = AssertUnwindSafe(|| unprepared.prepare(runtime));
+        self.explain_by(std::panic::catch_unwind(prepare).unwrap_or_else(|_| {
+            let (model, version) = (&self.manifest.name, &self.manifest.version);
+            tracing::error!(
+                model.name = model,
+                model.version = version,
+                "preparing what explains a version panicked; this is a mistake in the gateway"
+            );
+            Err(Unexplained::Unusable)
+        }));
+    }
+
+    fn explain_by(&self, prepared: Result<Arc<Prepared>, Unexplained>) {
+        // It is prepared once.
+        let _ = self.prepared.set(prepared);
+    }
+
+    /// What explains its scores.
+    ///
+    /// # Errors
+    /// [`Unexplained`] if nothing does, or not yet.
+    pub fn explainer(&self) -> Result<&Arc<Prepared>, Unexplained> {
+        let prepared = self.prepared.get().map(Result::as_ref);
+        prepared.unwrap_or(Err(&Unexplained::Preparing)).map_err(Unexplained::clone)
+    }
+
+    /// The same, and waits while it is being prepared, at most for so long.
+    ///
+    /// # Errors
+    /// As [`Version::explainer`].
+    pub async fn explainer_within(&self, patience: Duration) -> Result<&Arc<Prepared>, Unexplained> {
+        if self.prepared.get().is_none() {
+            // Whoever waited in vain is told so below.
+            let _ = tokio::time::timeout(patience, self.prepared.wait()).await;
+        }
+        self.explainer()
+    }
+
+    /// What its sessions hold in memory, as measured when it was tried, and what explains its scores, in bytes; that of
+    /// accelerators not counted.
+    pub fn memory_bytes(&self) -> u64 {
+        let explainer = self.explainer().map_or(0, |prepared| prepared.explainer.bytes());
+        self.session_bytes.saturating_add(explainer as u64)
     }
 
     /// Scores checked rows on a session of a pool: the accelerator's, where there is one and the rows are worth it.
     ///
     /// # Errors
-    /// [`runtime::Error`] if the run fails or answers no probabilities or values.
+    /// [`runtime::Error`] if the run fails or answers no probabilities or values; it holds no value of a row.
     pub fn run(&self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
         Ok(self.run_unless(rows, &|| false)?.expect("nothing stops it"))
     }
@@ -300,78 +358,16 @@ impl Version {
         rows: &FeatureRows,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Scores>, runtime::Error> {
-        match &self.accelerator {
+        let begin = Instant::now();
+        let scores = match &self.accelerator {
             Some(accelerator) if rows.len() >= accelerator.min_rows => {
                 accelerator.pool.lend().run_unless(rows, stop)
             }
             _ => self.pool.lend().run_unless(rows, stop),
-        }
-    }
-}
-
-/// What explains the scores of `package`, whose rows `reader` reads, whether they say whom they are about or not.
-fn explainer(
-    package: &Package,
-    reader: &RowReader,
-    mode: ExplainMode,
-    runtime: &Runtime,
-    spare: u64,
-    session: &mut Session,
-) -> Result<Arc<Explainer>, Unexplained> {
-    if mode == ExplainMode::Off {
-        return Err(Unexplained::Off);
-    }
-    let manifest = &package.manifest;
-    let source = Source {
-        graph: &package.graph,
-        bindings: &manifest.bindings,
-        output: &manifest.output,
-        reader,
-        background: &package.background,
-        covers: package.covers.as_ref(),
-        runtime,
-        table_bytes: usize::try_from(spare.min(TABLE_BYTES)).unwrap_or(usize::MAX),
-    };
-    let made = match Explainer::new(&source, session) {
-        Ok(Some(explainer)) => return Ok(Arc::new(explainer)),
-        Ok(None) => Unexplained::NoBackground,
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(
-                model.name = manifest.name,
-                model.version = manifest.version,
-                error,
-                "{}",
-                Unexplained::Unusable
-            );
-            Unexplained::Unusable
-        }
-    };
-    if mode.is_default() {
-        tracing::warn!(
-            model.name = manifest.name,
-            model.version = manifest.version,
-            "scores are to be explained and cannot be: {made}"
-        );
-    }
-    Err(made)
-}
-
-/// What caching explanations saves, to begin with.
-fn explanation_worth(explainer: Option<&Explainer>, settings: &ExplainSettings, score: Cost) -> [Worth; 2] {
-    let cost = explainer.and_then(|explainer| {
-        let ask = explainer.ask(&Question::default(), &[]).ok()?;
-        Some((explainer.runs_model(&ask), explainer.cost(&ask, settings.budget)))
-    });
-    [false, true].map(|runs_model| {
-        let cost = match cost {
-            Some((found, cost)) if found == runs_model => cost,
-            // Until it was measured.
-            _ if runs_model => score.run.saturating_add(score.row.saturating_mul(1_000)),
-            _ => score.row,
         };
-        Worth::new(cost, cost)
-    })
+        self.tally.ran(begin.elapsed());
+        scores.map_err(runtime::Error::without_values)
+    }
 }
 
 /// Opens the sessions of a version.

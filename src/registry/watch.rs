@@ -5,11 +5,11 @@
 //! reads none that it knows. Trying and loading are done on threads of their own, so that a package which takes its
 //! time holds up no other. Whatever goes wrong with a version, the one before it serves on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use scoregate_model::acceptance::accept::Accepted;
@@ -17,6 +17,7 @@ use scoregate_model::package::{self, MANIFEST, MODEL, ROLLOUT, Repository};
 use scoregate_model::runtime::Runtime;
 use scoregate_schemas::FeatureSchema;
 
+use super::explainer::Unprepared;
 use super::tools::{Tools, reasons_of};
 use super::version::{STACK_BYTES, Version};
 use super::{Error, Model, Published, Refused, Registry, Snapshot, State, Stated};
@@ -40,12 +41,17 @@ pub struct Watcher {
     models: BTreeMap<String, Watched>,
     /// Why the repository could not be listed the last time.
     unlisted: Option<String>,
-    report: Sender<Done>,
-    reports: Receiver<Done>,
+    report: Sender<Report>,
+    reports: Receiver<Report>,
     /// How many threads wait for a package that is tried.
     trying: usize,
     /// How many threads load a version.
     loading: usize,
+    /// Versions whose scores are to be explained when asked for, in the order in which they began to answer: one after another is
+    /// prepared for that, so that preparing takes one core from scoring at most.
+    unprepared: VecDeque<(Weak<Version>, Unprepared)>,
+    /// Whether a thread does that.
+    preparing: bool,
     /// Counts what was seen, so that what is reported of something that has changed since is told apart.
     seen: u64,
     /// Whether anything has changed since requests were shown how things are.
@@ -119,6 +125,14 @@ enum Stage {
     Refused { reasons: Reasons, since: Instant },
 }
 
+/// What a thread reports.
+enum Report {
+    /// What has come of a version.
+    Done(Done),
+    /// What explains a version is prepared.
+    Prepared,
+}
+
 /// What a thread has come to.
 struct Done {
     model: String,
@@ -129,7 +143,7 @@ struct Done {
 
 enum Outcome {
     Tried(Result<Accepted, Reasons>),
-    Loaded(Box<Result<Version, Reasons>>, Duration),
+    Loaded(Box<Result<(Version, Option<Unprepared>), Reasons>>, Duration),
 }
 
 /// The stamp of what is at `path` itself, be it a link.
@@ -159,6 +173,8 @@ impl Watcher {
             reports,
             trying: 0,
             loading: 0,
+            unprepared: VecDeque::new(),
+            preparing: false,
             seen: 0,
             changed: true,
             retired: Vec::new(),
@@ -226,12 +242,17 @@ impl Watcher {
     /// Waits until a thread has come to something, or it is time to look again.
     fn wait(&mut self) {
         let mut next = self.reports.recv_timeout(self.tools.settings.models.poll_interval).ok();
-        while let Some(done) = next {
-            match &done.outcome {
-                Outcome::Tried(_) => self.trying -= 1,
-                Outcome::Loaded(..) => self.loading -= 1,
+        while let Some(report) = next {
+            match report {
+                Report::Prepared => self.preparing = false,
+                Report::Done(done) => {
+                    match &done.outcome {
+                        Outcome::Tried(_) => self.trying -= 1,
+                        Outcome::Loaded(..) => self.loading -= 1,
+                    }
+                    self.take(done);
+                }
             }
-            self.take(done);
             next = self.reports.try_recv().ok();
         }
     }
@@ -316,7 +337,7 @@ impl Watcher {
             }
             Outcome::Tried(Err(reasons)) => seen.refuse(reasons),
             Outcome::Loaded(loaded, duration) => match *loaded {
-                Ok(version) => {
+                Ok((version, unprepared)) => {
                     tracing::info!(
                         model.name = model,
                         model.version = name,
@@ -326,7 +347,7 @@ impl Watcher {
                         run_us = version.cost.run.as_secs_f64() * 1e6,
                         row_ns = version.cost.row.as_secs_f64() * 1e9,
                         sessions = version.sessions,
-                        memory_bytes = version.memory_bytes,
+                        memory_bytes = version.memory_bytes(),
                         duration_ms = duration.as_secs_f64() * 1e3,
                         "model loaded"
                     );
@@ -341,6 +362,8 @@ impl Watcher {
                             version: fresh,
                         };
                         self.tools.record(&model, &live.version);
+                        let unprepared = unprepared.map(|found| (Arc::downgrade(&live.version), found));
+                        self.unprepared.extend(unprepared);
                         watched.live.replace(live).map(|before| before.version)
                     } else {
                         // Another one was promoted in the meantime.
@@ -356,6 +379,7 @@ impl Watcher {
     /// Starts what can be started, shows requests how things are now, and says what has to be said about it.
     fn go_on(&mut self) {
         while self.start_next() {}
+        self.start_preparing();
         if std::mem::take(&mut self.changed) {
             self.show();
         }
@@ -414,7 +438,7 @@ impl Watcher {
         let task = move || {
             let outcome = work();
             // The watcher has ended if nobody listens.
-            let _ = report.send(Done { model: of, version: name, id, outcome });
+            let _ = report.send(Report::Done(Done { model: of, version: name, id, outcome }));
         };
         let thread = std::thread::Builder::new().name("scoregate-model".into()).stack_size(STACK_BYTES);
         if let Err(error) = thread.spawn(task) {
@@ -429,6 +453,44 @@ impl Watcher {
             self.loading += 1;
         }
         true
+    }
+
+    /// Starts to prepare what explains the next version that needs it, once those that are to answer do.
+    fn start_preparing(&mut self) {
+        if self.preparing || self.loading > 0 {
+            return;
+        }
+        // One that answers no more needs it no more.
+        let mut waiting = std::iter::from_fn(|| self.unprepared.pop_front());
+        let next = waiting.find_map(|(version, unprepared)| Some((version.upgrade()?, unprepared)));
+        let Some((version, unprepared)) = next else { return };
+        let (tools, report) = (Arc::clone(&self.tools), self.report.clone());
+        // Handed over once there is a thread, so that it is still here if there is none.
+        let (work, taken) = channel::<(Arc<Version>, Unprepared)>();
+        let task = move || {
+            if let Ok((version, unprepared)) = taken.recv() {
+                tools.prepare(&version, unprepared);
+            }
+            // The watcher has ended if nobody listens.
+            let _ = report.send(Report::Prepared);
+        };
+        let thread = std::thread::Builder::new().name("scoregate-explain".into()).stack_size(STACK_BYTES);
+        match thread.spawn(task) {
+            Ok(_) => {
+                // The thread takes what it is given before it ends.
+                let _ = work.send((version, unprepared));
+                self.preparing = true;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    model.name = version.manifest.name,
+                    model.version = version.manifest.version,
+                    error = %error,
+                    "cannot start a thread; what explains this version is prepared later"
+                );
+                self.unprepared.push_front((Arc::downgrade(&version), unprepared));
+            }
+        }
     }
 
     /// Puts a snapshot of how things are in the place of the one before.
@@ -474,6 +536,7 @@ impl Seen {
         self.created_at = Some(&manifest.created_at).filter(short).cloned();
         self.digest = manifest.files.get(MODEL).filter(short).cloned();
         self.manifest_digest = manifest_digest;
+        package::check_place(&manifest, directory).map_err(reasons_of)?;
         if self.accepted_digest.as_ref().is_some_and(|accepted| *accepted != self.manifest_digest) {
             let reason = "the version is another than the one that was accepted under this name, and versions never \
                           change; publish it under a new name";

@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use super::Error;
 use crate::registry::Cost;
+use crate::telemetry::metrics::{Held, InHand, Queue};
 
 /// What parsing a row and writing its answer costs, of which no measurement per model is needed.
 const ROW_OVERHEAD: Duration = Duration::from_nanos(700);
@@ -30,6 +31,7 @@ pub struct Engine {
     answer_timeout: Duration,
     /// Whose blocking threads take the work that leaves.
     blocking: Handle,
+    queue: Queue,
 }
 
 /// There is as much work in hand as is allowed. Nothing is wrong with the request: it may be sent again.
@@ -80,9 +82,10 @@ impl Engine {
         inline_budget: Duration,
         answer_timeout: Duration,
         blocking: Handle,
+        queue: Queue,
     ) -> Self {
         let (rows, explaining, bytes) = (Arc::default(), Arc::default(), Arc::default());
-        Self { rows, max_rows, explaining, bytes, max_bytes, inline_budget, answer_timeout, blocking }
+        Self { rows, max_rows, explaining, bytes, max_bytes, inline_budget, answer_timeout, blocking, queue }
     }
 
     /// How many bytes may be held in memory by all requests together.
@@ -112,8 +115,22 @@ impl Engine {
     /// # Errors
     /// [`Overloaded`] if more than that would be in hand.
     pub fn hold_explaining(&self, weight: usize) -> Result<Permit, Overloaded> {
-        let limit = (self.max_rows / 4).max(1);
+        let limit = self.max_explaining();
         Permit::take(&self.explaining, weight.min((limit / 4).max(1)), limit)
+    }
+
+    fn max_explaining(&self) -> usize {
+        (self.max_rows / 4).max(1)
+    }
+
+    /// How much of the work that is bounded is in hand.
+    pub fn in_hand(&self) -> InHand {
+        let held = |counter: &AtomicUsize, limit| Held { held: counter.load(Ordering::Relaxed), limit };
+        InHand {
+            scoring: held(&self.rows, self.max_rows),
+            explaining: held(&self.explaining, self.max_explaining()),
+            bytes: held(&self.bytes, self.max_bytes),
+        }
     }
 
     /// The time to answer.
@@ -146,7 +163,9 @@ impl Engine {
         }
         let permit = self.hold_rows(rows)?;
         let (answer, answered) = tokio::sync::oneshot::channel();
+        let (queue, queued) = (self.queue.clone(), Instant::now());
         let task = move || {
+            queue.waited(queued.elapsed());
             // A caller that has left drops the receiver.
             if !answer.is_closed() {
                 let done = work(&|| answer.is_closed());
@@ -182,7 +201,14 @@ mod tests {
     }
 
     fn with_timeout(max_rows: usize, timeout: Duration) -> Arc<Engine> {
-        Arc::new(Engine::new(max_rows, 100, Duration::from_micros(200), timeout, Handle::current()))
+        Arc::new(Engine::new(
+            max_rows,
+            100,
+            Duration::from_micros(200),
+            timeout,
+            Handle::current(),
+            Queue::default(),
+        ))
     }
 
     #[tokio::test]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scoregate_model::explain::{Ask, Explainer, Explanation};
+use scoregate_model::explain::{Ask, Explainer, Explanation, Method};
 use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score, Scores};
 
 use super::recall::{Looked, Recall, Recalled, Sought};
 use super::{Engine, Error};
 use crate::cache::{Asked, Cache, Status};
-use crate::registry::{Cost, Version};
+use crate::registry::{Cost, Prepared, Version};
 
 /// Explaining for so long counts as a row among the work in hand.
 const ROW: Duration = Duration::from_micros(100);
@@ -19,37 +19,42 @@ const ROW: Duration = Duration::from_micros(100);
 #[derive(Debug, Clone)]
 pub struct Explaining {
     version: Arc<Version>,
-    explainer: Arc<Explainer>,
+    prepared: Arc<Prepared>,
     ask: Ask,
 }
 
 /// The explanations of a batch's rows.
 #[derive(Debug)]
 pub struct Explanations {
-    explainer: Arc<Explainer>,
+    prepared: Arc<Prepared>,
     /// As [`Explainer::to_numbers`] makes them, row after row; NaN of rows that are not explained.
     numbers: Vec<f64>,
 }
 
 impl Explaining {
-    /// By `explainer`, which is that of `version`, what is asked.
-    pub fn new(version: &Arc<Version>, explainer: &Arc<Explainer>, ask: Ask) -> Self {
-        Self { version: Arc::clone(version), explainer: Arc::clone(explainer), ask }
+    /// By `prepared`, which is that of `version`, what is asked.
+    pub fn new(version: &Arc<Version>, prepared: &Arc<Prepared>, ask: Ask) -> Self {
+        Self { version: Arc::clone(version), prepared: Arc::clone(prepared), ask }
     }
 
     /// What explains.
     pub fn explainer(&self) -> &Explainer {
-        &self.explainer
+        &self.prepared.explainer
+    }
+
+    /// By which method, with all the time there is.
+    pub fn method(&self) -> Method {
+        self.ask.method()
     }
 
     /// What explaining a row is expected to take.
     pub fn cost(&self) -> Duration {
-        self.explainer.cost(&self.ask, self.version.explain.budget)
+        self.explainer().cost(&self.ask, self.version.explain.budget)
     }
 
     /// What it takes at least, however coarse explanations become.
     pub fn least_cost(&self) -> Duration {
-        self.explainer.cost(&self.ask, Duration::ZERO)
+        self.explainer().cost(&self.ask, Duration::ZERO)
     }
 
     /// As how many rows explaining `rows` rows counts among the work in hand: time that is not spent on scores is bounded as rows are.
@@ -60,12 +65,12 @@ impl Explaining {
 
     /// Whether it may be done on a thread that serves connections: rows of the model are run elsewhere.
     pub fn may_stay(&self) -> bool {
-        !self.explainer.runs_model(&self.ask)
+        !self.explainer().runs_model(&self.ask)
     }
 
     /// How many numbers are held for each row.
     pub fn numbers(&self) -> usize {
-        self.explainer.numbers()
+        self.explainer().numbers()
     }
 
     /// Whether explanations of `rows` rows are looked for in the cache.
@@ -74,8 +79,8 @@ impl Explaining {
     }
 
     fn sought(&self) -> Sought<'_> {
-        let worth = &self.version.explanation_worth[usize::from(self.explainer.runs_model(&self.ask))];
-        Sought { asked: Asked::Explanation(self.ask.bytes()), width: self.explainer.numbers(), worth }
+        let worth = self.prepared.worth(&self.ask);
+        Sought { asked: Asked::Explanation(self.ask.bytes()), width: self.numbers(), worth }
     }
 
     /// Explains row `row`, for which the model answered `answer`, here and now.
@@ -87,7 +92,7 @@ impl Explaining {
         budget: Duration,
     ) -> Result<Explanation, runtime::Error> {
         let mut run = |rows: &FeatureRows| Ok(self.version.run(rows)?.values().to_vec());
-        self.explainer.explain(&self.ask, rows, row, answer, budget, &mut run)
+        self.explainer().explain(&self.ask, rows, row, answer, budget, &mut run)
     }
 
     /// Explains one row where that costs least.
@@ -102,7 +107,7 @@ impl Explaining {
         let budget = self.version.explain.budget.min(engine.answer_timeout() / 2);
         let cost = Cost { run: Duration::ZERO, row: self.cost() };
         let here = match self.may_stay() && engine.fits_inline(1, cost) {
-            true => self.explainer.explain_closed(&self.ask, row, 0, answer),
+            true => self.explainer().explain_closed(&self.ask, row, 0, answer),
             false => None,
         };
         let explanation = if let Some(explanation) = here {
@@ -139,12 +144,12 @@ impl Explaining {
             Looked::Missed(missed) => {
                 let compute = async {
                     let explanation = self.compute(engine, row, answer).await?;
-                    Ok(Score::Classes(self.explainer.to_numbers(&explanation).into()))
+                    Ok(Score::Classes(self.explainer().to_numbers(&explanation).into()))
                 };
                 recall.find_or_compute(engine, sought, missed, compute).await?
             }
         };
-        match self.explainer.from_numbers(found.score.values()) {
+        match self.explainer().from_numbers(found.score.values()) {
             Some(explanation) => Ok((explanation, found.status)),
             None => Ok((self.compute(engine, row, answer).await?, Status::default())),
         }
@@ -160,11 +165,11 @@ impl Explaining {
         let mut numbers = Vec::with_capacity(rows.len() * self.numbers());
         for (row, answer) in scores.rows().enumerate() {
             match self.explain(rows, row, answer, self.version.explain.budget) {
-                Ok(explanation) => numbers.extend(self.explainer.to_numbers(&explanation)),
+                Ok(explanation) => numbers.extend(self.explainer().to_numbers(&explanation)),
                 Err(_) => numbers.extend(Skipped::Unusable.to_numbers(self.numbers())),
             }
         }
-        Explanations { explainer: Arc::clone(&self.explainer), numbers }
+        Explanations { prepared: Arc::clone(&self.prepared), numbers }
     }
 
     /// Explains the rows of a batch but for those that were `recalled`, all of them within `time` if that can be, and asks
@@ -178,7 +183,7 @@ impl Explaining {
         recalled: Option<Recalled>,
         within: &Within<'_>,
     ) -> Option<(Explanations, Status)> {
-        let width = self.explainer.numbers();
+        let width = self.explainer().numbers();
         let mut recalled = recalled.unwrap_or_else(|| Recalled::nothing(rows.len(), width));
         let missing = std::mem::take(&mut recalled.missing);
         let most = self.version.explain.budget;
@@ -204,7 +209,7 @@ impl Explaining {
                     continue;
                 }
             };
-            let numbers = self.explainer.to_numbers(&explanation);
+            let numbers = self.explainer().to_numbers(&explanation);
             recalled.put(row, &numbers);
             // What is coarser than what single rows get is not kept for them.
             let is_coarse = explanation.stepped_down_from.is_some() || explanation.standard_errors.is_some();
@@ -218,8 +223,8 @@ impl Explaining {
         }
         recalled.fill_copies();
         let status = recalled.status;
-        let explainer = Arc::clone(&self.explainer);
-        Some((Explanations { explainer, numbers: recalled.values }, status))
+        let prepared = Arc::clone(&self.prepared);
+        Some((Explanations { prepared, numbers: recalled.values }, status))
     }
 }
 
@@ -236,7 +241,8 @@ pub struct Within<'w> {
 /// Notes that a score goes without the explanation that nobody asked for.
 pub fn unexplained(version: &Version, error: &dyn std::error::Error) {
     let (model, version) = (&version.manifest.name, &version.manifest.version);
-    let error = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let error = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     tracing::warn!(model.name = model, model.version = version, error, "a score could not be explained");
 }
 
@@ -279,18 +285,27 @@ impl Skipped {
 impl Explanations {
     /// The explanation of row `row`, or why it has none; nothing where it was not to have one.
     pub fn of(&self, row: usize) -> Option<Result<Explanation, Skipped>> {
-        let width = self.explainer.numbers();
+        let width = self.prepared.explainer.numbers();
         let numbers = self.numbers.get(row * width..(row + 1) * width)?;
         if numbers[0].is_nan() {
             return Some(Err(Skipped::of_numbers(numbers)));
         }
-        Some(self.explainer.from_numbers(numbers).ok_or(Skipped::Unusable))
+        Some(self.prepared.explainer.from_numbers(numbers).ok_or(Skipped::Unusable))
+    }
+
+    /// How many rows that were to be explained are not, by why.
+    pub fn skipped(&self) -> impl Iterator<Item = (Skipped, usize)> {
+        let rows = self.numbers.chunks_exact(self.prepared.explainer.numbers());
+        let mut counts = [0; Skipped::ALL.len()];
+        for numbers in rows.filter(|numbers| numbers[0].is_nan()) {
+            counts[Skipped::of_numbers(numbers) as usize] += 1;
+        }
+        Skipped::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0)
     }
 
     /// None of `rows` rows, for one reason.
     pub fn none(explaining: &Explaining, rows: usize, why: Skipped) -> Self {
-        let explainer = Arc::clone(&explaining.explainer);
-        let numbers = why.to_numbers(explainer.numbers()).repeat(rows);
-        Self { explainer, numbers }
+        let numbers = why.to_numbers(explaining.numbers()).repeat(rows);
+        Self { prepared: Arc::clone(&explaining.prepared), numbers }
     }
 }

@@ -16,6 +16,7 @@ use super::recall::{self, Looked, Missed, Recall, Scored, Sought};
 use super::{Engine, Error, run_one};
 use crate::cache::{Join, Lead, Status};
 use crate::registry::Version;
+use crate::telemetry::notes::Stage;
 
 /// Why one row has no score.
 #[derive(Debug)]
@@ -55,14 +56,20 @@ pub async fn score_alone(
     recall: &Recall<'_>,
 ) -> Result<Scored, Error> {
     let sought = Sought::score(version);
+    recall.notes.look(&row, 0);
+    recall.notes.end(Stage::Validation);
     match recall.look_up(version, sought, &row, 0) {
-        Looked::Found(scored) => Ok(scored),
+        Looked::Found(scored) => {
+            recall.notes.end(Stage::Cache);
+            Ok(scored)
+        }
         Looked::Missed(missed) => {
             let compute = recall::compute(engine, version, row);
             recall.find_or_compute(engine, sought, missed, compute).await
         }
         Looked::Bypassed => {
             let score = recall::compute(engine, version, row).await?;
+            recall.notes.end(Stage::Run);
             Ok(Scored { score, status: Status::default() })
         }
     }
@@ -86,11 +93,14 @@ pub async fn score_together(
         let mut gathered = gathering.lock();
         read(version, body, &mut gathered.rows)?;
         let last = gathered.rows.len() - 1;
+        recall.notes.look(&gathered.rows, last);
+        recall.notes.end(Stage::Validation);
         if let Some(copy) = copy {
             *copy = gathered.rows.single(last);
         }
         match recall.look_up(version, sought, &gathered.rows, last) {
             Looked::Found(scored) => {
+                recall.notes.end(Stage::Cache);
                 gathered.rows.forget_last();
                 return Ok(scored);
             }
@@ -112,7 +122,11 @@ pub async fn score_together(
     };
     match step {
         Step::Run(score, missed) => {
+            if missed.is_some() {
+                recall.notes.end(Stage::Cache);
+            }
             let score = score.await.map_err(|_| Error::Panicked)??;
+            recall.notes.end(Stage::Run);
             Ok(match missed {
                 Some((missed, lead)) => recall.land(missed, score, lead),
                 None => Scored { score, status: Status::default() },

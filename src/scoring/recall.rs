@@ -12,6 +12,7 @@ use super::{Engine, Error};
 use crate::auth::Caller;
 use crate::cache::{Asked, Cache, Join, Key, Lead, Outcome, Plan, Status, Wish, Worth};
 use crate::registry::Version;
+use crate::telemetry::notes::{Notes, Stage};
 
 /// What a request needs to be answered from the cache.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Recall<'r> {
     pub caller: &'r Caller,
     /// What the request wants of them.
     pub wish: Wish,
+    /// Where the ends of its stages are noted.
+    pub notes: &'r Notes,
 }
 
 /// What is looked for of a row: its score, or its explanation as numbers.
@@ -146,6 +149,7 @@ impl Recall<'_> {
                 Some(Join::Lead(lead)) => break Some(lead),
                 Some(Join::Landed(score, left)) => {
                     missed.status.memory = Some(Outcome::Hit(left));
+                    self.notes.end(Stage::Cache);
                     return Ok(Scored { score, status: missed.status });
                 }
                 Some(Join::Follow(follow)) => {
@@ -153,6 +157,7 @@ impl Recall<'_> {
                         missed.status.collapsed = true;
                         missed.status.memory.get_or_insert(Outcome::Miss);
                         self.cache.count_collapsed();
+                        self.notes.end(Stage::Cache);
                         return Ok(Scored { score, status: missed.status });
                     }
                 }
@@ -172,13 +177,19 @@ impl Recall<'_> {
                     if let Some(lead) = lead {
                         lead.land(&score);
                     }
+                    self.notes.end(Stage::Cache);
                     return Ok(Scored { score, status });
                 }
                 Some(None) => missed.status.redis = Some(Outcome::Miss),
                 None => missed.status.redis = Some(Outcome::OutOfReach),
             }
         }
+        self.notes.end(Stage::Cache);
         let score = compute.await?;
+        // What explaining takes is noted by whoever asks for it.
+        if let Asked::Score = sought.asked {
+            self.notes.end(Stage::Run);
+        }
         Ok(self.land(missed, score, lead))
     }
 

@@ -2,15 +2,24 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tracing_appender::non_blocking::ErrorCounter;
 
-use super::Log;
+use super::access::Access;
+use super::buckets::{Buckets, SECONDS};
+use super::lines::Lines;
+use super::notes::Record;
+use super::process::Process;
+use super::tally::{Kind, Tallies, Tally};
+use super::trace::{TraceCounts, TraceId};
 use crate::auth;
 use crate::cache::{Estimate, Level};
 
@@ -25,9 +34,224 @@ pub struct Metrics {
     redis: RedisCounts,
     cache: CacheCounts,
     cache_gauges: CacheGauges,
+    requests: RequestCounts,
+    queue: Queue,
+    work: WorkGauges,
+    connections: ConnectionCounts,
+    versions: Family<StateLabels, Gauge>,
+    traces: TraceCounts,
     lines_dropped: Counter,
     /// The log whose lines these are; none until it is known.
-    log: Option<ErrorCounter>,
+    log: Option<Lines>,
+    /// Held by whoever writes what is there at the moment: two at once would mix theirs.
+    writing: Mutex<()>,
+}
+
+/// What is counted of requests, besides what their version counts.
+#[derive(Debug, Clone)]
+pub struct RequestCounts {
+    tallies: Tallies,
+    responses: Family<ResponseLabels, Counter>,
+    received: Counter,
+    sent: Counter,
+    in_flight: Gauge,
+}
+
+impl RequestCounts {
+    fn register(registry: &mut Registry) -> Self {
+        let counts = Self {
+            tallies: Tallies::default(),
+            responses: Family::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            in_flight: Gauge::default(),
+        };
+        registry.register(
+            "scoregate_responses",
+            "Answers by route, status and the code of the problem, which is ok where there is none",
+            counts.responses.clone(),
+        );
+        registry.register(
+            "scoregate_request_body_bytes",
+            "Bytes of the bodies of requests, as they came",
+            counts.received.clone(),
+        );
+        registry.register(
+            "scoregate_response_body_bytes",
+            "Bytes of the bodies of answers",
+            counts.sent.clone(),
+        );
+        registry.register(
+            "scoregate_requests_in_flight",
+            "Requests that wait for an answer",
+            counts.in_flight.clone(),
+        );
+        registry.register_collector(Box::new(counts.tallies.clone()));
+        counts
+    }
+
+    /// Requests that wait for an answer, counted by whoever watches them.
+    pub(super) fn in_flight(&self) -> &Gauge {
+        &self.in_flight
+    }
+
+    /// Tells of answers to `route` of this status and code from now on, though there was none: where the first is one too many,
+    /// it has to be seen that there was none before.
+    pub fn begin(&self, route: &'static str, status: u16, code: &'static str) {
+        drop(self.responses.get_or_create(&ResponseLabels { route, status, code }));
+    }
+
+    /// Counts a request that was answered.
+    pub(super) fn count(
+        &self,
+        kind: Kind,
+        status: u16,
+        record: &Record,
+        took: Duration,
+        bytes: u64,
+        trace: Option<TraceId>,
+    ) {
+        let code = record.code.unwrap_or("ok");
+        let durations = match &record.tally {
+            Some(tally) => &tally.durations,
+            None => self.tallies.others(code == "unknown_model"),
+        };
+        durations.observe(kind, took, trace);
+        self.responses.get_or_create(&ResponseLabels { route: kind.route, status, code }).inc();
+        self.received.inc_by(record.received as u64);
+        self.sent.inc_by(bytes);
+        if let Some(tally) = &record.tally {
+            if record.scored + record.rejected > 0 {
+                tally.rows(kind.route, [record.scored, record.rejected]);
+            }
+            tally.found(&record.findings);
+            if let Some((method, took)) = record.explained.zip(record.explaining) {
+                tally.explained(method, took);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResponseLabels {
+    route: &'static str,
+    status: u16,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabels {
+    model: String,
+    state: &'static str,
+}
+
+/// How long work waits for a thread that is made for what takes long.
+#[derive(Debug, Clone)]
+pub struct Queue(Arc<Buckets>);
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self(Arc::new(Buckets::new(SECONDS)))
+    }
+}
+
+impl Queue {
+    /// Counts work that has waited.
+    pub fn waited(&self, time: Duration) {
+        self.0.observe_time(time);
+    }
+}
+
+impl Collector for Queue {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Work that left the connections' threads, by the time that it waited for another";
+        let mut metric =
+            encoder.encode_descriptor("scoregate_queue_seconds", help, None, MetricType::Histogram)?;
+        self.0.encode(&mut metric)
+    }
+}
+
+/// What is there at the moment, for a scrape.
+#[derive(Debug, Default)]
+pub struct Present {
+    /// The cache of scores.
+    pub cache: CacheState,
+    /// The work in hand.
+    pub work: InHand,
+    /// The versions that answer.
+    pub live: Vec<Arc<Tally>>,
+    /// How many versions of each model are in which state.
+    pub versions: Vec<(String, &'static str, i64)>,
+}
+
+/// How much of the work that is bounded is in hand.
+#[derive(Debug, Default)]
+pub struct InHand {
+    /// Rows that wait for a thread or run on one that serves no connections.
+    pub scoring: Held,
+    /// What explaining has in hand, in rows' worth of time.
+    pub explaining: Held,
+    /// Bytes of bodies and answers in memory.
+    pub bytes: Held,
+}
+
+/// What is held of something, and how much may be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Now.
+    pub held: usize,
+    /// At most.
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorkLabels {
+    work: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct WorkGauges {
+    rows: Family<WorkLabels, Gauge>,
+    most_rows: Family<WorkLabels, Gauge>,
+    bytes: Gauge,
+    most_bytes: Gauge,
+}
+
+impl WorkGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register(
+            "scoregate_rows_in_hand",
+            "Rows that wait or run away from the connections' threads, and what is being explained, in rows' worth of time",
+            gauges.rows.clone(),
+        );
+        registry.register(
+            "scoregate_rows_in_hand_limit",
+            "How many may be, before requests are turned away",
+            gauges.most_rows.clone(),
+        );
+        registry.register(
+            "scoregate_bytes_in_hand",
+            "Bytes that bodies and answers take in memory",
+            gauges.bytes.clone(),
+        );
+        registry.register(
+            "scoregate_bytes_in_hand_limit",
+            "How many they may take, before requests are turned away",
+            gauges.most_bytes.clone(),
+        );
+        gauges
+    }
+
+    fn set(&self, now: &InHand) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (work, Held { held, limit }) in [("scoring", now.scoring), ("explaining", now.explaining)] {
+            self.rows.get_or_create(&WorkLabels { work }).set(gauge(held));
+            self.most_rows.get_or_create(&WorkLabels { work }).set(gauge(limit));
+        }
+        self.bytes.set(gauge(now.bytes.held));
+        self.most_bytes.set(gauge(now.bytes.limit));
+    }
 }
 
 /// Requests to Redis by what became of them.
@@ -54,6 +278,31 @@ impl RedisCounts {
             late: count("late"),
             out_of_reach: count("out_of_reach"),
             alone: alone.clone(),
+        }
+    }
+}
+
+/// Connections by how they ended.
+#[derive(Debug)]
+pub struct ConnectionCounts {
+    /// Nothing was wrong with what came.
+    pub served: Counter,
+    /// What came is no HTTP/1.1, or is ambiguous.
+    pub framing: Counter,
+    /// There was no TLS to be made.
+    pub tls: Counter,
+    /// The peer kept the gateway waiting for too long.
+    pub timeout: Counter,
+}
+
+impl ConnectionCounts {
+    fn of(connections: &Family<OutcomeLabels, Counter>) -> Self {
+        let count = |outcome| connections.get_or_create(&OutcomeLabels { outcome }).clone();
+        Self {
+            served: count("served"),
+            framing: count("framing"),
+            tls: count("tls"),
+            timeout: count("timeout"),
         }
     }
 }
@@ -220,7 +469,7 @@ struct KeySetLabels {
 
 /// What a request shows to say who it is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum CredentialKind {
     /// An API key.
     Key,
     /// An access token.
@@ -231,7 +480,7 @@ pub enum Kind {
     None,
 }
 
-impl Kind {
+impl CredentialKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Key, Self::Token, Self::Certificate, Self::None];
 
@@ -287,14 +536,40 @@ impl Default for Metrics {
         let lines_dropped = Counter::default();
         registry.register(
             "scoregate_log_lines_dropped",
-            "Log lines that were not written because their reader is too slow",
+            "Log lines that were not written, because their reader is too slow or they cannot be",
             lines_dropped.clone(),
         );
-        let accepted = |kind: Kind| {
+        let requests = RequestCounts::register(&mut registry);
+        let queue = Queue::default();
+        registry.register_collector(Box::new(queue.clone()));
+        let work = WorkGauges::register(&mut registry);
+        let connections = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "scoregate_connections",
+            "Connections by how they ended: served, refused for their framing or their TLS, or given up for keeping the gateway waiting",
+            connections.clone(),
+        );
+        let connections = ConnectionCounts::of(&connections);
+        let versions = Family::<StateLabels, Gauge>::default();
+        registry.register(
+            "scoregate_model_versions",
+            "Published versions of each model by what has become of them",
+            versions.clone(),
+        );
+        let traced = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "scoregate_traces",
+            "Requests that were to be told to the collector of traces, by what became of that",
+            traced.clone(),
+        );
+        let count = |outcome| traced.get_or_create(&OutcomeLabels { outcome }).clone();
+        let traces = TraceCounts { sent: count("sent"), dropped: count("dropped"), failed: count("failed") };
+        registry.register_collector(Box::new(Process));
+        let accepted = |kind: CredentialKind| {
             let labels = CredentialLabels { kind: kind.as_str(), outcome: "accepted" };
             credentials.get_or_create(&labels).clone()
         };
-        let accepted = Kind::ALL.map(accepted);
+        let accepted = CredentialKind::ALL.map(accepted);
         Self {
             registry,
             credentials,
@@ -304,8 +579,15 @@ impl Default for Metrics {
             redis,
             cache,
             cache_gauges,
+            requests,
+            queue,
+            work,
+            connections,
+            versions,
+            traces,
             lines_dropped,
             log: None,
+            writing: Mutex::default(),
         }
     }
 }
@@ -326,13 +608,33 @@ impl Metrics {
         self.quota_rows.clone()
     }
 
-    /// Counts the lines that `log` drops.
-    pub fn watch(&mut self, log: &Log) {
-        self.log = Some(log.dropped());
+    /// Where requests are counted.
+    pub fn requests(&self) -> RequestCounts {
+        self.requests.clone()
+    }
+
+    /// Where work that waits for a thread is counted.
+    pub fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    /// Where connections that have ended are counted.
+    pub fn connections(&self) -> &ConnectionCounts {
+        &self.connections
+    }
+
+    /// Where requests that are traced are counted.
+    pub fn traces(&self) -> TraceCounts {
+        self.traces.clone()
+    }
+
+    /// Counts the lines that are dropped where `access` writes.
+    pub fn watch(&mut self, access: &Access) {
+        self.log = Some(access.lines.clone());
     }
 
     /// Counts one request by its credential and by what finally became of it.
-    pub fn count_credential(&self, kind: Kind, refused: Option<auth::Error>) {
+    pub fn count_credential(&self, kind: CredentialKind, refused: Option<auth::Error>) {
         match refused {
             None => drop(self.accepted[kind as usize].inc()),
             Some(error) => {
@@ -347,21 +649,48 @@ impl Metrics {
     pub fn encode<'i>(
         &self,
         key_sets: impl Iterator<Item = (&'i str, u64, u64)>,
-        cache: CacheState,
+        present: Present,
     ) -> String {
-        self.cache_gauges.set(cache);
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cache_gauges.set(present.cache);
+        self.work.set(&present.work);
+        self.requests.tallies.set(present.live);
+        self.versions.clear();
+        for (model, state, count) in present.versions {
+            self.versions.get_or_create(&StateLabels { model, state }).set(count);
+        }
         for (issuer, well, badly) in key_sets {
             for (outcome, count) in [("ok", well), ("failed", badly)] {
                 let labels = KeySetLabels { issuer: issuer.into(), outcome };
                 self.key_sets.get_or_create(&labels).inner().store(count, Ordering::Relaxed);
             }
         }
-        let dropped = self.log.as_ref().map_or(0, ErrorCounter::dropped_lines);
-        self.lines_dropped.inner().store(dropped as u64, Ordering::Relaxed);
+        let dropped = self.log.as_ref().map_or(0, Lines::dropped);
+        self.lines_dropped.inner().store(dropped, Ordering::Relaxed);
         let mut document = String::new();
         text::encode(&mut document, &self.registry).expect("a text can always be appended to");
         document
     }
+}
+
+/// A document of OpenMetrics in the older format of Prometheus: counters are called as their samples are, and there are no exemplars.
+pub fn in_older_format(document: &str) -> String {
+    let mut older = String::with_capacity(document.len());
+    let lines = || document.lines().filter(|line| !line.starts_with("# EOF") && !line.starts_with("# UNIT"));
+    let counters: Vec<&str> =
+        lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    for line in lines() {
+        let comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        match comment.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) if counters.contains(&name) => {
+                let kind = &line[..7];
+                older.extend([kind, name, "_total ", rest]);
+            }
+            _ => older.push_str(line.rfind(" # {trace_id=").map_or(line, |exemplar| &line[..exemplar])),
+        }
+        older.push('\n');
+    }
+    older
 }
 
 impl fmt::Debug for Metrics {
@@ -377,17 +706,16 @@ mod tests {
     #[test]
     fn credentials_rows_and_fetches_are_counted_by_outcome() {
         let metrics = Metrics::default();
-        metrics.count_credential(Kind::Key, None);
-        metrics.count_credential(Kind::Key, Some(auth::Error::InvalidKey));
-        metrics.count_credential(Kind::Certificate, None);
-        metrics.count_credential(Kind::None, Some(auth::Error::InvalidRequest("two")));
+        metrics.count_credential(CredentialKind::Key, None);
+        metrics.count_credential(CredentialKind::Key, Some(auth::Error::InvalidKey));
+        metrics.count_credential(CredentialKind::Certificate, None);
+        metrics.count_credential(CredentialKind::None, Some(auth::Error::InvalidRequest("two")));
         let [admitted, refused] = metrics.quota_rows().of("rows");
         admitted.inc_by(5);
         metrics.quota_rows().of("rows")[0].inc();
         refused.inc_by(2);
         for fetched in 1..=2 {
-            let document =
-                metrics.encode([("https://issuer", fetched, 0)].into_iter(), CacheState::default());
+            let document = metrics.encode([("https://issuer", fetched, 0)].into_iter(), Present::default());
             for line in [
                 "scoregate_credentials_total{kind=\"key\",outcome=\"accepted\"} 1".to_owned(),
                 "scoregate_credentials_total{kind=\"key\",outcome=\"key\"} 1".to_owned(),

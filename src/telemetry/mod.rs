@@ -1,52 +1,149 @@
-//! Logs: one line per event on standard error, JSON unless a person is watching; and [`metrics`].
+//! What is told of the gateway: logs, one line per event on standard error, JSON unless a person is watching; [`metrics`]; and
+//! traces.
+//!
+//! [`requests`] watches each request, on whose way [`notes`] are taken: its line in the log ([`access`]), its counts ([`tally`] has those
+//! of a version) and its spans ([`trace`]) are all made of these, once it is answered.
 
+pub mod access;
+mod buckets;
+mod lines;
 pub mod metrics;
+pub mod notes;
+mod otlp;
+mod process;
+pub mod requests;
+pub mod samples;
+pub mod tally;
+pub mod trace;
 
 use std::io::IsTerminal;
+use std::path::Path;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::config::{LogFormat, LogSettings};
-
-/// The most lines that wait to be written, two or three megabytes. Where there are more, their reader has stopped reading.
-const MAX_LINES: usize = 8 * 1024;
+use self::access::Access;
+use self::lines::{Lines, Writer};
+use crate::config::{AccessLog, LogFormat, LogSettings, log_filter_of};
+use crate::follow::{self, Followed};
 
 /// The log while it is written. A thread of its own does that: whoever has something to say never waits for a reader, and what
 /// finds no place in the queue is dropped and counted. What waits in it when this is dropped is written then, if that takes no
 /// longer than a second.
 #[derive(Debug)]
 pub struct Log {
-    dropped: ErrorCounter,
-    _writer: WorkerGuard,
+    lines: Lines,
+    is_json: bool,
+    access: AccessLog,
+    filter: Filter,
+    _writer: Writer,
+}
+
+/// The filter of the log, which may be changed.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// What it is, and what it was when the gateway started.
+    initial: String,
+    is_followed: bool,
 }
 
 impl Log {
     /// Starts logging.
     ///
     /// # Errors
-    /// What is wrong with the filter.
+    /// What is wrong with the filter, or that there is no thread.
     pub fn start(settings: &LogSettings) -> Result<Self, String> {
         let filter = EnvFilter::try_new(&settings.filter).map_err(|error| error.to_string())?;
-        let json = match settings.format {
+        let is_json = match settings.format {
             LogFormat::Json => true,
             LogFormat::Text => false,
             LogFormat::Auto => !std::io::stderr().is_terminal(),
         };
-        let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_LINES);
-        let (queue, writer) = queue.thread_name("scoregate-log").finish(std::io::stderr());
-        let dropped = queue.error_counter();
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue);
-        if json {
-            lines.json().flatten_event(true).with_current_span(false).init();
+        let lines = Lines::default();
+        let writer =
+            lines.write_to(std::io::stderr()).map_err(|error| format!("cannot start a thread: {error}"))?;
+        let (filter, handle) = reload::Layer::new(filter);
+        let events = tracing_subscriber::fmt::layer().with_writer(lines.clone());
+        let events = if is_json {
+            events.json().flatten_event(true).with_current_span(false).boxed()
         } else {
-            lines.init();
-        }
-        Ok(Self { dropped, _writer: writer })
+            events.with_ansi(std::io::stderr().is_terminal()).boxed()
+        };
+        tracing_subscriber::registry().with(filter).with(events).init();
+        std::panic::set_hook(Box::new(|panic| tell_panic(panic.location())));
+        let filter = Filter { handle, initial: settings.filter.clone(), is_followed: settings.is_followed };
+        Ok(Self { lines, is_json, access: settings.access, filter, _writer: writer })
     }
 
-    /// How many lines were dropped, now and later.
-    pub(crate) fn dropped(&self) -> ErrorCounter {
-        self.dropped.clone()
+    /// Where lines of requests go.
+    pub fn access(&self) -> Access {
+        Access { lines: self.lines.clone(), is_json: self.is_json, which: self.access }
+    }
+
+    /// The filter.
+    pub fn filter(&self) -> Filter {
+        self.filter.clone()
+    }
+}
+
+/// A panic is a line as others are. What it says of itself may quote what a client sent, and is left out.
+fn tell_panic(location: Option<&std::panic::Location<'_>>) {
+    let thread = std::thread::current();
+    let location = location.map(ToString::to_string);
+    tracing::error!(thread = thread.name(), location, "a thread panicked; this is a mistake in the gateway");
+}
+
+impl Filter {
+    /// Takes up the filter of the settings `file` whenever it changes, for as long as the process runs; unless the environment
+    /// says what it is.
+    ///
+    /// # Errors
+    /// [`follow::Error`] if the file cannot be used.
+    pub async fn follow(self, file: Option<&Path>) -> Result<(), follow::Error> {
+        let Some(file) = file.filter(|_| self.is_followed) else { return Ok(()) };
+        let parse = |texts: &[Vec<u8>]| log_filter_of(texts.first().map_or(&[][..], Vec::as_slice));
+        let followed = Followed::open_or("the log's filter", file.into(), self.initial.clone(), parse)?;
+        let mut now = self.initial;
+        followed
+            .follow(|filter| {
+                if **filter == now {
+                    return;
+                }
+                match EnvFilter::try_new(&**filter).map(|filter| self.handle.reload(filter)) {
+                    Ok(Ok(())) => {
+                        now.clone_from(filter);
+                        tracing::info!(filter = %**filter, "the log's filter has changed");
+                    }
+                    _ => tracing::error!(filter = %**filter, "the log's filter cannot be changed"),
+                }
+            })
+            .await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_line_that_says_where_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("log");
+        let lines = Lines::default();
+        let writer = lines.write_to(std::fs::File::create(&file).unwrap()).unwrap();
+        let events = tracing_subscriber::fmt::layer().with_writer(lines).json().flatten_event(true);
+        let subscriber = tracing_subscriber::registry().with(events);
+        tracing::subscriber::with_default(subscriber, || {
+            tell_panic(Some(std::panic::Location::caller()));
+        });
+        drop(writer);
+        let line: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!((&line["level"], &line["target"]), (&"ERROR".into(), &"scoregate::telemetry".into()));
+        assert!(line["thread"].as_str().unwrap().contains("a_panic_is_a_line"), "{line}");
+        assert!(line["location"].as_str().unwrap().starts_with(file!()), "{line}");
+        assert_eq!(line.as_object().unwrap().len(), 6, "{line}");
     }
 }

@@ -23,7 +23,12 @@ impl Callers {
 
     /// A key of a caller without a tenant.
     pub(crate) fn alone(&self, name: &str) -> String {
-        self.0.key_with(&["--name", name, "--scopes", "score:predict,models:read"])
+        self.with_scopes(name, "score:predict,models:read")
+    }
+
+    /// A key of a caller without a tenant that may do this.
+    pub(crate) fn with_scopes(&self, name: &str, scopes: &str) -> String {
+        self.0.key_with(&["--name", name, "--scopes", scopes])
     }
 
     /// What identifies a caller.

@@ -43,7 +43,7 @@ pub(crate) fn node_packages() -> PathBuf {
     provided("node/node_modules").parent().unwrap().into()
 }
 
-fn provided(name: &str) -> PathBuf {
+pub(super) fn provided(name: &str) -> PathBuf {
     let path = target().join(name);
     assert!(
         path.exists(),

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -117,8 +118,13 @@ impl Settings {
     /// Starts the gateway with a key and waits until it is ready.
     pub(crate) fn start(self) -> Gateway {
         let key = self.key();
+        self.start_with(&key)
+    }
+
+    /// Starts the gateway, which knows the `key` already, and waits until it is ready.
+    pub(crate) fn start_with(self, key: &str) -> Gateway {
         let mut gateway = self.spawn();
-        gateway.key = key;
+        gateway.key = key.into();
         let ready = gateway.wait_for_line("ready");
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         (gateway.addr, gateway.admin_addr) = (address("addr"), address("admin_addr"));
@@ -208,6 +214,17 @@ impl Gateway {
     /// Every log line so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every log line about the requests that were answered so far: lines are written in order, a moment after what they tell of.
+    pub(crate) fn log_so_far(&self) -> Vec<String> {
+        static MARKS: AtomicUsize = AtomicUsize::new(0);
+        let mark = format!("mark-{}-", MARKS.fetch_add(1, Ordering::Relaxed));
+        self.ask(&Request::get("/health").header("X-Request-Id", &mark));
+        wait_for("the log", || {
+            let log = self.log();
+            log.iter().any(|line| line.contains(&mark)).then_some(log)
+        })
     }
 
     /// The first log line with this message, once it is there.

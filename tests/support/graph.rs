@@ -76,6 +76,11 @@ impl Handmade {
         )
     }
 
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
     pub(crate) fn version(mut self, version: &str) -> Self {
         self.version = version.into();
         self

@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod badfile;
 pub(crate) mod cached;
+pub(crate) mod collector;
 mod files;
 pub(crate) mod forged;
 mod gateway;

@@ -38,6 +38,10 @@ pub(crate) const DEBSECAN: Package =
 pub(crate) const CHROMIUM: Package =
     Package { name: "chromium", present: || succeeds(Command::new("chromium").arg("--version")) };
 
+/// `promtool`, which checks and plays the rules of `deploy/prometheus`, and comes with Prometheus.
+pub(crate) const PROMETHEUS: Package =
+    Package { name: "prometheus", present: || succeeds(Command::new("promtool").arg("--version")) };
+
 /// Python itself.
 pub(crate) const PYTHON: Package =
     Package { name: "python3", present: || succeeds(Command::new("python3").arg("--version")) };

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::system::{self, CHROMIUM, CURL, REDIS, STRACE};
+use crate::system::{self, CHROMIUM, CURL, PROMETHEUS, REDIS, STRACE};
 use crate::workspace::{self, Workspace};
 use crate::{node, onnxruntime, python, tools};
 
@@ -22,10 +22,12 @@ pub(crate) struct Options {
 ///
 /// The integration tests find ONNX Runtime, Python, Node and the trainer by themselves, beside cargo's own output.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    system::require(&[&STRACE, &CURL, &CHROMIUM, &REDIS])?;
+    system::require(&[&STRACE, &CURL, &CHROMIUM, &REDIS, &PROMETHEUS])?;
     onnxruntime::provide(workspace).context("could not provide ONNX Runtime")?;
     let requirements = workspace.root.join("tests/requirements.txt");
     let python = python::environment(&workspace.target.join("venv"), &requirements)?;
+    // Of its own, since it has other ideas of what its libraries are.
+    python::environment(&workspace.target.join("phoenix"), &workspace.root.join("tests/phoenix.txt"))?;
     node::packages(workspace, &python)?;
     tools::provide_all(workspace)?;
 

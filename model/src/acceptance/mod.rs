@@ -123,7 +123,7 @@ impl Refusal {
             error if error.is_memory() => child::MEMORY,
             runtime::Error::Graph(_) => "graph_refused",
             runtime::Error::Binding(_) => "binding_mismatch",
-            runtime::Error::Run(_) => "run_failed",
+            runtime::Error::Run(_) | runtime::Error::RunOfRows(_) => "run_failed",
             runtime::Error::Output(_) => "model_output_invalid",
             runtime::Error::LibraryMissing { .. }
             | runtime::Error::Library { .. }

@@ -65,6 +65,11 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// How, with all the time there is.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
     /// What is asked for, in bytes: two questions of one version have the same ones only if they are the same.
     pub fn bytes(&self) -> [u8; 6] {
         let [a, b, c, d] = self.class.map_or(u32::MAX, |class| class as u32).to_le_bytes();

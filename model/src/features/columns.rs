@@ -18,6 +18,8 @@ pub struct FeatureRows {
     pub faults: Vec<RowFault>,
     /// Whom each checked row is about; empty where no row names one.
     pub entities: Vec<Option<Box<str>>>,
+    /// Of which checked row the value of which feature was missing, whatever took its place; by row, ascending.
+    pub missing: Vec<(u32, u32)>,
     pub(super) described: usize,
 }
 
@@ -63,6 +65,7 @@ impl FeatureRows {
     pub fn clear(&mut self) {
         self.truncate(0);
         self.indices.clear();
+        self.missing.clear();
         self.faults.clear();
         self.entities.clear();
         self.submitted = 0;
@@ -167,6 +170,7 @@ impl FeatureRows {
         for column in &mut self.columns {
             column.truncate(rows);
         }
+        while self.missing.pop_if(|(row, _)| *row as usize >= rows).is_some() {}
     }
 
     /// Refuses every row whose entity another row of the body names too: an outcome reported by entity could not tell
@@ -197,11 +201,24 @@ impl FeatureRows {
         self.faults.sort_by_key(|fault| fault.index);
         retain(&mut self.indices, &keep);
         retain(&mut self.entities, &keep);
+        self.keep_missing(&keep);
         for column in &mut self.columns {
             match column {
                 Column::Number(values) => retain(values, &keep),
                 Column::Category(column) => retain(&mut column.codes, &keep),
             }
+        }
+    }
+}
+
+impl FeatureRows {
+    /// Forgets the missing values of rows that are not to `keep`, and counts the others anew.
+    fn keep_missing(&mut self, keep: &[bool]) {
+        let mut place = 0;
+        let places: Vec<u32> = keep.iter().map(|kept| (place, place += u32::from(*kept)).0).collect();
+        self.missing.retain(|(row, _)| keep[*row as usize]);
+        for (row, _) in &mut self.missing {
+            *row = places[*row as usize];
         }
     }
 }
@@ -301,6 +318,17 @@ impl<'r> RowBuilder<'r> {
         }
     }
 
+    /// Stores what takes the place of field `at`, whose value is missing, or what is wrong with that.
+    pub(super) fn put_missing(&mut self, at: usize) {
+        let reader = self.reader;
+        let field = &reader.fields[at];
+        if let Slot::Feature(feature) = field.slot {
+            let row = u32::try_from(self.rows.indices.len()).unwrap_or(u32::MAX);
+            self.rows.missing.push((row, u32::try_from(feature).unwrap_or(u32::MAX)));
+        }
+        self.put(at, field.missing());
+    }
+
     pub(super) fn fault(&mut self, place: Place, code: FaultCode) {
         self.refused = true;
         if self.rows.described < MAX_DESCRIBED_FAULTS {
@@ -315,8 +343,7 @@ impl<'r> RowBuilder<'r> {
         let before = self.rows.indices.len();
         for at in 0..self.reader.fields.len() {
             if !self.is_named(at) {
-                let reader = self.reader;
-                self.put(at, reader.fields[at].missing());
+                self.put_missing(at);
             }
         }
         self.rows.submitted += 1;

@@ -82,12 +82,11 @@ impl RowReader {
         for (at, cell) in header.fields.iter().zip(record) {
             builder.name(*at);
             let reader = &self.fields[*at];
-            let cell = match std::str::from_utf8(cell) {
-                Ok("") => reader.missing(),
-                Ok(text) => reader.text(text),
-                Err(_) => Err(FaultCode::Malformed),
-            };
-            builder.put(*at, cell);
+            match std::str::from_utf8(cell) {
+                Ok("") => builder.put_missing(*at),
+                Ok(text) => builder.put(*at, reader.text(text)),
+                Err(_) => builder.put(*at, Err(FaultCode::Malformed)),
+            }
         }
         builder.finish();
     }

@@ -485,9 +485,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        let reader: &RowReader = self.builder.reader;
-        let cell = reader.fields[self.at].missing();
-        self.builder.put(self.at, cell);
+        self.builder.put_missing(self.at);
         Ok(())
     }
 

@@ -76,6 +76,9 @@ pub enum Error {
     /// A run failed.
     #[error("ONNX Runtime failed to run the graph")]
     Run(#[source] ort::Error),
+    /// A run of somebody's rows failed, of which nothing is said that may hold a value of them.
+    #[error("ONNX Runtime failed to run the graph")]
+    RunOfRows(#[source] RunFault),
     /// The graph answered something that is no probability or value per row.
     #[error("the model answered {0}")]
     Output(OutputFault),
@@ -105,6 +108,60 @@ impl Error {
         let (Self::Graph(source) | Self::Run(source)) = self else { return false };
         let message = source.to_string();
         ["bad_alloc", "bad allocation", "Failed to allocate memory"].iter().any(|text| message.contains(text))
+    }
+
+    /// The same without what may be a value of a row: ONNX Runtime's own message of a failed run may quote any.
+    #[must_use]
+    pub fn without_values(self) -> Self {
+        match self {
+            Self::Run(source) => Self::RunOfRows(RunFault::new(source.code(), source.message())),
+            other => other,
+        }
+    }
+}
+
+/// What failed of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFault {
+    code: ort::ErrorCode,
+    node: Option<Node>,
+}
+
+impl RunFault {
+    fn new(code: ort::ErrorCode, message: &str) -> Self {
+        Self { code, node: Node::named_in(message) }
+    }
+}
+
+impl std::fmt::Display for RunFault {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.node {
+            Some(Node { operator, name }) => {
+                write!(formatter, "{:?} in the {operator} node {name:?}", self.code)
+            }
+            None => write!(formatter, "{:?}", self.code),
+        }
+    }
+}
+
+impl std::error::Error for RunFault {}
+
+/// A node of a graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    operator: String,
+    /// As the graph has it, which may be nothing.
+    name: String,
+}
+
+impl Node {
+    /// The node that a message of ONNX Runtime names before it comes to what is wrong.
+    fn named_in(message: &str) -> Option<Self> {
+        let named = message.strip_prefix("Non-zero status code returned while running ")?;
+        let (operator, rest) = named.split_once(" node. Name:'")?;
+        let (name, _) = rest.split_once("' Status Message: ")?;
+        let is_word = operator.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        is_word.then(|| Self { operator: operator.into(), name: name.into() })
     }
 }
 
@@ -623,4 +680,25 @@ fn check_shape(output: &str, found: &[i64], expected: &[usize]) -> Result<(), Er
         return Ok(());
     }
     Err(Error::Binding(format!("its output \"{output}\" has the shape {found:?}, expected {expected:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_run_of_rows_holds_no_value() {
+        let said = |message: &str| RunFault::new(ort::ErrorCode::InvalidArgument, message).to_string();
+        let message = "Non-zero status code returned while running Gather node. Name:'table/at' Status Message: indices \
+                       element out of data bounds, idx=4815162 must be within the inclusive range [-100,99]";
+        assert_eq!(said(message), "InvalidArgument in the Gather node \"table/at\"");
+        for other in [
+            "4815162",
+            "Non-zero status code returned while running 4815162 node 4815162",
+            "Non-zero status code returned while running Gather node. Name:'' 4815162",
+            "Non-zero status code returned while running a 4815162 node. Name:'' Status Message: 4815162",
+        ] {
+            assert_eq!(said(other), "InvalidArgument", "{other}");
+        }
+    }
 }

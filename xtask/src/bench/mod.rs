@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, models from outside, the cache, and
-//! explanations.
+//! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, models from outside, the cache,
+//! explanations, and what it costs to be seen.
 //!
 //! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
 //! while in turn, several times over, and the medians are compared.
@@ -12,6 +12,7 @@ mod peers;
 mod raw;
 mod report;
 mod sample;
+mod telemetry;
 
 use std::fs;
 use std::path::Path;
@@ -53,6 +54,8 @@ enum Part {
     Cache,
     /// Shapley values beside other libraries', and what explaining adds to a request.
     Explain,
+    /// What lines of the log and traces add to a request.
+    Telemetry,
 }
 
 /// Connections of a single-row load: enough to keep two cores busy, few enough not to queue for its own sake.
@@ -121,6 +124,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     if is_wanted(Part::Explain) {
         tables.push(explain::run(workspace, &site, &library, explain::Plan::new(options.quick))?.tables());
+    }
+    if is_wanted(Part::Telemetry) {
+        tables.push(telemetry::run(workspace, &site, plan.rounds, plan.turn)?.table());
     }
     let report = tables.join("\n");
     let path = site.directory.join("report.md");
