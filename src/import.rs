@@ -8,8 +8,9 @@ use scoregate_model::acceptance::Golden;
 use scoregate_model::import::{Examined, Overrides, Request, TaskName, one_number};
 use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository};
 use scoregate_schemas::FeatureSchema;
+use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::{
-    self, Bindings, Link, Manifest, Metrics, Output, Rollout, Source, SourceKind, Task,
+    self, Bindings, Link, Manifest, Metrics, Output, Source, SourceKind, Task,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -289,7 +290,7 @@ impl Publication {
         let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (*name, text.as_slice())).collect();
         let directory = repository.publish(manifest, &files)?;
         if promote {
-            repository.write_rollout(&model, &Rollout { live: version.clone() })?;
+            repository.write_rollout(&model, &Rollout::of(version.clone()))?;
         }
         let live = repository.read_rollout(&model)?.is_some_and(|rollout| rollout.live == version);
         Ok(Report { model, version, directory, live, digest, examined })

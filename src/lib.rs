@@ -20,6 +20,7 @@ pub mod import;
 pub mod limiter;
 pub mod redis;
 pub mod registry;
+pub mod repository;
 pub mod rollout;
 pub mod sandbox;
 pub mod scoring;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use scoregate_model::package::Repository;
-use scoregate_schemas::manifest::{Output, Rollout};
+use scoregate_schemas::Rollout;
+use scoregate_schemas::manifest::Output;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -770,7 +771,7 @@ fn when_whoever_computes_a_row_has_left_another_does() {
 
 /// Promotes a version of the model `share`.
 fn promote(models: &TempDir, version: &str) {
-    Repository::new(models.path()).write_rollout("share", &Rollout { live: version.into() }).unwrap();
+    Repository::new(models.path()).write_rollout("share", &Rollout::of(version)).unwrap();
 }
 
 #[test]

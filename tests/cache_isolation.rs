@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use scoregate_model::package::Repository;
-use scoregate_schemas::manifest::Rollout;
+use scoregate_schemas::Rollout;
 
 use crate::support::cached::{Callers, KEY, post, rows, scores};
 use crate::support::graph::publish_share_model;
@@ -192,7 +192,7 @@ fn a_million_requests_of_fifty_tenants_meet_no_foreign_and_no_stale_score() {
         publish_share_model(models.path(), version, version == "2", 0);
     }
     let promote = |version: &str| {
-        Repository::new(models.path()).write_rollout("share", &Rollout { live: version.into() }).unwrap();
+        Repository::new(models.path()).write_rollout("share", &Rollout::of(version)).unwrap();
     };
     promote("1");
     let (redis, callers) = (Redis::start(), Callers::new());

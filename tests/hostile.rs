@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use scoregate_model::package::{GOLDEN, MODEL, Repository};
+use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::{
-    self, Bindings, Element, Manifest, MatrixBinding, Output as Answer, Rollout, Source, SourceKind,
+    self, Bindings, Element, Manifest, MatrixBinding, Output as Answer, Source, SourceKind,
 };
 use serde_json::Value;
 
@@ -52,7 +53,7 @@ fn publish(models: &Path, name: &str, version: &str, graph: &[u8]) {
 
 /// Makes a version the one that is to answer.
 fn promote(models: &Path, name: &str, version: &str) {
-    Repository::new(models).write_rollout(name, &Rollout { live: version.into() }).unwrap();
+    Repository::new(models).write_rollout(name, &Rollout::of(version)).unwrap();
 }
 
 fn settings(models: &Path) -> Settings {

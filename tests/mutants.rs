@@ -16,8 +16,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use scoregate_model::package::{GOLDEN, MODEL, Repository};
+use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::{
-    self, Bindings, Element, Manifest, MatrixBinding, Output, Rollout, Source, SourceKind,
+    self, Bindings, Element, Manifest, MatrixBinding, Output, Source, SourceKind,
 };
 use scoregate_schemas::onnx::{
     AttributeProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, TypeValue,
@@ -387,7 +388,7 @@ fn campaign(
 ) -> Tally {
     let name = bases[0].manifest.name.clone();
     let repository = Repository::new(models);
-    let promote = |version: &str| repository.write_rollout(&name, &Rollout { live: version.into() }).unwrap();
+    let promote = |version: &str| repository.write_rollout(&name, &Rollout::of(version)).unwrap();
     let ask = |at: usize| gateway.post(&format!("/v1/models/{name}/predict"), &bases[0].rows[at].0);
     let mut random = StdRng::seed_from_u64(SEED ^ bases.len() as u64);
     let (mut tally, mut there) = (Tally::new(), Vec::new());

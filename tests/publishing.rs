@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scoregate_model::package::{Repository, digest_of};
-use scoregate_schemas::manifest::{Output, Rollout};
+use scoregate_schemas::Rollout;
+use scoregate_schemas::manifest::Output;
 use scoregate_schemas::onnx::AttributeProto;
 use serde_json::{Value, json};
 
@@ -65,7 +66,7 @@ fn publish(models: &Path, model: &str, version: &str, score: f32) -> PathBuf {
 }
 
 fn promote(models: &Path, model: &str, version: &str) {
-    Repository::new(models).write_rollout(model, &Rollout { live: version.into() }).unwrap();
+    Repository::new(models).write_rollout(model, &Rollout::of(version)).unwrap();
 }
 
 fn gateway(models: &Path) -> Settings {

@@ -9,8 +9,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use scoregate_schemas::Rollout;
 use scoregate_schemas::feature_schema::{self, FeatureSchema};
-use scoregate_schemas::manifest::{self, Bindings, Manifest, Rollout, SourceKind, Task};
+use scoregate_schemas::manifest::{self, Bindings, Manifest, SourceKind, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -644,7 +645,7 @@ impl Repository {
         // The first version of a model goes live; later ones wait to be promoted.
         let versions = directories(&parent)?;
         if versions.len() == 1 && fs::symlink_metadata(parent.join(ROLLOUT)).is_err() {
-            self.write_rollout(&manifest.name, &Rollout { live: manifest.version })?;
+            self.write_rollout(&manifest.name, &Rollout::of(manifest.version))?;
         }
         Ok(target)
     }
@@ -660,6 +661,24 @@ impl Repository {
         }
         let text = read_regular(&path, MAX_ROLLOUT_BYTES)?;
         serde_json::from_slice(&text).map(Some).map_err(|source| Error::Rollout { path, source })
+    }
+
+    /// Replaces the rollout of `model` by what `change` makes of the one that is there, and returns it. A lock keeps two that
+    /// change it at once apart.
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be read or written, and what `change` refuses; then nothing has changed.
+    pub fn change_rollout<E: From<Error>>(
+        &self,
+        model: &str,
+        mut change: impl FnMut(Option<&Rollout>) -> Result<Rollout, E>,
+    ) -> Result<Rollout, E> {
+        let path = self.root.join(model).join(".rollout.lock");
+        let lock = File::options().create(true).append(true).open(&path).map_err(io_error("lock", &path))?;
+        lock.lock().map_err(io_error("lock", &path))?;
+        let rollout = change(self.read_rollout(model)?.as_ref())?;
+        self.write_rollout(model, &rollout)?;
+        Ok(rollout)
     }
 
     /// Replaces the rollout of `model` in one step.

@@ -50,14 +50,6 @@ pub struct Manifest {
     pub source: Source,
 }
 
-/// `rollout.json`, beside the versions of a model: which of them answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rollout {
-    /// The version that answers.
-    pub live: String,
-}
-
 /// How features reach the graph.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]

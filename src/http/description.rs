@@ -50,7 +50,7 @@ impl<'s, V> ModelDescription<'s, V> {
         Self {
             model: name,
             default: name == default,
-            live: model.live.as_ref().map(|live| live.manifest.version.as_str()),
+            live: model.live().map(|live| live.manifest.version.as_str()),
             refusal: model.refusal.as_ref().map(Refusal::of),
             versions: model.versions.iter().map(|(version, found)| describe(name, version, found)).collect(),
         }

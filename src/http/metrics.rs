@@ -36,14 +36,14 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Re
 pub(super) fn document(app: &App) -> String {
     let (entries, bytes) = app.cache.size();
     let models = app.registry().map(Registry::models).unwrap_or_default();
-    let live = models.models.values().filter_map(|model| model.live.as_deref());
+    let live = models.models.values().filter_map(|model| model.live().map(AsRef::as_ref));
     let levels = live.flat_map(|version| {
         let name = || (version.manifest.name.clone(), version.manifest.version.clone());
         let estimates = app.cache.estimates(&version.worth);
         estimates.map(move |(level, estimate)| (name().0, name().1, level, estimate))
     });
     let cache = CacheState { entries, bytes, levels: levels.collect() };
-    let live = models.models.values().filter_map(|model| model.live.as_ref());
+    let live = models.models.values().filter_map(|model| model.live());
     let live = live.filter(|_| app.settings.metrics);
     let live = live.map(|version| Arc::clone(&version.tally)).collect();
     let versions = models.models.iter().flat_map(|(name, model)| {

@@ -89,7 +89,7 @@ pub(super) async fn metadata(
     request: Request,
 ) -> Result<Response, Error> {
     let answer = |name: &str, model: &Model| {
-        let live = model.live.as_ref().and_then(|live| model.versions.get_key_value(&live.manifest.version));
+        let live = model.live().and_then(|live| model.versions.get_key_value(&live.manifest.version));
         let (version, found) = live.ok_or(scoring::Error::UnknownModel)?;
         Ok(json(&VersionDescription::new(name, version, found, &app.cache)))
     };
@@ -103,7 +103,7 @@ pub(super) async fn importance(
     request: Request,
 ) -> Result<Response, Error> {
     let answer = |name: &str, model: &Model| {
-        let live = model.live.as_ref().ok_or(scoring::Error::UnknownModel)?;
+        let live = model.live().ok_or(scoring::Error::UnknownModel)?;
         let importance = live.importance.as_ref().ok_or(Error::NoImportance)?;
         Ok(svg(importance_svg(&format!("{name} {}", live.manifest.version), importance)))
     };

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Parts;
 use scoregate_model::package::Repository;
-use scoregate_schemas::manifest::Rollout;
+use scoregate_schemas::Rollout;
 
 use super::admission::Admitted;
 use super::body::{Format, accepted_format, content_format, receive};

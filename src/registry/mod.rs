@@ -58,12 +58,76 @@ pub struct Snapshot {
 /// A model at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct Model {
-    /// The version that answers.
-    pub live: Option<Arc<Version>>,
+    /// The versions that are loaded, and which of them answers whom; nothing as long as the live one is not.
+    pub split: Option<Arc<Split>>,
     /// Every version that is published, by name, and the one that answers.
     pub versions: BTreeMap<String, Published>,
     /// Why the version that is to answer does not.
     pub refusal: Option<Refused>,
+}
+
+impl Model {
+    /// The version that answers everybody for whom no other one is named.
+    pub fn live(&self) -> Option<&Arc<Version>> {
+        self.split.as_ref().map(|split| &split.live)
+    }
+}
+
+/// The versions of a model that are loaded, and which of them answers whom. A version that is to answer and is not loaded is not
+/// among them: its callers are the live one's until it is.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// Answers everybody for whom no other one is named.
+    pub live: Arc<Version>,
+    /// Answer the entities in their slots.
+    pub canaries: Vec<LoadedCanary>,
+    /// Scores what the others answer, and nobody gets that.
+    pub shadow: Option<Arc<Version>>,
+    /// Loaded besides: the version before, which a rollback returns to.
+    pub kept: Vec<Arc<Version>>,
+}
+
+/// A canary that is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadedCanary {
+    /// The version.
+    pub version: Arc<Version>,
+    /// Its slots, each range from the first to the one before the second.
+    pub slots: Vec<(u16, u16)>,
+}
+
+impl Split {
+    /// One version that answers everybody.
+    pub fn of(live: Arc<Version>) -> Self {
+        Self { live, canaries: Vec::new(), shadow: None, kept: Vec::new() }
+    }
+
+    /// Whether one version answers everybody, so that nothing has to be known of who is scored.
+    pub fn is_plain(&self) -> bool {
+        self.canaries.iter().all(|canary| canary.slots.is_empty())
+    }
+
+    /// The version that answers whoever is in `slot`.
+    pub fn answering(&self, slot: u16) -> &Arc<Version> {
+        let is_in =
+            |canary: &&LoadedCanary| canary.slots.iter().any(|(first, end)| (*first..*end).contains(&slot));
+        self.canaries.iter().find(is_in).map_or(&self.live, |canary| &canary.version)
+    }
+
+    /// Every version that is loaded, the live one first; each once.
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        let others = self.canaries.iter().map(|canary| &canary.version).chain(&self.shadow).chain(&self.kept);
+        std::iter::once(&self.live).chain(others)
+    }
+
+    /// The version that is called so, or labelled so: `stable` is the live one, `canary` the first of the canaries.
+    pub fn named(&self, name: &str) -> Option<&Arc<Version>> {
+        match name {
+            "stable" => Some(&self.live),
+            "canary" => self.canaries.first().map(|canary| &canary.version),
+            name => self.versions().find(|version| version.manifest.version == name),
+        }
+    }
 }
 
 /// A version at one moment.
@@ -135,9 +199,14 @@ impl State {
 }
 
 impl Registry {
-    /// The version of `model` that answers.
+    /// The version of `model` that answers everybody for whom no other one is named.
     pub fn live(&self, model: &str) -> Option<Arc<Version>> {
-        self.snapshot.load().models.get(model)?.live.clone()
+        self.snapshot.load().models.get(model)?.live().cloned()
+    }
+
+    /// The versions of `model` that are loaded, and which of them answers whom.
+    pub fn split(&self, model: &str) -> Option<Arc<Split>> {
+        self.snapshot.load().models.get(model)?.split.clone()
     }
 
     /// The models as they are now.

@@ -20,7 +20,7 @@ use scoregate_schemas::FeatureSchema;
 use super::explainer::Unprepared;
 use super::tools::{Tools, reasons_of};
 use super::version::{STACK_BYTES, Version};
-use super::{Error, Model, Published, Refused, Registry, Snapshot, State, Stated};
+use super::{Error, Model, Published, Refused, Registry, Snapshot, Split, State, Stated};
 use crate::config::Settings;
 use crate::files::Stamp;
 use crate::rollout::{self, Candidate};
@@ -733,8 +733,8 @@ impl Watched {
             };
             versions.insert(version.manifest.version.clone(), published);
         }
-        let live = self.live.as_ref().map(|live| Arc::clone(&live.version));
-        Model { live, versions, refusal: self.obstacle().map(Refused::of) }
+        let split = self.live.as_ref().map(|live| Arc::new(Split::of(Arc::clone(&live.version))));
+        Model { split, versions, refusal: self.obstacle().map(Refused::of) }
     }
 }
 

@@ -6,7 +6,9 @@ use scoregate_schemas::rollout::{Canary, SLOTS};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// A share is no number from 0 to 100 with at most two decimals.
-    #[error("found {percent} percent for version {version}, expected a number from 0 to 100 with at most two decimals")]
+    #[error(
+        "found {percent} percent for version {version}, expected a number from 0 to 100 with at most two decimals"
+    )]
     Share {
         /// The version.
         version: String,

@@ -82,7 +82,7 @@ fn a_version_is_published_once() {
     assert_eq!(fs::read(path.join(MODEL)).unwrap(), b"graph");
     let left = fs::read_dir(repository.root().join("churn")).unwrap().count();
     assert_eq!(left, 2, "the version and the rollout: nothing of the second attempt stays behind");
-    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v1".into() }));
+    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout::of("v1")));
 }
 
 #[test]
@@ -203,9 +203,9 @@ fn edit(path: &Path, from: &str, to: &str) {
 fn the_first_version_goes_live_and_later_ones_wait() {
     let (_directory, repository, _) = published();
     repository.publish(manifest("v0"), &[(MODEL, b"graph"), (GOLDEN, GOLDEN_ROW)]).unwrap();
-    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v1".into() }));
-    repository.write_rollout("churn", &Rollout { live: "v0".into() }).unwrap();
-    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout { live: "v0".into() }));
+    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout::of("v1")));
+    repository.write_rollout("churn", &Rollout::of("v0")).unwrap();
+    assert_eq!(repository.read_rollout("churn").unwrap(), Some(Rollout::of("v0")));
     fs::write(repository.root().join("churn").join(ROLLOUT), b"{}").unwrap();
     assert!(matches!(repository.read_rollout("churn"), Err(Error::Rollout { .. })));
     assert_eq!(repository.read_rollout("other").unwrap(), None);

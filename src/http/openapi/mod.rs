@@ -134,11 +134,11 @@ impl Documents {
 fn make(side: Side, settings: &Settings, snapshot: &Snapshot, model: Option<&str>) -> Option<Tagged> {
     let document = match model {
         Some(name) => {
-            let live = snapshot.models.get(name)?.live.as_deref()?;
+            let live = snapshot.models.get(name)?.live().map(AsRef::as_ref)?;
             of_model(side, settings, &Described::loaded(live))
         }
         None => {
-            let live = snapshot.models.values().filter_map(|model| model.live.as_deref());
+            let live = snapshot.models.values().filter_map(|model| model.live().map(AsRef::as_ref));
             let described: Vec<Described<'_>> = live.map(Described::loaded).collect();
             whole(side, settings, &described)
         }

@@ -1,7 +1,9 @@
 //! Which version answers: the live one, durable in `rollout.json` beside a model's versions.
 
+pub mod slots;
+
 use scoregate_model::package::{Error as PackageError, Package, Repository, read_manifest};
-use scoregate_schemas::manifest::Rollout;
+use scoregate_schemas::Rollout;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -173,7 +175,7 @@ impl<'p> Promotion<'p> {
     /// # Errors
     /// [`Error::Package`] if the rollout cannot be written.
     pub fn carry_out(self) -> Result<(), Error> {
-        let rollout = Rollout { live: self.version.into() };
+        let rollout = Rollout::of(self.version);
         Ok(self.repository.write_rollout(self.model, &rollout)?)
     }
 }
