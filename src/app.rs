@@ -1,5 +1,6 @@
 //! Builds each component once and holds them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,11 +19,16 @@ use crate::limiter::Limiter;
 use crate::redis::{self, Redis};
 use crate::registry::watch::Watcher;
 use crate::registry::{self, Registry};
+use crate::repository::{self, Store};
+use crate::rollout::guard::{self, Guard};
+use crate::rollout::shadow::Shadows;
 use crate::scoring::Engine;
 use crate::telemetry::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Requests;
 use crate::telemetry::trace::Tracer;
+use crate::uploads::Uploads;
+use crate::webhook::{self, Webhooks};
 
 /// The components of a gateway.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub struct App {
     pub resource_metadata: Arc<str>,
     /// Who did what.
     pub audit: audit::Log,
+    /// Where models are published.
+    pub store: Store,
     /// What is counted.
     pub metrics: Metrics,
     /// Watches each request.
@@ -47,8 +55,16 @@ pub struct App {
     pub cache: Cache,
     /// Where work runs.
     pub engine: Engine,
+    /// Compares versions with each other, beside the answers.
+    pub shadows: Shadows,
+    /// Tells somebody else what becomes of rollouts.
+    pub webhooks: Webhooks,
+    /// Where models go that are sent to be published.
+    pub uploads: Uploads,
     /// Writes what is told of everything at once: neither those that serve wait for it, nor does it wait behind batches.
     pub telling: Aside,
+    /// Carries out what operators change in rollouts, one change after the other: however busy the gateway is, they are not held up.
+    pub changing: Aside,
     registry: OnceLock<Arc<Registry>>,
     opened: AtomicBool,
     draining: AtomicBool,
@@ -60,6 +76,9 @@ pub enum Error {
     /// A file of credentials or plans cannot be used.
     #[error(transparent)]
     File(#[from] follow::Error),
+    /// The bucket of the models could never be used.
+    #[error(transparent)]
+    Store(#[from] repository::OpenError),
     /// Redis could never be reached.
     #[error(transparent)]
     Redis(#[from] redis::OpenError),
@@ -85,6 +104,9 @@ pub enum Error {
     /// No model can be served.
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    /// Nobody can be told of rollouts.
+    #[error(transparent)]
+    Webhook(#[from] webhook::Error),
     /// Traces cannot be sent.
     #[error("cannot start what sends traces")]
     Tracer(#[source] std::io::Error),
@@ -127,19 +149,29 @@ impl App {
         let redis = settings.redis.as_ref();
         let redis = redis.map(|redis| Redis::open(redis, metrics.redis()));
         let redis = redis.transpose()?.map(Arc::new);
+        let store = Store::open(&settings)?;
+        if let Some(redis) = &redis {
+            store.share(redis);
+        }
         let cache = Cache::open(&settings.cache, redis.clone(), metrics.cache())?;
         let limiter = Limiter::open(&settings, redis, metrics.quota_rows())?;
+        let webhooks = Webhooks::start(settings.webhook.as_ref(), metrics.webhooks())?;
         Ok(Self {
             auth,
             issuer,
             resource_metadata,
             audit,
+            store,
             metrics,
             requests,
             limiter,
             cache,
             engine,
+            shadows: Shadows::start(&settings.shadow).map_err(Error::Thread)?,
+            webhooks,
+            uploads: Uploads::new(&settings.state.dir),
             telling: Aside::start("scoregate-tell").map_err(Error::Thread)?,
+            changing: Aside::start("scoregate-change").map_err(Error::Thread)?,
             registry: OnceLock::new(),
             opened: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -164,8 +196,11 @@ impl App {
         for provider in self.settings.execution_providers() {
             runtime.check_provider(provider)?;
         }
+        self.store.follow(self.settings.models.poll_interval);
         let mut watcher = Watcher::new(self.settings.clone(), runtime);
         let registry = watcher.settle()?;
+        let told = Arc::clone(&registry);
+        self.store.on_change(move || told.wake());
         let default = &self.settings.models.default;
         if registry.live(default).is_none() {
             tracing::warn!(
@@ -179,7 +214,23 @@ impl App {
         thread
             .spawn(move || watcher.follow(|| app.draining.load(Ordering::Relaxed)))
             .map_err(Error::Thread)?;
+        let app = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("scoregate-guard".into());
+        thread.spawn(move || app.guard()).map_err(Error::Thread)?;
         Ok(())
+    }
+
+    /// Judges canaries until the gateway is about to stop.
+    fn guard(&self) {
+        let mut guard = Guard::default();
+        while !self.draining.load(Ordering::Relaxed) {
+            let look = AssertUnwindSafe(|| guard.look(self, SystemTime::now()));
+            if catch_unwind(look).is_err() {
+                tracing::error!("judging canaries panicked; this is a mistake in the gateway");
+                guard = Guard::default();
+            }
+            std::thread::park_timeout(guard::INTERVAL);
+        }
     }
 
     /// The models, once they are loaded.

@@ -75,7 +75,7 @@ impl Event {
 
     /// The same event with one more fact; never a secret.
     #[must_use]
-    pub fn with(mut self, name: &'static str, fact: impl Into<Value>) -> Self {
+    pub fn with(mut self, name: impl Into<String>, fact: impl Into<Value>) -> Self {
         self.details.insert(name.into(), fact.into());
         self
     }

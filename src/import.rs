@@ -1,4 +1,5 @@
-//! `scoregate import`: an ONNX file from outside → a published version, examined in a child process first.
+//! An ONNX file from outside → a published version, examined in a child process first: `scoregate import`, and what is published over
+//! HTTP.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use scoregate_model::acceptance::Golden;
 use scoregate_model::import::{Examined, Overrides, Request, TaskName, one_number};
-use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository};
+use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository, read_manifest};
 use scoregate_schemas::FeatureSchema;
-use scoregate_schemas::Rollout;
+use scoregate_schemas::compatibility::{Difference, breaking};
 use scoregate_schemas::manifest::{
     self, Bindings, Link, Manifest, Metrics, Output, Source, SourceKind, Task,
 };
@@ -18,34 +19,51 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::audit::{Actor, Event};
+use crate::repository::Store;
+use crate::rollout;
+use crate::sandbox::{Finding, ImportJob, Job, Reasons, Sandbox};
+
+/// How far answers may be from golden rows unless somebody says it.
+pub const TOLERANCE: f64 = 1e-5;
+
+/// What becomes a version, and what it is called.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The ONNX file.
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// What the model is called.
+    #[arg(long)]
+    pub name: String,
+    /// The feature schema (JSON Schema).
+    #[arg(long, value_name = "FILE")]
+    pub schema: PathBuf,
+    /// The version's name [default: the date and a number].
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Rows that the model was trained on, as CSV, the target among the columns.
+    #[arg(long, value_name = "CSV")]
+    pub reference: Option<PathBuf>,
+    /// Rows with the answers of the model's own library, one JSON object per line.
+    #[arg(long, value_name = "JSONL")]
+    pub golden: Option<PathBuf>,
+    /// How far answers may be from the golden rows': absolute for probabilities, relative for regression.
+    #[arg(long, default_value_t = TOLERANCE, value_parser = tolerance)]
+    pub tolerance: f64,
+}
 
 /// What to import, and what is said about it rather than inferred.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The ONNX file.
-    #[arg(value_name = "MODEL.onnx")]
-    model: PathBuf,
-    /// What the model is called.
-    #[arg(long)]
-    name: String,
-    /// The feature schema (JSON Schema).
-    #[arg(long, value_name = "FILE")]
-    schema: PathBuf,
-    /// The version's name [default: the date and a number].
-    #[arg(long)]
-    version: Option<String>,
-    /// Rows that the model was trained on, as CSV, the target among the columns.
-    #[arg(long, value_name = "CSV")]
-    reference: Option<PathBuf>,
-    /// Rows with the answers of the model's own library, one JSON object per line.
-    #[arg(long, value_name = "JSONL")]
-    golden: Option<PathBuf>,
-    /// How far answers may be from the golden rows': absolute for probabilities, relative for regression.
-    #[arg(long, default_value_t = 1e-5, value_parser = tolerance)]
-    tolerance: f64,
+    /// The files and names.
+    #[command(flatten)]
+    pub import: Import,
     /// Makes the version live, whatever was.
     #[arg(long)]
-    promote: bool,
+    pub promote: bool,
+    /// Makes it live even if it refuses rows that the live version takes, or answers otherwise.
+    #[arg(long, requires = "promote")]
+    pub breaking: bool,
     /// The features that a graph input takes, in the order of its columns.
     #[arg(long, value_name = "NAME=FEATURE,…", value_parser = input)]
     input: Vec<(String, Vec<String>)>,
@@ -91,7 +109,11 @@ struct Stated {
     output: Option<Output>,
 }
 
-fn tolerance(text: &str) -> Result<f64, String> {
+/// Reads a tolerance.
+///
+/// # Errors
+/// What was expected.
+pub fn tolerance(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| (0.0..=1.0).contains(number));
     number.ok_or_else(|| "a number from 0 to 1, such as 1e-5".into())
 }
@@ -110,87 +132,138 @@ pub enum Error {
     Refused {
         /// The stable code.
         code: String,
-        /// What was found, what was expected, what to do.
+        /// A sentence for clients: without paths, and without text of ONNX Runtime.
+        reason: String,
+        /// All of it: what was found, what was expected, what to do.
         message: String,
     },
+    /// The version cannot be published.
+    #[error(transparent)]
+    Package(#[from] package::Error),
     /// Something else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
 
-impl From<package::Error> for Error {
-    fn from(error: package::Error) -> Self {
-        Self::Other(error.into())
-    }
-}
-
 /// What was published.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    model: String,
-    version: String,
+    /// The model.
+    pub model: String,
+    /// The version.
+    pub version: String,
     directory: PathBuf,
-    live: bool,
-    digest: String,
+    /// Whether it is the live one.
+    pub live: bool,
+    /// `sha256:…` of its graph.
+    pub digest: String,
+    /// What of it breaks what clients of the live version rely on, in sentences.
+    pub breaking: Vec<String>,
+    /// What was found out about it.
     #[serde(flatten)]
-    examined: Examined,
+    pub examined: Examined,
 }
 
 impl ImportArgs {
-    /// Checks the names and reads what the flags say.
+    /// Reads what the flags say.
     ///
     /// # Errors
-    /// [`Error`] for a name that cannot be a directory's, or a bindings file that cannot be read.
-    pub fn request(&self) -> Result<Request, Error> {
-        package::check_name("model", &self.name)?;
-        if let Some(version) = &self.version {
-            package::check_name("version", version)?;
-        }
-        let stated = match &self.bindings {
-            None => Stated { bindings: None, output: None },
-            Some(path) => {
-                let refused = |message: String| Error::Refused {
-                    code: "invalid_bindings".into(),
-                    message: format!("{}: {message}", path.display()),
-                };
-                let text =
-                    std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-                serde_json::from_slice(&text).map_err(|error| {
-                    refused(format!("expected {{\"bindings\": …, \"output\": …}} as in a manifest: {error}"))
-                })?
-            }
+    /// [`Error`] for a bindings file that cannot be read.
+    pub fn overrides(&self) -> Result<Overrides, Error> {
+        let (bindings, output) = match &self.bindings {
+            None => (None, None),
+            Some(path) => read_bindings(path)?,
         };
+        Ok(Overrides {
+            inputs: self.input.clone(),
+            outputs: self.output.clone(),
+            link: self.link.map(|link| match link {
+                LinkArg::None => None,
+                LinkArg::Sigmoid => Some(Link::Sigmoid),
+                LinkArg::Softmax => Some(Link::Softmax),
+            }),
+            task: self.task.map(|task| match task {
+                TaskArg::Binary => TaskName::Binary,
+                TaskArg::Multiclass => TaskName::Multiclass,
+                TaskArg::Regression => TaskName::Regression,
+            }),
+            positive: self.positive.clone(),
+            bindings,
+            output,
+            tolerance: self.import.tolerance,
+        })
+    }
+}
+
+/// Reads what a file says of bindings and output, as a manifest does: `{"bindings": …, "output": …}`.
+///
+/// # Errors
+/// [`Error::Refused`] if it cannot be read.
+pub fn read_bindings(path: &Path) -> Result<(Option<Bindings>, Option<Output>), Error> {
+    let refused = |reason: String| Error::Refused {
+        code: "invalid_bindings".into(),
+        message: format!("{}: {reason}", path.display()),
+        reason,
+    };
+    let text = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+    let stated: Stated = serde_json::from_slice(&text).map_err(|error| {
+        refused(format!("expected {{\"bindings\": …, \"output\": …}} as in a manifest: {error}"))
+    })?;
+    Ok((stated.bindings, stated.output))
+}
+
+impl Import {
+    /// Checks the names.
+    ///
+    /// # Errors
+    /// [`package::Error::Name`] for one that cannot be a directory's.
+    pub fn check_names(&self) -> Result<(), package::Error> {
+        package::check_name("model", &self.name)?;
+        self.version.as_ref().map_or(Ok(()), |version| package::check_name("version", version))
+    }
+
+    /// Has the files examined in a child process.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if they are not to be published.
+    pub fn examine(
+        &self,
+        sandbox: &Sandbox,
+        library: PathBuf,
+        overrides: Overrides,
+    ) -> Result<Examined, Error> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
-        Ok(Request {
+        let request = Request {
             model: absolute(&self.model),
             schema: absolute(&self.schema),
             reference: self.reference.as_deref().map(absolute),
             golden: self.golden.as_deref().map(absolute),
-            overrides: Overrides {
-                inputs: self.input.clone(),
-                outputs: self.output.clone(),
-                link: self.link.map(|link| match link {
-                    LinkArg::None => None,
-                    LinkArg::Sigmoid => Some(Link::Sigmoid),
-                    LinkArg::Softmax => Some(Link::Softmax),
-                }),
-                task: self.task.map(|task| match task {
-                    TaskArg::Binary => TaskName::Binary,
-                    TaskArg::Multiclass => TaskName::Multiclass,
-                    TaskArg::Regression => TaskName::Regression,
-                }),
-                positive: self.positive.clone(),
-                bindings: stated.bindings,
-                output: stated.output,
-                tolerance: self.tolerance,
-            },
-        })
+            overrides,
+        };
+        let job = Job::Import(Box::new(ImportJob { request, library }));
+        match sandbox.run(&job).unwrap_or_else(|death| Finding::Refused(death.into())) {
+            Finding::Examined(examined) => Ok(*examined),
+            Finding::Refused(Reasons { code, reason, detail }) => {
+                Err(Error::Refused { code, reason, message: detail })
+            }
+        }
+    }
+
+    /// Checks that nobody has published this version.
+    ///
+    /// # Errors
+    /// [`package::Error::Exists`] if somebody has.
+    pub fn check_new(&self, repository: &Repository, version: &str) -> Result<(), package::Error> {
+        if std::fs::symlink_metadata(repository.directory(&self.name, version)).is_err() {
+            return Ok(());
+        }
+        Err(package::Error::Exists { model: self.name.clone(), version: version.into() })
     }
 
     /// Puts together the version that what was examined is to be published as. Whoever publishes it records that first.
     ///
     /// # Errors
-    /// [`Error::Other`] if the version is there already, or a file cannot be read or has changed.
+    /// [`Error`] if the version is there already, or a file cannot be read or has changed.
     pub fn prepare(&self, repository: &Repository, examined: Examined) -> Result<Publication, Error> {
         let read = |path: &Path| {
             std::fs::read(path)
@@ -219,9 +292,7 @@ impl ImportArgs {
             Some(version) => version.clone(),
             None => repository.next_version(&self.name, &now.date().to_string())?,
         };
-        if std::fs::symlink_metadata(repository.directory(&self.name, &version)).is_ok() {
-            return Err(package::Error::Exists { model: self.name.clone(), version }.into());
-        }
+        self.check_new(repository, &version)?;
         let manifest = Manifest {
             format: manifest::FORMAT,
             name: self.name.clone(),
@@ -256,8 +327,21 @@ impl ImportArgs {
             files.push((GOLDEN, golden.into_bytes()));
         }
         files.extend(reference.map(|reference| (REFERENCE, reference)));
-        Ok(Publication { manifest, files, digest, promote: self.promote, examined })
+        let breaking = differences(repository, &manifest, &schema);
+        Ok(Publication { manifest, files, digest, breaking, examined })
     }
+}
+
+/// What clients of the live version would lose; nothing where there is none, or where nobody can tell.
+fn differences(repository: &Repository, manifest: &Manifest, schema: &FeatureSchema) -> Vec<Difference> {
+    let live = || {
+        let versions = repository.versions(&manifest.name).ok()?;
+        let live = rollout::live(repository, &manifest.name, &versions).ok()?;
+        let (live, _) = read_manifest(&repository.directory(&manifest.name, &live)).ok()?;
+        let schema = FeatureSchema::from_document(live.schema.clone()).ok()?;
+        Some((live, schema))
+    };
+    live().map_or_else(Vec::new, |(live, live_schema)| breaking(&live, &live_schema, manifest, schema))
 }
 
 /// A version that can be published.
@@ -266,34 +350,35 @@ pub struct Publication {
     manifest: Manifest,
     files: Vec<(&'static str, Vec<u8>)>,
     digest: String,
-    /// Whether it is made live, whatever was.
-    promote: bool,
+    breaking: Vec<Difference>,
     examined: Examined,
 }
 
 impl Publication {
+    /// What clients of the live version would lose with it.
+    pub fn breaking(&self) -> &[Difference] {
+        &self.breaking
+    }
+
     /// What the audit log says of it.
     pub fn event(&self, actor: Actor) -> Event {
         let Manifest { name, version, .. } = &self.manifest;
         Event::new(actor, "version.published", format!("{name}@{version}"))
             .with("digest", self.digest.as_str())
-            .with("promoted", self.promote)
     }
 
     /// Publishes the version.
     ///
     /// # Errors
-    /// [`Error::Other`] if another one took its name meanwhile or a file cannot be written; then nothing is published.
-    pub fn carry_out(self, repository: &Repository) -> Result<Report, Error> {
-        let Self { manifest, files, digest, promote, examined } = self;
+    /// [`package::Error`] if another one took its name meanwhile or a file cannot be written; then nothing is published.
+    pub fn carry_out(self, store: &Store) -> Result<Report, package::Error> {
+        let Self { manifest, files, digest, breaking, examined } = self;
         let (model, version) = (manifest.name.clone(), manifest.version.clone());
         let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (*name, text.as_slice())).collect();
-        let directory = repository.publish(manifest, &files)?;
-        if promote {
-            repository.write_rollout(&model, &Rollout::of(version.clone()))?;
-        }
-        let live = repository.read_rollout(&model)?.is_some_and(|rollout| rollout.live == version);
-        Ok(Report { model, version, directory, live, digest, examined })
+        let directory = store.publish(manifest, &files)?;
+        let live = store.local().read_rollout(&model)?.is_some_and(|rollout| rollout.live == version);
+        let breaking = breaking.iter().map(ToString::to_string).collect();
+        Ok(Report { model, version, directory, live, digest, breaking, examined })
     }
 }
 
@@ -332,12 +417,16 @@ impl Report {
         for warning in &examined.warnings {
             line(format!("warning   {warning}"));
         }
+        for difference in &self.breaking {
+            line(format!("breaking  {difference}"));
+        }
         line(format!("published {} {} in {}", self.model, self.version, self.directory.display()));
         line(if self.live {
             "          live: it answers within 2 seconds where a gateway serves this repository".into()
         } else {
+            let more = if self.breaking.is_empty() { "" } else { " --breaking" };
             format!(
-                "          not live: `scoregate models promote {}@{}` makes it so",
+                "          not live: `scoregate models promote {}@{}{more}` makes it so",
                 self.model, self.version
             )
         });

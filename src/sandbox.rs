@@ -90,7 +90,7 @@ impl From<Refusal> for Reasons {
 
 impl From<Fault> for Reasons {
     fn from(fault: Fault) -> Self {
-        let (code, reason) = (fault.code().into(), fault.to_string());
+        let (code, reason) = (fault.code().into(), fault.reason());
         Self { code, reason, detail: format!("{:#}", anyhow::Error::from(fault)) }
     }
 }

@@ -57,8 +57,16 @@ fn a_preflight_is_answered_without_credentials() {
             assert!(methods.split(',').any(|held| held.trim() == method), "{method}: {methods}");
         }
         let headers = list("access-control-allow-headers");
-        for header in ["authorization", "content-type", "accept", "x-api-key", "x-request-id", "traceparent"]
-        {
+        let expected = [
+            "authorization",
+            "content-type",
+            "accept",
+            "x-api-key",
+            "x-request-id",
+            "traceparent",
+            "x-model-version",
+        ];
+        for header in expected {
             assert!(headers.split(',').any(|held| held.trim() == header), "{header}: {headers}");
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,25 +14,25 @@ use scoregate_schemas::onnx::AttributeProto;
 use serde_json::{Value, json};
 
 use crate::support::graph::{FLOAT, Handmade, ints, zeros};
-use crate::support::{Gateway, Request, Settings, Stop, is_full, pause, scratch, wait_for, wait_within};
+use crate::support::{Gateway, Settings, is_full, pause, scratch, wait_for, wait_within};
 
 /// How soon a version that was published or promoted has to answer, in a build with optimisation.
 const SOON: Duration = Duration::from_secs(2);
 /// The same for a build without optimisation on a machine that runs other tests as well.
-const LATE: Duration = Duration::from_secs(10);
+pub(crate) const LATE: Duration = Duration::from_secs(10);
 
 /// Holds a time to what it may be in this build.
-fn check_soon(what: &str, found: Duration) {
+pub(crate) fn check_soon(what: &str, found: Duration) {
     let limit = if is_full() { SOON } else { LATE };
     assert!(found <= limit, "{what} and served after {found:?}, expected {limit:?}");
 }
 
-fn empty() -> tempfile::TempDir {
+pub(crate) fn empty() -> tempfile::TempDir {
     tempfile::tempdir_in(scratch()).unwrap()
 }
 
 /// A `Constant` node's number.
-fn number(value: f32) -> AttributeProto {
+pub(crate) fn number(value: f32) -> AttributeProto {
     /// `AttributeProto.AttributeType.FLOAT`
     const FLOAT: i32 = 1;
     AttributeProto {
@@ -45,7 +44,7 @@ fn number(value: f32) -> AttributeProto {
 }
 
 /// A version that answers `probability`, whatever it is asked.
-fn constant(model: &str, version: &str, probability: f32) -> Handmade {
+pub(crate) fn constant(model: &str, version: &str, probability: f32) -> Handmade {
     Handmade::new(model, &["a"])
         .version(version)
         .labels(&["no", "yes"])
@@ -56,20 +55,20 @@ fn constant(model: &str, version: &str, probability: f32) -> Handmade {
         .golden(json!({"a": 0.5}), json!(f64::from(probability)))
 }
 
-fn probability() -> Output {
+pub(crate) fn probability() -> Output {
     Output::Probabilities { name: "probability".into(), classes: 1, positive: 0 }
 }
 
-fn publish(models: &Path, model: &str, version: &str, score: f32) -> PathBuf {
+pub(crate) fn publish(models: &Path, model: &str, version: &str, score: f32) -> PathBuf {
     constant(model, version, score).publish(models, probability());
     models.join(model).join(version)
 }
 
-fn promote(models: &Path, model: &str, version: &str) {
+pub(crate) fn promote(models: &Path, model: &str, version: &str) {
     Repository::new(models).write_rollout(model, &Rollout::of(version)).unwrap();
 }
 
-fn gateway(models: &Path) -> Settings {
+pub(crate) fn gateway(models: &Path) -> Settings {
     // A state directory of its own: nothing is known from other tests.
     Settings::new()
         .models(models)
@@ -78,7 +77,7 @@ fn gateway(models: &Path) -> Settings {
 }
 
 /// The version and score that a model answers with, or the code of its problem.
-fn ask(gateway: &Gateway, model: &str) -> Result<(String, f32), String> {
+pub(crate) fn ask(gateway: &Gateway, model: &str) -> Result<(String, f32), String> {
     let answer = gateway.post(&format!("/v1/models/{model}/predict"), r#"{"a":0.5}"#);
     if answer.status != 200 {
         return Err(answer.code());
@@ -86,14 +85,14 @@ fn ask(gateway: &Gateway, model: &str) -> Result<(String, f32), String> {
     Ok(version_and_score(model, &answer.json()))
 }
 
-fn version_and_score(model: &str, answer: &Value) -> (String, f32) {
+pub(crate) fn version_and_score(model: &str, answer: &Value) -> (String, f32) {
     #[expect(clippy::cast_possible_truncation, reason = "it was a float32")]
     let score = answer[format!("{model}_probability")].as_f64().unwrap() as f32;
     (answer["model_version"].as_str().unwrap().into(), score)
 }
 
 /// How long it takes until `model` answers with `version`.
-fn until_served(gateway: &Gateway, model: &str, version: &str) -> Duration {
+pub(crate) fn until_served(gateway: &Gateway, model: &str, version: &str) -> Duration {
     let started = Instant::now();
     let served =
         wait_within(LATE, || ask(gateway, model).is_ok_and(|(live, _)| live == version).then_some(()));
@@ -102,7 +101,7 @@ fn until_served(gateway: &Gateway, model: &str, version: &str) -> Duration {
 }
 
 /// The log lines with this message, about this model and version.
-fn lines(gateway: &Gateway, message: &str, model: &str, version: &str) -> Vec<Value> {
+pub(crate) fn lines(gateway: &Gateway, message: &str, model: &str, version: &str) -> Vec<Value> {
     let lines = gateway.log();
     let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines
@@ -115,7 +114,7 @@ fn lines(gateway: &Gateway, message: &str, model: &str, version: &str) -> Vec<Va
 }
 
 /// The line that says why a version is refused, once it is there; it stands there once.
-fn refusal(gateway: &Gateway, model: &str, version: &str) -> Value {
+pub(crate) fn refusal(gateway: &Gateway, model: &str, version: &str) -> Value {
     let found = || {
         let refused = lines(gateway, "", model, version).into_iter().filter(|line| line["code"].is_string());
         let refused: Vec<Value> = refused.collect();
@@ -125,7 +124,7 @@ fn refusal(gateway: &Gateway, model: &str, version: &str) -> Value {
     wait_for(&format!("the refusal of {model} {version}"), found)
 }
 
-fn state(gateway: &Gateway, model: &str, version: &str) -> Value {
+pub(crate) fn state(gateway: &Gateway, model: &str, version: &str) -> Value {
     gateway.get(&format!("/v1/models/{model}/versions/{version}")).json()
 }
 
@@ -441,75 +440,6 @@ fn what_dead_runs_have_left_in_the_state_directory_is_cleared_away() {
     let _gateway = gateway(models.path()).set("SCOREGATE_STATE_DIR", left.path().to_str().unwrap()).start();
     assert!(!old.exists(), "nobody has needed it for a day");
     assert!(young.exists(), "another gateway may be at it");
-}
-
-#[test]
-fn fifty_swaps_under_load_lose_no_request_and_mix_no_versions() {
-    const VERSIONS: usize = 5;
-    const SWAPS: usize = 50;
-    const CLIENTS: usize = 3;
-    /// What may be left of 40 swaps. One version's sessions hold more than this together with what its swap allocated.
-    const GROWTH: u64 = 16 << 20;
-    let models = empty();
-    let score = |version: usize| (version + 1) as f32 / 8.0;
-    for version in 0..VERSIONS {
-        publish(models.path(), "steady", &version.to_string(), score(version));
-    }
-    let gateway = gateway(models.path()).set("SCOREGATE_POLL_INTERVAL", "20ms").start();
-    for version in 1..VERSIONS {
-        let name = version.to_string();
-        wait_for("every version to be accepted", || {
-            (state(&gateway, "steady", &name)["state"] == "accepted").then_some(())
-        });
-    }
-    let (stop, gateway) = (AtomicBool::new(false), &gateway);
-    let (asked, resident) = std::thread::scope(|scope| {
-        let over = Stop(&stop);
-        let load = |batch: bool| {
-            let stop = &stop;
-            move || {
-                let mut client = gateway.connect();
-                let target = if batch { "/v1/predict/batch" } else { "/v1/predict" };
-                let body = if batch { r#"[{"a":1},{"a":2}]"# } else { r#"{"a":1}"# };
-                let request = gateway.with_key(Request::post(target, body));
-                let mut asked = 0_usize;
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = client.ask(&request);
-                    assert_eq!(answer.status, 200, "{}", answer.text());
-                    let answer = answer.json();
-                    let version: usize = answer["model_version"].as_str().unwrap().parse().unwrap();
-                    let rows =
-                        if batch { answer["predictions"].as_array().unwrap().clone() } else { vec![answer] };
-                    for row in rows {
-                        let found = row["steady_probability"].as_f64().unwrap();
-                        assert_eq!(found, f64::from(score(version)), "version {version}: {row}");
-                    }
-                    asked += 1;
-                }
-                asked
-            }
-        };
-        let clients: Vec<_> = (0..CLIENTS).map(|at| scope.spawn(load(at == 0))).collect();
-        let mut resident = 0;
-        for swap in 1..=SWAPS {
-            let version = (swap % VERSIONS).to_string();
-            promote(models.path(), "steady", &version);
-            until_served(gateway, "steady", &version);
-            if swap == 10 {
-                resident = gateway.resident();
-            }
-        }
-        drop(over);
-        let asked: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
-        (asked, resident)
-    });
-    assert!(asked > SWAPS, "there was no load: {asked} requests");
-    let grown = gateway.resident().saturating_sub(resident);
-    println!("{SWAPS} swaps under {asked} requests; {grown} bytes more than after the tenth");
-    assert!(grown < GROWTH, "{grown} bytes more after {SWAPS} swaps than after 10");
-    let loaded = || gateway.log().iter().filter(|line| line.contains("model loaded")).count();
-    wait_for("the last swap in the log", || (loaded() > SWAPS).then_some(()));
-    assert_eq!(loaded(), SWAPS + 1, "every swap loads a version anew");
 }
 
 /// A model whose runs make a square matrix of as many rows as they have, and `matrices` products of it.

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use scoregate_schemas::Rollout;
 use scoregate_schemas::feature_schema::{self, FeatureSchema};
@@ -31,10 +32,15 @@ pub const ROLLOUT: &str = "rollout.json";
 /// The reference's file name.
 pub const REFERENCE: &str = "reference.json";
 
+/// What a version's directory is called until it is whole, and what a rollout is.
+const STAGING: &str = ".publishing-";
+const STAGED_ROLLOUT: &str = ".rollout-";
+/// When such a thing must be of a publisher that is dead.
+const DEAD: Duration = Duration::from_secs(86_400);
 /// The largest manifest that is read.
-const MAX_MANIFEST_BYTES: usize = 4 << 20;
-/// The largest rollout that is read: it names one version.
-const MAX_ROLLOUT_BYTES: usize = 64 << 10;
+pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// The largest rollout that is read or written: it may name each of ten thousand slots.
+pub const MAX_ROLLOUT_BYTES: usize = 256 << 10;
 /// The largest file of golden rows or reference that is read.
 const MAX_ROWS_BYTES: usize = 256 << 20;
 /// The longest label: every row's answer repeats it.
@@ -262,8 +268,7 @@ impl Package {
                 ));
             }
             let file = directory.join(name);
-            let limit = if name == MODEL { lint::Limits::default().file_bytes } else { MAX_ROWS_BYTES };
-            let bytes = read_regular(&file, limit)?;
+            let bytes = read_regular(&file, max_bytes(name))?;
             let found = digest_of(&bytes);
             if &found != digest {
                 return Err(altered(
@@ -510,6 +515,11 @@ pub fn digest_of(bytes: &[u8]) -> String {
     })
 }
 
+/// The largest file of this name that a version may list.
+pub fn max_bytes(name: &str) -> usize {
+    if name == MODEL { lint::Limits::default().file_bytes } else { MAX_ROWS_BYTES }
+}
+
 fn is_plain_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 128
@@ -612,8 +622,9 @@ impl Repository {
             return Err(exists());
         }
         fs::create_dir_all(&parent).map_err(io_error("create", &parent))?;
+        sweep(&parent);
         let staging = tempfile::Builder::new()
-            .prefix(".publishing-")
+            .prefix(STAGING)
             .tempdir_in(&parent)
             .map_err(io_error("create a directory in", &parent))?;
         for (name, bytes) in files {
@@ -674,7 +685,12 @@ impl Repository {
         mut change: impl FnMut(Option<&Rollout>) -> Result<Rollout, E>,
     ) -> Result<Rollout, E> {
         let path = self.root.join(model).join(".rollout.lock");
-        let lock = File::options().create(true).append(true).open(&path).map_err(io_error("lock", &path))?;
+        let opened = match File::options().create(true).append(true).open(&path) {
+            // Another user has made it. It is enough to read it, but for network file systems.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(&path),
+            opened => opened,
+        };
+        let lock = opened.map_err(io_error("lock", &path))?;
         lock.lock().map_err(io_error("lock", &path))?;
         let rollout = change(self.read_rollout(model)?.as_ref())?;
         self.write_rollout(model, &rollout)?;
@@ -684,7 +700,7 @@ impl Repository {
     /// Replaces the rollout of `model` in one step.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written, [`Error::TooLarge`] if nobody would read it.
     pub fn write_rollout(&self, model: &str, rollout: &Rollout) -> Result<(), Error> {
         use std::os::unix::fs::PermissionsExt;
         let directory = self.root.join(model);
@@ -692,8 +708,11 @@ impl Repository {
         let mut text =
             serde_json::to_vec(rollout).map_err(|source| Error::Rollout { path: path.clone(), source })?;
         text.push(b'\n');
+        if text.len() > MAX_ROLLOUT_BYTES {
+            return Err(Error::TooLarge { path, found: text.len() as u64, limit: MAX_ROLLOUT_BYTES });
+        }
         let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new().prefix(".rollout-").tempfile_in(&directory)?;
+            let mut file = tempfile::Builder::new().prefix(STAGED_ROLLOUT).tempfile_in(&directory)?;
             file.write_all(&text)?;
             // Temporary files are private; a rollout is for every reader of the repository.
             file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
@@ -703,6 +722,21 @@ impl Repository {
         };
         write().map_err(io_error("write", &path))?;
         sync_directory(&directory)
+    }
+}
+
+/// Removes what publishers that were killed have left among a model's versions. What cannot be removed is in nobody's way.
+fn sweep(model: &Path) {
+    for entry in fs::read_dir(model).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_left = [STAGING, STAGED_ROLLOUT]
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+        let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+        if is_left && age.is_some_and(|age| age > DEAD) {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
     }
 }
 

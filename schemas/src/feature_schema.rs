@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 /// The dialect that a schema must declare, if it declares one.
 pub const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
+/// The longest category or entity accepted, in bytes, whatever a schema says.
+pub const MAX_TEXT_BYTES: usize = 1024;
+
 /// Keywords that describe without constraining; they are kept in the document and shown to clients.
 const ANNOTATIONS: &[&str] = &[
     "title",

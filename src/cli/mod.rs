@@ -1,6 +1,8 @@
 //! The command line: what each command does, and the one place that prints.
 
 mod credentials;
+mod diff;
+mod import;
 mod models;
 mod openapi;
 mod score;
@@ -22,7 +24,7 @@ use crate::app::{self, App};
 use crate::config::{Settings, Sources};
 use crate::http::tls::Tls;
 use crate::http::workers::Workers;
-use crate::import::{self, ImportArgs};
+use crate::import::{Error as ImportError, ImportArgs};
 use crate::telemetry::{Filter, Log};
 use crate::{http, sandbox};
 
@@ -121,7 +123,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve(&args),
-            Command::Import { repository, import } => models::import_model(&repository, &import),
+            Command::Import { repository, import } => import::import_model(&repository, &import),
             Command::Score(args) => score::score(&args),
             Command::Explain(args) => score::explain(&args),
             Command::Keys { command } => credentials::keys(&command),
@@ -291,10 +293,16 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Says on standard error what whoever uses a command's result should know.
+fn warn(text: &str) {
+    // Where it is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "warning: {text}");
+}
+
 /// 3 where a model was refused, 1 for everything else that fails; wrong usage is 2 before it comes to this.
 pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
-    match error.downcast_ref::<import::Error>() {
-        Some(import::Error::Refused { .. }) => 3.into(),
+    match error.downcast_ref::<ImportError>() {
+        Some(ImportError::Refused { .. }) => 3.into(),
         _ => std::process::ExitCode::FAILURE,
     }
 }
@@ -302,8 +310,8 @@ pub fn exit_code(error: &anyhow::Error) -> std::process::ExitCode {
 /// Prints why a command failed, causes included, on standard error.
 pub fn print_error(error: &anyhow::Error) {
     // Where standard error is closed there is nobody left to tell.
-    let _ = match error.downcast_ref::<import::Error>() {
-        Some(import::Error::Refused { code, message }) => {
+    let _ = match error.downcast_ref::<ImportError>() {
+        Some(ImportError::Refused { code, message, .. }) => {
             writeln!(std::io::stderr(), "error[{code}]: {message}")
         }
         _ => writeln!(std::io::stderr(), "error: {error:#}"),

@@ -1,23 +1,27 @@
-//! `scoregate import` and `scoregate models`: what is done to the model repository.
+//! `scoregate models`: what is done to the model repository.
+
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use scoregate_model::acceptance::child;
 use scoregate_model::package::{Package, Repository};
+use scoregate_schemas::Rollout;
 use scoregate_schemas::feature_schema::Kind;
 use scoregate_schemas::manifest::Task;
 
-use super::{Common, print};
+use super::diff::{DiffArgs, diff};
+use super::{Common, print, warn};
 use crate::audit::{self, Actor};
 use crate::config::Settings;
-use crate::import::{self, ImportArgs};
-use crate::rollout::Promotion;
-use crate::sandbox::{Finding, ImportJob, Job, Reasons, Sandbox};
-use crate::{app, rollout};
+use crate::import;
+use crate::registry::Role;
+use crate::repository::Store;
+use crate::rollout::change::{Asked, Change, Changed};
+use crate::rollout;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelsCommand {
-    /// List models and versions; the live one is marked.
+    /// List models and versions, and what each is: live, a canary with its share, the shadow, or the one before.
     List {
         #[command(flatten)]
         repository: RepositoryArgs,
@@ -29,13 +33,56 @@ pub(super) enum ModelsCommand {
         /// The version, as MODEL@VERSION, or as MODEL for the live one.
         version: String,
     },
+    /// Say how two versions of a model differ: schemas, metrics, and what both answer to their golden rows.
+    Diff(DiffArgs),
     /// Make a version the live one; a running gateway that accepts it answers with it within two seconds.
     Promote {
         #[command(flatten)]
         repository: RepositoryArgs,
         /// The version, as MODEL@VERSION.
         version: String,
+        #[command(flatten)]
+        breaking: BreakingArgs,
     },
+    /// Have a version answer a share of the entities: whoever it answers it goes on answering while the share grows.
+    Canary {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+        /// The version, as MODEL@VERSION.
+        version: String,
+        /// The share, from 0 to 100; with 0 it answers requests alone that name it by `x-model-version`.
+        #[arg(long, value_name = "SHARE", required_unless_present = "off")]
+        percent: Option<f64>,
+        /// Take the canary back: the live version answers its entities again.
+        #[arg(long, conflicts_with = "percent")]
+        off: bool,
+        #[command(flatten)]
+        breaking: BreakingArgs,
+    },
+    /// Have a version score what the others answer, to compare it with them; nobody gets its answers.
+    Shadow {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+        /// The version, as MODEL@VERSION; with --off the model is enough.
+        version: String,
+        /// Have none do so any more.
+        #[arg(long)]
+        off: bool,
+    },
+    /// Take back what was rolled out last: the canaries, else the promotion of the live version. The shadow goes, too.
+    Rollback {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+        /// The model.
+        model: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BreakingArgs {
+    /// Let it answer though it refuses rows that the live version takes, or answers otherwise.
+    #[arg(long)]
+    breaking: bool,
 }
 
 #[derive(Debug, Args)]
@@ -53,52 +100,17 @@ impl RepositoryArgs {
         self.common.settings(flags)
     }
 
-    fn open(&self) -> anyhow::Result<Repository> {
-        Ok(Repository::new(self.settings()?.models.dir))
+    /// What can be read of `model`, or of all.
+    fn open(&self, model: Option<&str>) -> anyhow::Result<Repository> {
+        read(&self.settings()?, model)
     }
-}
-
-pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> anyhow::Result<()> {
-    let settings = repository.settings()?;
-    let job = ImportJob { request: args.request()?, library: app::library(&settings.runtime)? };
-    let sandbox = Sandbox::new(&settings.models, settings.scoring.workers);
-    let finding =
-        sandbox.run(&Job::Import(Box::new(job))).unwrap_or_else(|death| Finding::Refused(death.into()));
-    let examined = match finding {
-        Finding::Examined(examined) => *examined,
-        Finding::Refused(Reasons { code, detail, .. }) => {
-            let advice = match code.as_str() {
-                child::MEMORY => {
-                    "; if the model or its reference is meant to be so large, raise SCOREGATE_MODEL_MEMORY"
-                }
-                child::TIMEOUT => {
-                    "; if the model or its reference is meant to take so long, raise SCOREGATE_MODEL_TIMEOUT"
-                }
-                _ => "",
-            };
-            let message = format!("{}{advice}", without_sources(&detail));
-            return Err(import::Error::Refused { code, message }.into());
-        }
-    };
-    let repository = Repository::new(&settings.models.dir);
-    let publication = args.prepare(&repository, examined)?;
-    audit::Log::new(&settings.state.dir).record(&publication.event(Actor::operator()))?;
-    let report = publication.carry_out(&repository)?;
-    print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })
-}
-
-/// ONNX Runtime names the places in its own sources, which are no use to whoever imports a model.
-fn without_sources(text: &str) -> String {
-    let is_place = |word: &str| [".cc:", ".h:"].iter().any(|end| word.contains(end));
-    let words = text.split_inclusive(char::is_whitespace).filter(|word| !is_place(word));
-    words.collect::<String>().trim_end().into()
 }
 
 pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
     match command {
         ModelsCommand::List { repository } => {
-            let repository = repository.open()?;
-            let mut lines = vec!["MODEL\tVERSION\tLIVE".to_string()];
+            let repository = repository.open(None)?;
+            let mut lines = vec!["MODEL\tVERSION\tROLLOUT".to_string()];
             for model in repository.models()? {
                 let versions = match repository.versions(&model) {
                     Ok(versions) => versions,
@@ -107,32 +119,111 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
                         continue;
                     }
                 };
-                let live = rollout::live(&repository, &model, &versions);
-                let state = |version: &String| match &live {
-                    Ok(live) if live == version => "live".to_string(),
-                    Ok(_) => String::new(),
+                let rollout = rollout::current(&repository, &model, &versions);
+                let task = |version: &String| match &rollout {
+                    Ok(rollout) => in_words(rollout, version),
                     Err(error) => format!("unknown: {}", error.reason()),
                 };
-                lines
-                    .extend(versions.iter().map(|version| format!("{model}\t{version}\t{}", state(version))));
+                lines.extend(versions.iter().map(|version| format!("{model}\t{version}\t{}", task(version))));
             }
             print(&lines.join("\n"))
         }
-        ModelsCommand::Show { repository, version } => print(&show(&repository.open()?, version)?),
-        ModelsCommand::Promote { repository, version } => {
-            let (model, name) = version.split_once('@').with_context(|| {
-                format!("found \"{version}\", expected MODEL@VERSION such as churn@2026-05-17_01")
-            })?;
-            let settings = repository.settings()?;
-            let repository = Repository::new(&settings.models.dir);
-            let promotion = Promotion::new(&repository, model, name)?;
-            audit::Log::new(&settings.state.dir).record(&promotion.event(Actor::operator()))?;
-            promotion.carry_out()?;
+        ModelsCommand::Show { repository, version } => {
+            let model = version.split('@').next();
+            print(&show(&repository.open(model)?, version)?)
+        },
+        ModelsCommand::Diff(args) => diff(args),
+        ModelsCommand::Promote { repository, version, breaking } => {
+            let (model, name) = split(version)?;
+            change(repository, model, &Change::Promote(name.into()), breaking.breaking)?;
             print(&format!(
                 "{model} {name} is the live version: a running gateway that accepts it answers with it within 2 seconds"
             ))
         }
+        ModelsCommand::Canary { repository, version, percent, breaking, .. } => {
+            let (model, name) = split(version)?;
+            let Some(percent) = *percent else {
+                change(repository, model, &Change::Drop(name.into()), false)?;
+                return print(&format!("{model} {name} is no canary any more: the live version answers"));
+            };
+            let wanted = Change::Canary { version: name.into(), percent };
+            change(repository, model, &wanted, breaking.breaking)?;
+            print(&format!(
+                "{model} {name} is a canary with {percent} % of the entities: a running gateway that accepts it answers them with \
+                 it within 2 seconds"
+            ))
+        }
+        ModelsCommand::Shadow { repository, version, off: true } => {
+            let model = version.split_once('@').map_or(version.as_str(), |(model, _)| model);
+            change(repository, model, &Change::Shadow(None), false)?;
+            print(&format!("{model} has no shadow"))
+        }
+        ModelsCommand::Shadow { repository, version, off: false } => {
+            let (model, name) = split(version)?;
+            change(repository, model, &Change::Shadow(Some(name.into())), false)?;
+            print(&format!(
+                "{model} {name} is the shadow: it scores what the others answer, and nobody gets that"
+            ))
+        }
+        ModelsCommand::Rollback { repository, model } => {
+            let Changed { after, deeds, .. } = change(repository, model, &Change::Rollback, false)?;
+            let live = &after.live;
+            let from = deeds.iter().find_map(|deed| deed.from.as_ref());
+            print(&match from {
+                Some(from) => format!("{model} {live} is the live version again, in the place of {from}"),
+                None => format!("{model} {live} answers everybody again: there are no canaries any more"),
+            })
+        }
     }
+}
+
+/// What a version is in a rollout; nothing where it has no part in it.
+fn in_words(rollout: &Rollout, version: &str) -> String {
+    match Role::of(rollout, version) {
+        Some(Role::Canary) => {
+            let canary = rollout.canaries.iter().find(|canary| canary.version == version);
+            canary.map_or_else(String::new, |canary| format!("canary {} %", canary.percent))
+        }
+        Some(role) => role.as_str().into(),
+        None => String::new(),
+    }
+}
+
+/// Changes the rollout of a model, recorded as the operator's deed.
+fn change(
+    repository: &RepositoryArgs,
+    model: &str,
+    change: &Change,
+    breaking: bool,
+) -> anyhow::Result<Changed> {
+    let settings = repository.settings()?;
+    let store = Store::open(&settings)?;
+    store.refresh(Some(model))?;
+    let log = audit::Log::new(&settings.state.dir);
+    let asked = Asked { breaking, ..Asked::new(&store, &log, model, Actor::operator(), SystemTime::now()) };
+    let changed = change.carry_out(&asked)?;
+    Store::tell_once(&settings);
+    Ok(changed)
+}
+
+/// The repository to read `model` of, or all: of a bucket the mirror, brought up to date where that is possible.
+pub(super) fn read(settings: &Settings, model: Option<&str>) -> anyhow::Result<Repository> {
+    if settings.models.bucket.is_none() {
+        return Ok(Repository::new(&settings.models.dir));
+    }
+    let store = Store::open(settings)?;
+    if let Err(error) = store.refresh(model) {
+        let (store, error) = (store.name(), anyhow::Error::from(error));
+        warn(&format!("{store} cannot be read, and this is as it was the last time: {error:#}"));
+    }
+    Ok(store.local().clone())
+}
+
+/// The model and the version that MODEL@VERSION names.
+fn split(version: &str) -> anyhow::Result<(&str, &str)> {
+    version
+        .split_once('@')
+        .with_context(|| format!("found \"{version}\", expected MODEL@VERSION such as churn@2026-05-17_01"))
 }
 
 /// The model and the version that MODEL@VERSION names, or MODEL for the live one, and whether it is live.
@@ -160,10 +251,13 @@ pub(super) fn resolve<'v>(
 
 /// A version in words, one fact per line.
 fn show(repository: &Repository, version: &str) -> anyhow::Result<String> {
-    let (model, named, live) = resolve(repository, version)?;
+    let (model, named, _) = resolve(repository, version)?;
+    let versions = repository.versions(model)?;
+    let rollout = rollout::current(repository, model, &versions).unwrap_or_default();
+    let task = in_words(&rollout, &named);
     let package = Package::read(&repository.directory(model, &named))?;
     let manifest = &package.manifest;
-    let state = if live { " (live)" } else { "" };
+    let state = if task.is_empty() { task } else { format!(" ({task})") };
     let mut facts = vec![
         ("model", manifest.name.clone()),
         ("version", format!("{named}{state}")),

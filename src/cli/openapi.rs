@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use scoregate_model::package::{Package, Repository};
+use scoregate_model::package::Package;
 
-use super::models::{RepositoryArgs, resolve};
+use super::models::{self, RepositoryArgs, resolve};
 use super::print;
 use crate::config::DEFAULT_MODELS_DIR;
 use crate::http::openapi::{Described, of_model, whole};
@@ -26,7 +26,8 @@ pub(super) struct OpenapiArgs {
 
 pub(super) fn openapi(args: &OpenapiArgs) -> anyhow::Result<()> {
     let settings = args.repository.settings()?;
-    let repository = Repository::new(&settings.models.dir);
+    let named = args.model.as_ref().and_then(|named| named.split('@').next());
+    let repository = models::read(&settings, named)?;
     let root = repository.root();
     // One that nobody named need not be there yet: it has no models then.
     if !root.is_dir() && root != Path::new(DEFAULT_MODELS_DIR) {

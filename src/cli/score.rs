@@ -10,13 +10,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use scoregate_model::explain::{Method, Question, Space};
 use scoregate_model::features::{BodyError, FeatureRows, RowReader};
-use scoregate_model::package::Repository;
 
-use super::models::{RepositoryArgs, resolve};
+use super::models::{RepositoryArgs, read, resolve};
 use crate::app;
 use crate::config::{ExplainMode, Settings};
 use crate::http::explain::{Explained, Reasons, Wanted};
-use crate::http::wire::Answers;
+use crate::http::wire::{Answers, Batch};
 use crate::registry::{Version, load_offline};
 use crate::scoring::Explaining;
 
@@ -114,7 +113,7 @@ fn run(args: &FileArgs, explain: Option<(Question, bool)>) -> anyhow::Result<()>
     let mut settings = args.repository.settings()?;
     // ONNX Runtime is loaded while this is the only thread: loading sets variables of the environment.
     let runtime = app::load_runtime(&settings.runtime)?;
-    let repository = Repository::new(&settings.models.dir);
+    let repository = read(&settings, args.model.split('@').next())?;
     let (model, name, _) = resolve(&repository, &args.model)?;
     allow(&mut settings, model, explain.is_some());
     let workers = settings.scoring.workers;
@@ -235,15 +234,16 @@ impl Scorer<'_> {
         };
         let scores = version.run(&rows)?;
         let reasons = self.wanted.as_ref().map(|wanted| Reasons::new(version, wanted));
-        let mut answers = Answers::new(version, reasons).starting_at(first);
+        let mut answers = Answers::new(version, reasons);
         if let Some(wanted) = &self.wanted {
             let explanations = wanted.explaining.explain_rows(&rows, &scores);
             answers.explain(Explained { explanations, chosen: None });
         }
+        let batch = Batch::new(vec![answers.to(&rows, Ok(&scores))], &[]).starting_at(first);
         let answer = match self.output {
-            Format::Csv => answers.csv_batch(part, &rows, &scores),
-            Format::Ndjson => answers.ndjson_batch(&rows, &scores),
-            Format::Json => answers.json_batch(&rows, &scores, prefix),
+            Format::Csv => batch.csv(part),
+            Format::Ndjson => batch.ndjson(),
+            Format::Json => batch.json(prefix),
         };
         Ok(Part { answer, rows: rows.submitted, refused: rows.faults.len() })
     }

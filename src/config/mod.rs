@@ -3,13 +3,16 @@
 //! Every mistake is reported at once, and keys that nobody knows are mistakes.
 
 mod auth;
+mod bucket;
 mod cache;
 mod explain;
+mod guard;
 mod quota;
 mod reader;
 mod redis;
 mod telemetry;
 mod values;
+mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -25,13 +28,16 @@ pub use self::auth::{
     AuthSettings, CertificateSettings, IntrospectionSettings, IssuerSettings, KeyLocation, OauthSettings,
     TlsSettings, is_safe,
 };
+pub use self::bucket::{BucketCredentials, BucketSettings};
 pub use self::cache::{CacheMode, CacheSettings};
 pub use self::explain::{Comparison, Condition, ExplainMode, ExplainSettings, OwnExplainSettings};
+pub use self::guard::{GuardMode, GuardSettings, ShadowSettings};
 pub use self::quota::{PlanSettings, QuotaSettings, plans};
 use self::reader::{Reader, TableReader};
 pub use self::redis::RedisSettings;
 pub use self::telemetry::{AccessLog, LogFormat, LogSettings, OtlpProtocol, TraceSettings, log_filter_of};
 pub use self::values::duration;
+pub use self::webhook::WebhookSettings;
 use self::values::{
     COUNT, address, base_url, count, interval, labels, optional_path, origins, path, providers, switch, text,
     whole,
@@ -63,6 +69,12 @@ pub struct Settings {
     pub cache: CacheSettings,
     /// Explanations of scores.
     pub explain: ExplainSettings,
+    /// What is scored beside the answers.
+    pub shadow: ShadowSettings,
+    /// By what canaries are judged.
+    pub guard: GuardSettings,
+    /// Who is told when a rollout changes, if anybody is.
+    pub webhook: Option<WebhookSettings>,
     /// ONNX Runtime.
     pub runtime: RuntimeSettings,
     /// Work in flight.
@@ -98,6 +110,8 @@ pub struct ServerSettings {
     pub openapi_models: bool,
     /// `SCOREGATE_MAX_BODY_BYTES` (16 MiB): the largest body, decoded.
     pub max_body_bytes: usize,
+    /// `SCOREGATE_MAX_UPLOAD_BYTES` (1 GiB): the largest body of a model that is sent to be published.
+    pub max_upload_bytes: usize,
     /// `SCOREGATE_MAX_BATCH_ROWS` (100,000): the most rows of one batch.
     pub max_batch_rows: usize,
     /// `SCOREGATE_MAX_CONNECTIONS` (8,192): per listener; connections beyond wait to be accepted.
@@ -119,8 +133,11 @@ pub struct ServerSettings {
 /// The model repository.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
-    /// `SCOREGATE_MODELS_DIR` (`onnx_models`).
+    /// `SCOREGATE_MODELS_DIR` (`onnx_models`): a directory, or a bucket (`s3://BUCKET/PREFIX`), of which there is a mirror in the
+    /// state directory then: this is where versions are read.
     pub dir: PathBuf,
+    /// The bucket, where it names one.
+    pub bucket: Option<BucketSettings>,
     /// `SCOREGATE_DEFAULT_MODEL` (`churn`): the model of `/v1/predict`.
     pub default: String,
     /// `SCOREGATE_POLL_INTERVAL` (500ms): how often the repository is looked at for what was published or promoted.
@@ -129,6 +146,13 @@ pub struct ModelSettings {
     pub memory: usize,
     /// `SCOREGATE_MODEL_TIMEOUT` (60s): how long that may take.
     pub timeout: Duration,
+}
+
+impl ModelSettings {
+    /// What the repository is called, as the operator wrote it.
+    pub fn name(&self) -> String {
+        self.bucket.as_ref().map_or_else(|| self.dir.display().to_string(), BucketSettings::name)
+    }
 }
 
 /// What the gateway remembers.
@@ -156,6 +180,8 @@ pub struct OwnSettings {
     pub intra_op_threads: Option<usize>,
     /// How its scores are explained.
     pub explain: OwnExplainSettings,
+    /// By what its canaries are judged, where that differs.
+    pub guard: Option<GuardSettings>,
 }
 
 /// How one model is served: by its own settings, else by those of all.
@@ -256,7 +282,11 @@ impl Sources {
         #[expect(clippy::disallowed_methods, reason = "this is the sole reader of the environment")]
         let ours = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with("SCOREGATE_") || name == "ORT_DYLIB_PATH");
+            .filter(|(name, _)| {
+                name.starts_with("SCOREGATE_")
+                    || name == "ORT_DYLIB_PATH"
+                    || bucket::CUSTOMARY.contains(&name.as_str())
+            });
         let (mut environment, mut mistakes) = (BTreeMap::new(), Vec::new());
         for (name, value) in ours {
             match value.into_string() {
@@ -293,6 +323,9 @@ impl Settings {
             reader.take("SCOREGATE_OAUTH_CLIENTS_FILE", "oauth.clients_file", "oauth_clients.json", path);
         let (oauth, tls) = (reader.oauth(clients_file.clone()), reader.tls());
         let (quota, redis, explain) = (reader.quota(), reader.redis(), reader.explain());
+        let (shadow, guard, webhook) = (reader.shadow(), reader.guard(), reader.webhook());
+        let repository = reader.take("SCOREGATE_MODELS_DIR", "models.dir", DEFAULT_MODELS_DIR, path);
+        let bucket = reader.bucket(&repository.to_string_lossy());
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let settings = Self {
             server: ServerSettings {
@@ -318,6 +351,12 @@ impl Settings {
                     "SCOREGATE_MAX_BODY_BYTES",
                     "server.max_body_bytes",
                     "16777216",
+                    count,
+                ),
+                max_upload_bytes: reader.take(
+                    "SCOREGATE_MAX_UPLOAD_BYTES",
+                    "server.max_upload_bytes",
+                    "1073741824",
                     count,
                 ),
                 max_batch_rows: reader.take(
@@ -349,7 +388,8 @@ impl Settings {
                 ),
             },
             models: ModelSettings {
-                dir: reader.take("SCOREGATE_MODELS_DIR", "models.dir", DEFAULT_MODELS_DIR, path),
+                dir: repository,
+                bucket,
                 default: reader.take("SCOREGATE_DEFAULT_MODEL", "models.default", "churn", text),
                 poll_interval: reader.take(
                     "SCOREGATE_POLL_INTERVAL",
@@ -360,7 +400,7 @@ impl Settings {
                 memory: reader.take("SCOREGATE_MODEL_MEMORY", "models.memory", "2147483648", count),
                 timeout: reader.take("SCOREGATE_MODEL_TIMEOUT", "models.timeout", "60s", interval),
             },
-            model: reader.own(&explain),
+            model: reader.own(&explain, &guard),
             state: StateSettings { dir: reader.take("SCOREGATE_STATE_DIR", "state.dir", "state", path) },
             auth: AuthSettings {
                 api_keys_file: reader.take(
@@ -378,6 +418,9 @@ impl Settings {
             tls,
             cache: reader.cache(redis.is_some()),
             explain,
+            shadow,
+            guard,
+            webhook,
             redis,
             runtime: RuntimeSettings {
                 library: reader.take("ORT_DYLIB_PATH", "runtime.library", "", optional_path),
@@ -423,6 +466,12 @@ impl Settings {
             trace: reader.trace(),
             file,
         };
+        let is_promoting = |guard: &GuardSettings| guard.mode == GuardMode::Promote;
+        let mut own = settings.model.values().filter_map(|own| own.guard.as_ref());
+        if !settings.metrics && (own.any(is_promoting) || is_promoting(&settings.guard)) {
+            let expected = "expected on where a guard promotes: it judges by what is counted";
+            reader.mistakes.push(format!("SCOREGATE_METRICS (metrics.requests): found off, {expected}"));
+        }
         reader.finish()?;
         Ok(settings.completed())
     }
@@ -433,6 +482,9 @@ impl Settings {
             && oauth.keys_file == Path::new("")
         {
             oauth.keys_file = self.state.dir.join("issuer_keys.json");
+        }
+        if let Some(bucket) = &self.models.bucket {
+            self.models.dir = self.state.dir.join("buckets").join(bucket.directory());
         }
         self
     }
@@ -472,6 +524,11 @@ impl Settings {
         }
     }
 
+    /// By what the canaries of `model` are judged.
+    pub fn guard_of(&self, model: &str) -> &GuardSettings {
+        self.model.get(model).and_then(|own| own.guard.as_ref()).unwrap_or(&self.guard)
+    }
+
     /// Every execution provider that any model is to be served with.
     pub fn execution_providers(&self) -> BTreeSet<ExecutionProvider> {
         let own = self.model.values().filter_map(|own| own.execution_providers.as_ref());
@@ -487,7 +544,7 @@ pub fn library_path() -> Option<OsString> {
 
 impl Reader {
     /// The tables `[model.NAME]`.
-    fn own(&mut self, explain: &ExplainSettings) -> BTreeMap<String, OwnSettings> {
+    fn own(&mut self, explain: &ExplainSettings, guard: &GuardSettings) -> BTreeMap<String, OwnSettings> {
         let mut own = BTreeMap::new();
         for (name, table) in std::mem::take(&mut self.model) {
             let toml::Value::Table(mut table) = table else {
@@ -520,6 +577,7 @@ impl Reader {
                 gpu_min_rows: reader.take("gpu_min_rows", COUNT, whole),
                 intra_op_threads: reader.take("intra_op_threads", COUNT, whole),
                 explain: reader.explain(explain),
+                guard: reader.guard(guard),
             };
             reader.finish();
             own.insert(name, settings);

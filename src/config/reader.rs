@@ -16,6 +16,8 @@ pub(super) struct Reader {
     pub(super) model: toml::Table,
     /// `[plan.NAME]` of the file.
     pub(super) plan: toml::Table,
+    /// `[guard]` of the file, but for its mode.
+    pub(super) guard: toml::Table,
     /// `[[auth.issuer]]` of the file.
     pub(super) issuer: Vec<toml::Table>,
     /// `[[auth.certificate]]` of the file.
@@ -28,7 +30,7 @@ impl Reader {
     pub(super) fn new(sources: Sources) -> Self {
         let mut mistakes = Vec::new();
         let mut file = BTreeMap::new();
-        let (mut model, mut plan) = (toml::Table::new(), toml::Table::new());
+        let (mut model, mut plan, mut guard) = (toml::Table::new(), toml::Table::new(), toml::Table::new());
         let (mut issuer, mut certificate) = (Vec::new(), Vec::new());
         match sources.file.as_deref().map(str::parse::<toml::Table>) {
             None => {}
@@ -38,6 +40,16 @@ impl Reader {
                 if let Some(toml::Value::Table(auth)) = table.get_mut("auth") {
                     issuer = tables(auth, "issuer", &mut mistakes);
                     certificate = tables(auth, "certificate", &mut mistakes);
+                }
+                match table.remove("guard") {
+                    None => {}
+                    Some(toml::Value::Table(mut rules)) => {
+                        // A variable may say it, too.
+                        let mode = rules.remove_entry("mode").into_iter().collect();
+                        table.insert("guard".into(), toml::Value::Table(mode));
+                        guard = rules;
+                    }
+                    Some(_) => mistakes.push("guard of the settings file: expected a table".into()),
                 }
                 flatten("", &table, &mut file, &mut mistakes);
             }
@@ -51,6 +63,7 @@ impl Reader {
             file,
             model,
             plan,
+            guard,
             issuer,
             certificate,
             known: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::response::Response;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HeaderName};
 use hyper::http::request::Parts;
 use memchr::memchr2;
 
@@ -18,6 +18,9 @@ use crate::auth::{self, Caller, Credential, Scope};
 use crate::limiter::{Loss, Standing};
 use crate::telemetry::metrics::CredentialKind as Kind;
 use crate::telemetry::notes::Notes;
+
+/// The header that pins the version which answers.
+pub(super) const PIN: HeaderName = HeaderName::from_static("x-model-version");
 
 /// The largest credential that is looked at.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
@@ -102,7 +105,7 @@ pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>)
             if let Ok(caller) = &verified {
                 Notes::of(parts).caller(caller);
             }
-            (kind, verified.and_then(|caller| permitted(caller, scope, model)))
+            (kind, verified.and_then(|caller| permitted(caller, parts, scope, model)))
         }
     };
     app.metrics.count_credential(kind, decided.as_ref().err().copied());
@@ -111,9 +114,18 @@ pub async fn verify(app: &App, parts: &Parts, scope: Scope, model: Option<&str>)
         .map_err(|error| Error::Auth { error, resource_metadata: Arc::clone(&app.resource_metadata) })
 }
 
-fn permitted(caller: Caller, scope: Scope, model: Option<&str>) -> Result<Caller, auth::Error> {
+fn permitted(
+    caller: Caller,
+    parts: &Parts,
+    scope: Scope,
+    model: Option<&str>,
+) -> Result<Caller, auth::Error> {
     if !caller.may(scope) {
         return Err(auth::Error::InsufficientScope(scope));
+    }
+    // Which versions there are is not for everybody who scores.
+    if scope == Scope::ScorePredict && parts.headers.contains_key(&PIN) && !caller.may(Scope::ModelsRead) {
+        return Err(auth::Error::InsufficientScope(Scope::ModelsRead));
     }
     match model {
         Some(model) if !caller.may_use(model) => Err(auth::Error::ModelNotAllowed),

@@ -18,15 +18,16 @@ use super::admission::Admitted;
 use super::body::{Format, Received, accepted_format, content_format, receive};
 use super::cache;
 use super::explain::{Explained, Reasons, Wanted, unlisted_bytes, wanted};
-use super::predict::{ModelPath, verify_for_model};
-use super::problem::{Error, Fault};
-use super::wire::Answers;
+use super::predict::{ModelPath, choose, verify_for_model};
+use super::problem::{Code, Error, Fault, chain};
+use super::wire::{self, Answers, tells_version};
 use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::cache::{Status, Wish};
 use crate::limiter::Loss;
 use crate::registry::{Cost, Version};
-use crate::scoring::{self, Explanations, Permit, Recall, Recalled, Skipped, Within};
+use crate::rollout::shadow::Answered;
+use crate::scoring::{self, Choice, Explanations, Levels, Permit, Recall, Recalled, Skipped, Within};
 use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict_batch(
@@ -50,45 +51,45 @@ async fn score(
     body: Body,
 ) -> Result<Response, Error> {
     let notes = Notes::of(parts);
-    let version = scoring::look_up(app.registry(), model)?;
-    notes.version(&version.tally);
+    let choice = choose(app, model, admitted.caller(), parts)?;
+    notes.version(&choice.first().tally);
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {
         Format::Json => accepted_format(&parts.headers, &[Format::Json])?,
         Format::Ndjson => accepted_format(&parts.headers, &[Format::Ndjson])?,
         Format::Csv => accepted_format(&parts.headers, &[Format::Json, Format::Csv])?,
     };
-    let wanted = wanted(parts, &version, false, app.engine.answer_timeout() / 2).await?;
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let wanted = match choice.known() {
+        Some(version) => wanted(&query, version, false, app.engine.answer_timeout() / 2).await?,
+        // Each version is asked once it is known to have rows.
+        None => None,
+    };
     let received = receive(app, parts, body).await?;
-    let cost = version.cost;
-    let begin = Instant::now();
-    let work = Work { app: Arc::clone(app), version, input, output, wanted, notes: notes.clone(), begin };
+    let (app, begin) = (Arc::clone(app), Instant::now());
+    let mut work =
+        Work { app: Arc::clone(&app), choice, input, output, query, wanted, notes: notes.clone(), begin };
     // What a compressed body holds is not known before it is decoded, which takes time itself: its rows are counted then.
     let rows = if received.is_gzip() { 0 } else { work.estimate_rows(received.raw()) };
-    let looked_up = if app.cache.is_worth_keys(&work.version.worth, rows) { LOOK_UP } else { Duration::ZERO };
-    let explained = work.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.explaining.cost());
-    let may_stay = work.wanted.as_ref().is_none_or(|wanted| wanted.explaining.may_stay());
-    let row = cost.row.saturating_add(looked_up).saturating_add(explained);
-    let here = rows > 0 && may_stay && app.engine.fits_inline(rows, Cost { row, ..cost });
+    let here = rows > 0 && work.fits_inline(rows);
     let wish = cache::wish(&parts.headers);
     let (answer, status) = if here {
-        let read = work.read(received)?;
-        let recalled = work.prepare(&read, admitted, wish).await?;
-        let recall = work.recall(admitted.caller(), wish);
-        let scored = work.score(&read, recalled, &recall, &|| false)?;
-        let explained = work.look_up_explanations(&scored, &read, &recall).await;
-        work.answer(read, scored, explained, &recall, LONE, &|| false)?
+        let mut read = work.read(received)?;
+        work.prepare(&mut read, admitted, wish).await?;
+        let caller = admitted.caller();
+        work.score(&mut read, caller, wish, &|| false)?;
+        work.look_up_explanations(&mut read, caller, wish).await;
+        work.answer(read, caller, wish, LONE, &|| false)?
     } else {
         let mut own = admitted.clone();
         let done = move |has_left: &dyn Fn() -> bool| {
-            let answer = work.read(received).and_then(|read| {
+            let answer = work.read(received).and_then(|mut read| {
                 // To wait here for others is to wait on a thread that is made for it.
-                let recalled = Handle::current().block_on(work.prepare(&read, &mut own, wish))?;
-                let recall = work.recall(own.caller(), wish);
-                let scored = work.score(&read, recalled, &recall, has_left)?;
-                let looking = work.look_up_explanations(&scored, &read, &recall);
-                let explained = Handle::current().block_on(looking);
-                work.answer(read, scored, explained, &recall, Duration::MAX, has_left)
+                Handle::current().block_on(work.prepare(&mut read, &mut own, wish))?;
+                let caller = own.caller();
+                work.score(&mut read, caller, wish, has_left)?;
+                Handle::current().block_on(work.look_up_explanations(&mut read, caller, wish));
+                work.answer(read, caller, wish, Duration::MAX, has_left)
             });
             (own, answer)
         };
@@ -114,10 +115,11 @@ const KEY_BYTES: usize = 128;
 
 struct Work {
     app: Arc<App>,
-    version: Arc<Version>,
+    choice: Choice,
     input: Format,
     output: Format,
-    /// How scores are explained, where they are.
+    query: String,
+    /// How scores are explained, where they are, and one version answers all rows.
     wanted: Option<Wanted>,
     notes: Notes,
     /// Since when somebody waits.
@@ -125,11 +127,6 @@ struct Work {
 }
 
 impl Work {
-    /// What writes the answer.
-    fn answers(&self) -> Answers<'_> {
-        Answers::new(&self.version, self.wanted.as_ref().map(|wanted| Reasons::new(&self.version, wanted)))
-    }
-
     /// How many rows a body holds at the most: what the work is planned by before anything is parsed. A kibibyte counts as
     /// a row whatever is in it, since parsing it is work too.
     fn estimate_rows(&self, body: &[u8]) -> usize {
@@ -139,68 +136,153 @@ impl Work {
             // CSV takes a bare carriage return for the end of a record too.
             Format::Csv => memchr::memchr2_iter(b'\n', b'\r', body).count(),
         };
-        1 + marks.max(body.len() / 1_024).min(self.version.max_batch_rows)
+        1 + marks.max(body.len() / 1_024).min(self.choice.first().max_batch_rows)
     }
 
-    /// Bytes → checked columns, and the memory that their answer takes.
-    fn read(&self, received: Received) -> Result<Read, Error> {
-        let Self { app, version, .. } = self;
-        let max_rows = version.max_batch_rows;
-        let body = received.decode(app.settings.server.max_body_bytes)?;
+    /// Whether so many rows are estimated to be answered within what may be done on a thread that serves connections.
+    fn fits_inline(&self, rows: usize) -> bool {
+        let may_be_explained = |version: &Arc<Version>| version.explain.mode.is_default();
+        let may_stay = match (&self.wanted, self.choice.known()) {
+            (Some(wanted), _) => wanted.explaining.may_stay(),
+            (None, Some(_)) => true,
+            (None, None) => self.query.is_empty() && !self.choice.candidates().any(may_be_explained),
+        };
+        let is_looked_up = self.app.cache.is_worth_keys(&self.choice.first().worth, rows);
+        let looked_up = if is_looked_up { LOOK_UP } else { Duration::ZERO };
+        let explained = self.wanted.as_ref().map_or(Duration::ZERO, |wanted| wanted.explaining.cost());
+        // Each version that may answer some of them has a run of its own.
+        let candidates = self.choice.candidates().map(|version| version.cost);
+        let cost =
+            candidates.reduce(|all, cost| Cost { run: all.run + cost.run, row: all.row.max(cost.row) });
+        cost.is_some_and(|cost| {
+            let row = cost.row.saturating_add(looked_up).saturating_add(explained);
+            may_stay && self.app.engine.fits_inline(rows, Cost { row, ..cost })
+        })
+    }
+
+    /// Bytes → checked columns, of each version that answers some of them.
+    fn read(&mut self, received: Received) -> Result<Read, Error> {
+        let body = received.decode(self.app.settings.server.max_body_bytes)?;
         let decoded = if received.is_gzip() {
-            Some(app.engine.hold_rows(self.estimate_rows(&body)).map_err(scoring::Error::from)?)
+            let rows = self.estimate_rows(&body);
+            Some(self.app.engine.hold_rows(rows).map_err(scoring::Error::from)?)
         } else {
             None
         };
-        let (rows, prefix) = match self.input {
-            Format::Json => version.reader.json_rows(&body, max_rows).map(|read| (read.rows, read.prefix))?,
-            Format::Ndjson => (version.reader.ndjson_rows(&body, max_rows)?, "#"),
-            Format::Csv => (self.csv_rows(&body)?, "#"),
-        };
-        self.notes.rows(0, rows.submitted - rows.len());
-        self.notes.look(&rows, 0);
-        self.notes.end(Stage::Validation);
-        // An answer in CSV repeats the body; otherwise its memory makes room for the answer's.
-        let sent = (self.output == Format::Csv).then_some((body, received));
-        let room = match rows.is_empty() {
-            true => None,
-            false => {
-                let (body, held) =
-                    sent.as_ref().map_or((0, 0), |(body, received)| (body.len(), received.held()));
-                if let Some(wanted) = self.wanted.as_ref().filter(|wanted| wanted.is_of_all(version)) {
-                    self.check_time(wanted, rows.len())?;
-                }
-                Some(self.room(&rows, body, held)?)
+        let first = self.choice.first();
+        let (rows, prefix) = self.rows(first, &body).map_err(|error| match error {
+            BodyError::Header(faults) => Error::Header(Fault::of_row(&faults, &first.reader)),
+            other => other.into(),
+        })?;
+        let submitted = rows.submitted;
+        let (parts, owners) = match self.choice.known() {
+            Some(version) => {
+                let (version, notes) = (Arc::clone(version), self.notes.clone());
+                (vec![Part::new(version, rows, notes, self.wanted.take())], Vec::new())
             }
+            None => self.distribute(&rows, &body)?,
         };
-        Ok(Read { rows, prefix, sent, room, _decoded: decoded })
+        for Part { notes, rows, .. } in &parts {
+            notes.rows(0, rows.faults.len());
+            notes.look(rows, 0);
+        }
+        self.notes.end(Stage::Validation);
+        let split = self.choice.split();
+        let is_compared = || parts.iter().any(|part| self.app.shadows.wants(split, &part.version));
+        // An answer in CSV repeats the body, and whoever compares versions reads it; otherwise its memory makes room for the answer's.
+        let sent = (self.output == Format::Csv || is_compared()).then_some((body, received));
+        Ok(Read { parts, owners, submitted, prefix, sent, room: None, _decoded: decoded })
     }
 
-    /// Takes the rows of the caller's quota, and looks for those that were scored before.
-    async fn prepare(
-        &self,
-        read: &Read,
-        admitted: &mut Admitted,
-        wish: Wish,
-    ) -> Result<Option<Recalled>, Error> {
-        admitted.settle(&self.app, read.rows.submitted).await?;
-        let recalled = self.recall(admitted.caller(), wish).look_up_batch(&self.version, &read.rows).await;
-        if recalled.is_some() {
+    /// The rows of a body as `version` reads them, and what pointers to them begin with.
+    fn rows(&self, version: &Version, body: &[u8]) -> Result<(FeatureRows, &'static str), BodyError> {
+        let (reader, most) = (&version.reader, version.max_batch_rows);
+        Ok(match self.input {
+            Format::Json => reader.json_rows(body, most).map(|read| (read.rows, read.prefix))?,
+            Format::Ndjson => (reader.ndjson_rows(body, most)?, "#"),
+            Format::Csv => (reader.csv_rows(body, most)?, "#"),
+        })
+    }
+
+    /// Gives each of the `rows`, as the first version reads them, to the version that answers it; says whose each is, where they are
+    /// not all of one.
+    fn distribute(&self, rows: &FeatureRows, body: &[u8]) -> Result<(Vec<Part>, Vec<u8>), Error> {
+        let candidates: Vec<&Arc<Version>> = self.choice.candidates().collect();
+        let candidate = |entity| {
+            let version = self.choice.of(entity);
+            candidates.iter().position(|other| Arc::ptr_eq(other, version)).unwrap_or_default()
+        };
+        let chosen: Vec<usize> = rows.entities_sent().map(candidate).collect();
+        let answering = (0..candidates.len()).filter(|candidate| chosen.contains(candidate));
+        let answering: Vec<usize> = answering.collect();
+        let mut parts = Vec::with_capacity(answering.len());
+        for (at, candidate) in answering.iter().enumerate() {
+            let version = candidates[*candidate];
+            let is_own = |index: usize| chosen[index] == *candidate;
+            let mut own = if version.reader.reads_as(&self.choice.first().reader) {
+                rows.clone()
+            } else {
+                match self.rows(version, body) {
+                    Ok((rows, _)) => rows,
+                    // Whom the header fits are answered all the same.
+                    Err(BodyError::Header(faults)) => {
+                        FeatureRows::refused(rows.submitted, 0..rows.submitted, &faults)
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            own.retain(is_own);
+            let notes = self.notes.of_part(at, &version.tally);
+            parts.push(Part::new(Arc::clone(version), own, notes, None));
+        }
+        let owner = |candidate: usize| answering.iter().position(|other| *other == candidate);
+        let owners = match parts.len() {
+            1 => Vec::new(),
+            // There are a few canaries at the most.
+            _ => chosen.into_iter().map(|candidate| owner(candidate).unwrap_or_default() as u8).collect(),
+        };
+        Ok((parts, owners))
+    }
+
+    /// Takes the memory that the answer needs and the rows of the caller's quota, and looks for scores that were computed before.
+    async fn prepare(&self, read: &mut Read, admitted: &mut Admitted, wish: Wish) -> Result<(), Error> {
+        if self.choice.known().is_none() {
+            for part in &mut read.parts {
+                let patience = self.app.engine.answer_timeout() / 2;
+                part.wanted = wanted(&self.query, &part.version, false, patience).await?;
+            }
+        }
+        if read.parts.iter().any(|part| !part.rows.is_empty()) {
+            self.check_time(&read.parts)?;
+            read.room = Some(self.room(read)?);
+        }
+        admitted.settle(&self.app, read.submitted).await?;
+        for part in &mut read.parts {
+            let recall = self.recall(&part.notes, admitted.caller(), wish);
+            part.recalled = recall.look_up_batch(&part.version, &part.rows).await;
+        }
+        if read.parts.iter().any(|part| part.recalled.is_some()) {
             self.notes.end(Stage::Cache);
         }
-        Ok(recalled)
+        Ok(())
     }
 
-    fn recall<'r>(&'r self, caller: &'r Caller, wish: Wish) -> Recall<'r> {
-        Recall { cache: &self.app.cache, caller, wish, notes: &self.notes }
+    fn recall<'r>(&'r self, notes: &'r Notes, caller: &'r Caller, wish: Wish) -> Recall<'r> {
+        Recall { cache: &self.app.cache, caller, wish, notes }
     }
 
     /// Whether there is time to explain so many rows, be it in the coarsest way; for those who ask for it.
-    fn check_time(&self, wanted: &Wanted, rows: usize) -> Result<(), Error> {
-        let (least, most) =
-            (wanted.explaining.least_cost().as_secs_f64(), self.app.engine.answer_timeout() / 2);
-        match (most.as_secs_f64() / least.max(1e-9)) as usize {
-            fit if wanted.is_asked && fit < rows => Err(Error::TooManyToExplain { rows, fit: fit.max(1) }),
+    fn check_time(&self, parts: &[Part]) -> Result<(), Error> {
+        let (mut rows, mut least) = (0, 0.0);
+        for part in parts {
+            let asked = part.wanted.as_ref().filter(|wanted| wanted.is_asked);
+            rows += asked.map_or(0, |_| part.rows.len());
+            least += asked
+                .map_or(0.0, |wanted| wanted.explaining.least_cost().as_secs_f64() * part.rows.len() as f64);
+        }
+        let most = self.app.engine.answer_timeout() / 2;
+        match (most.as_secs_f64() / (least / rows.max(1) as f64).max(1e-9)) as usize {
+            fit if fit < rows => Err(Error::TooManyToExplain { rows, fit: fit.max(1) }),
             _ => Ok(()),
         }
     }
@@ -208,25 +290,271 @@ impl Work {
     /// Checked columns → tensors → ONNX Runtime → scores, and which of them are explained. A caller that `has_left` needs none.
     fn score(
         &self,
-        read: &Read,
+        read: &mut Read,
+        caller: &Caller,
+        wish: Wish,
+        has_left: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        if read.room.is_none() {
+            let rows = read.parts.iter().map(|part| (&part.rows, &part.version.reader));
+            return Err(Error::Rows { count: read.submitted, faults: Fault::of_rows(rows, read.prefix) });
+        }
+        let are_several = read.parts.len() > 1;
+        let mut failure = None;
+        for part in read.parts.iter_mut().filter(|part| !part.rows.is_empty()) {
+            let begin = Instant::now();
+            if are_several {
+                part.notes.begin_work();
+            }
+            let recalled = part.recalled.take();
+            let recall = self.recall(&part.notes, caller, wish);
+            let scored = part.version_scores(recalled, &recall, has_left);
+            part.scored = Some(match scored {
+                Ok(scored) => Ok(scored),
+                Err(error) if are_several && !matches!(error, scoring::Error::Deadline) => {
+                    Err(part.fail(error, &mut failure))
+                }
+                Err(error) => return Err(error.into()),
+            });
+            if are_several {
+                part.notes.end_work(begin.elapsed());
+            }
+        }
+        self.notes.end(Stage::Run);
+        let is_scored = |part: &Part| matches!(part.scored, Some(Ok(_)));
+        if let Some(failure) = failure.filter(|_| !read.parts.iter().any(is_scored)) {
+            return Err(failure);
+        }
+        if let Some((body, _)) = &read.sent {
+            let split = self.choice.split();
+            let compared = read.parts.iter().filter(|part| self.app.shadows.wants(split, &part.version));
+            for part in compared {
+                if let Some(Ok(scored)) = &part.scored {
+                    let (places, scores) = (&part.rows.indices[..], scored.scores.values());
+                    let answered = Answered { body, form: self.input.form(), places, scores };
+                    self.app.shadows.offer(split, &part.version, answered);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for explanations that were computed before.
+    async fn look_up_explanations(&self, read: &mut Read, caller: &Caller, wish: Wish) {
+        for part in &mut read.parts {
+            let (Some(wanted), Some(Ok(scored))) = (&part.wanted, &part.scored) else { continue };
+            let rows = scored.chosen.as_ref().map_or(&part.rows, |chosen| &chosen.rows);
+            let recall = self.recall(&part.notes, caller, wish);
+            part.found = wanted.explaining.look_up_batch(&recall, rows).await;
+        }
+    }
+
+    /// Scores → explanations, where there are to be any, but for those that were found → answer. `each` is what a row may take whose
+    /// closed form does not hold. A caller that `has_left` needs none.
+    fn answer(
+        &self,
+        read: Read,
+        caller: &Caller,
+        wish: Wish,
+        each: Duration,
+        has_left: &dyn Fn() -> bool,
+    ) -> Result<(Bytes, Status), Error> {
+        let Read { mut parts, owners, prefix, sent, room, _decoded, .. } = read;
+        let are_several = parts.len() > 1;
+        // What the cache had to do with scores and with explanations.
+        let (mut scored, mut explained) = (Levels::default(), Levels::default());
+        let mut explanations = Vec::with_capacity(parts.len());
+        for part in &mut parts {
+            let begin = Instant::now();
+            if are_several {
+                part.notes.begin_work();
+            }
+            let of_part = self.explain(part, caller, wish, each, has_left)?;
+            explanations.push(of_part.map(|(of_part, levels)| {
+                explained += levels;
+                of_part
+            }));
+            if let Some(Ok(scores)) = &mut part.scored {
+                scored += std::mem::take(&mut scores.levels);
+            }
+            if are_several {
+                part.notes.end_work(begin.elapsed());
+            }
+        }
+        let status = Some(explained.status()).filter(Status::is_known).unwrap_or(scored.status());
+        let answered = parts.iter().zip(explanations).map(|(part, explained)| {
+            let mut answers = part.answers();
+            if let Some(explained) = explained {
+                answers.explain(explained);
+            }
+            let scores = match &part.scored {
+                Some(Ok(scored)) => Ok(&scored.scores),
+                Some(Err(code)) => Err(*code),
+                // Nobody asks for them.
+                None => Err(Code::Internal.as_str()),
+            };
+            answers.to(&part.rows, scores)
+        });
+        let batch = wire::Batch::new(answered.collect(), &owners);
+        let answer = match self.output {
+            Format::Json => batch.json(prefix),
+            Format::Ndjson => batch.ndjson(),
+            Format::Csv => batch.csv(sent.as_ref().map_or(&[][..], |(body, _)| body)),
+        };
+        drop((parts, sent));
+        let mut room = room.expect("rows that were scored have room");
+        room.shrink(answer.len());
+        // What is said of refused rows may be longer than scores.
+        let more = answer.len() - room.held().min(answer.len());
+        let more = self.app.engine.hold_bytes(more).map_err(scoring::Error::from)?;
+        Ok((Bytes::from_owner(Held { answer, _permits: [room, more] }), status))
+    }
+
+    /// The explanations of a part, where there are to be any, and what the cache had to do with them.
+    fn explain(
+        &self,
+        part: &mut Part,
+        caller: &Caller,
+        wish: Wish,
+        each: Duration,
+        has_left: &dyn Fn() -> bool,
+    ) -> Result<Option<(Explained, Levels)>, Error> {
+        let (Some(wanted), Some(Ok(scored))) = (&part.wanted, &mut part.scored) else { return Ok(None) };
+        let (begin, engine) = (Instant::now(), &self.app.engine);
+        let chosen = scored.chosen.take();
+        let (rows, scores) = match &chosen {
+            None => (&part.rows, &scored.scores),
+            Some(chosen) => (&chosen.rows, &chosen.scores),
+        };
+        let found = part.found.take();
+        let missing = found.as_ref().map_or(rows.len(), Recalled::missing_rows);
+        if !rows.is_empty() {
+            part.notes.explained(wanted.explaining.method());
+        }
+        let (explanations, levels) = match engine.hold_explaining(wanted.explaining.weight(missing)) {
+            Ok(_permit) => {
+                // The other half is for whatever takes longer than it was expected to.
+                let end = self.begin + engine.answer_timeout() / 2;
+                let within = Within { end, each, stop: has_left };
+                let recall = self.recall(&part.notes, caller, wish);
+                let explained = wanted.explaining.explain_batch(&recall, rows, scores, found, &within);
+                let explained = explained.ok_or(scoring::Error::Deadline)?;
+                if missing > 0 {
+                    part.notes.explaining(begin.elapsed());
+                }
+                if !rows.is_empty() {
+                    part.notes.end(Stage::Explanation);
+                }
+                explained
+            }
+            Err(error) if wanted.is_asked => return Err(scoring::Error::from(error).into()),
+            // Whoever did not ask for it gets the scores all the same.
+            Err(_) => {
+                let none = Explanations::none(&wanted.explaining, rows.len(), Skipped::Load);
+                (none, Levels::default())
+            }
+        };
+        for (why, rows) in explanations.skipped() {
+            part.version.tally.unexplained(why.as_str(), rows);
+        }
+        Ok(Some((Explained { explanations, chosen: chosen.map(|chosen| chosen.at) }, levels)))
+    }
+
+    /// The memory for scores, explanations and answer, taken before there is any: with many classes they are many times the
+    /// body, which an answer in CSV repeats.
+    fn room(&self, read: &Read) -> Result<Permit, Error> {
+        let cache = &self.app.cache;
+        // Rows that are looked up are there twice, with their keys.
+        let held_for = |numbers: usize, is_looked_up: bool| {
+            let width = numbers * size_of::<f64>();
+            if is_looked_up { 3 * width + KEY_BYTES } else { width }
+        };
+        let (body, held) = match &read.sent {
+            Some((body, received)) if self.output == Format::Csv => (body.len(), received.held()),
+            Some((_, received)) => (0, received.held()),
+            None => (0, 0),
+        };
+        let mut wanted = body;
+        for (at, part) in read.parts.iter().enumerate() {
+            let rows = part.rows.len() + part.rows.faults.len();
+            let unlisted = part.wanted.as_ref().map_or(0, |_| unlisted_bytes(&part.rows));
+            let version = &part.version;
+            let score = held_for(version.task.width(), cache.is_worth_keys(&version.worth, rows));
+            let explanation = part.wanted.as_ref().map_or(0, |Wanted { explaining, .. }| {
+                held_for(explaining.numbers(), explaining.is_looked_up(cache, rows))
+            });
+            let answer = part.answers().row_bytes(self.output, tells_version(self.output, at));
+            let all = rows.saturating_mul(score + explanation + answer);
+            wanted = wanted.saturating_add(all).saturating_add(unlisted);
+        }
+        let most = self.app.engine.max_bytes().saturating_sub(held);
+        if wanted > most {
+            // To wait for others would not help.
+            let rows = read.submitted;
+            let fit = most / (wanted / rows.max(1)).max(1);
+            return Err(Error::AnswerTooLarge { rows, fit });
+        }
+        Ok(self.app.engine.hold_bytes(wanted).map_err(scoring::Error::from)?)
+    }
+}
+
+/// A batch that has been read.
+struct Read {
+    /// The rows of each version that answers some of them.
+    parts: Vec<Part>,
+    /// Which part each row that was sent belongs to, where there are several.
+    owners: Vec<u8>,
+    /// How many rows were sent.
+    submitted: usize,
+    /// What pointers to its rows begin with.
+    prefix: &'static str,
+    /// The body, where it is needed once more.
+    sent: Option<(Bytes, Received)>,
+    /// None if no row can be scored.
+    room: Option<Permit>,
+    _decoded: Option<Permit>,
+}
+
+/// The rows of a batch that one version answers, and what has become of them so far.
+struct Part {
+    version: Arc<Version>,
+    notes: Notes,
+    /// In the places where they were sent.
+    rows: FeatureRows,
+    /// How their scores are explained, where they are.
+    wanted: Option<Wanted>,
+    /// Scores that were computed before.
+    recalled: Option<Recalled>,
+    /// Nothing if no row has passed; a code if the version failed where others did not.
+    scored: Option<Result<BatchScores, &'static str>>,
+    /// Explanations that were computed before.
+    found: Option<Recalled>,
+}
+
+impl Part {
+    fn new(version: Arc<Version>, rows: FeatureRows, notes: Notes, wanted: Option<Wanted>) -> Self {
+        Self { version, notes, rows, wanted, recalled: None, scored: None, found: None }
+    }
+
+    /// What writes the answers.
+    fn answers(&self) -> Answers<'_> {
+        Answers::new(&self.version, self.wanted.as_ref().map(|wanted| Reasons::new(&self.version, wanted)))
+    }
+
+    /// The scores of its rows, and which of them are explained.
+    fn version_scores(
+        &self,
         recalled: Option<Recalled>,
         recall: &Recall<'_>,
         has_left: &dyn Fn() -> bool,
-    ) -> Result<BatchScores, Error> {
-        let (version, rows) = (&self.version, &read.rows);
-        if read.room.is_none() {
-            return Err(Error::Rows {
-                count: rows.submitted,
-                faults: Fault::of_rows(rows, &version.reader, read.prefix),
-            });
-        }
+    ) -> Result<BatchScores, scoring::Error> {
+        let (version, rows) = (&self.version, &self.rows);
         if has_left() {
-            return Err(scoring::Error::Deadline.into());
+            return Err(scoring::Error::Deadline);
         }
         let scored = recall.score_batch(version, rows, recalled, has_left)?;
-        let (scores, status) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
-        self.notes.end(Stage::Run);
-        self.notes.rows(rows.len(), rows.submitted - rows.len());
+        let (scores, levels) = scored.filter(|_| !has_left()).ok_or(scoring::Error::Deadline)?;
+        self.notes.rows(rows.len(), rows.faults.len());
         self.notes.scores(scores.rows());
         let some = self.wanted.as_ref().filter(|wanted| !wanted.is_of_all(version));
         let chosen = some.map(|wanted| {
@@ -238,134 +566,31 @@ impl Work {
             let scores = Scores::new(width, numbers.copied().collect());
             Chosen { rows: rows.select(&at), scores, at }
         });
-        Ok(BatchScores { status, chosen, scores })
+        Ok(BatchScores { levels, chosen, scores })
     }
 
-    /// Looks for explanations that were computed before.
-    async fn look_up_explanations(
-        &self,
-        scored: &BatchScores,
-        read: &Read,
-        recall: &Recall<'_>,
-    ) -> Option<Recalled> {
-        let rows = scored.chosen.as_ref().map_or(&read.rows, |chosen| &chosen.rows);
-        self.wanted.as_ref()?.explaining.look_up_batch(recall, rows).await
-    }
-
-    /// Scores → explanations, where there are to be any, but for those that were found → answer. `each` is what a row may take whose
-    /// closed form does not hold. A caller that `has_left` needs none.
-    fn answer(
-        &self,
-        read: Read,
-        scored: BatchScores,
-        found: Option<Recalled>,
-        recall: &Recall<'_>,
-        each: Duration,
-        has_left: &dyn Fn() -> bool,
-    ) -> Result<(Bytes, Status), Error> {
-        let app = &self.app;
-        let Read { rows, prefix, sent, room, _decoded } = read;
-        let BatchScores { scores, mut status, chosen } = scored;
-        let mut answers = self.answers();
-        if let Some(wanted) = &self.wanted {
-            let begin = Instant::now();
-            let (rows, scores) =
-                chosen.as_ref().map_or((&rows, &scores), |chosen| (&chosen.rows, &chosen.scores));
-            let missing = found.as_ref().map_or(rows.len(), Recalled::missing_rows);
-            let weight = wanted.explaining.weight(missing);
-            if !rows.is_empty() {
-                self.notes.explained(wanted.explaining.method());
-            }
-            let explanations = match app.engine.hold_explaining(weight) {
-                Ok(_permit) => {
-                    // The other half is for whatever takes longer than it was expected to.
-                    let end = self.begin + app.engine.answer_timeout() / 2;
-                    let within = Within { end, each, stop: has_left };
-                    let explained = wanted.explaining.explain_batch(recall, rows, scores, found, &within);
-                    let (explanations, looked_up) = explained.ok_or(scoring::Error::Deadline)?;
-                    if missing > 0 {
-                        self.notes.explaining(begin.elapsed());
-                    }
-                    if !rows.is_empty() {
-                        self.notes.end(Stage::Explanation);
-                    }
-                    status = if looked_up.is_known() { looked_up } else { status };
-                    explanations
-                }
-                Err(error) if wanted.is_asked => return Err(scoring::Error::from(error).into()),
-                // Whoever did not ask for it gets the scores all the same.
-                Err(_) => Explanations::none(&wanted.explaining, rows.len(), Skipped::Load),
-            };
-            for (why, rows) in explanations.skipped() {
-                self.version.tally.unexplained(why.as_str(), rows);
-            }
-            answers.explain(Explained { explanations, chosen: chosen.map(|chosen| chosen.at) });
-        }
-        let body = sent.as_ref().map_or(&[][..], |(body, _)| body);
-        let answer = match self.output {
-            Format::Json => answers.json_batch(&rows, &scores, prefix),
-            Format::Ndjson => answers.ndjson_batch(&rows, &scores),
-            Format::Csv => answers.csv_batch(body, &rows, &scores),
-        };
-        drop((answers, scores, sent));
-        let mut room = room.expect("rows that were scored have room");
-        room.shrink(answer.len());
-        // What is said of refused rows may be longer than scores.
-        let more = answer.len() - room.held().min(answer.len());
-        let more = app.engine.hold_bytes(more).map_err(scoring::Error::from)?;
-        Ok((Bytes::from_owner(Held { answer, _permits: [room, more] }), status))
-    }
-
-    /// The memory for scores, explanations and answer, taken before there is any: with many classes they are many times the
-    /// body. `body` bytes are repeated in the answer, and `held` bytes are held for the body meanwhile.
-    fn room(&self, rows: &FeatureRows, body: usize, held: usize) -> Result<Permit, Error> {
-        let (unlisted, rows) = (self.wanted.as_ref().map_or(0, |_| unlisted_bytes(rows)), rows.submitted);
-        let cache = &self.app.cache;
-        // Rows that are looked up are there twice, with their keys.
-        let held_for = |numbers: usize, is_looked_up: bool| {
-            let width = numbers * size_of::<f64>();
-            if is_looked_up { 3 * width + KEY_BYTES } else { width }
-        };
-        let score = held_for(self.version.task.width(), cache.is_worth_keys(&self.version.worth, rows));
-        let explanation = self.wanted.as_ref().map_or(0, |Wanted { explaining, .. }| {
-            held_for(explaining.numbers(), explaining.is_looked_up(cache, rows))
-        });
-        let per_row = score + explanation + self.answers().row_bytes(self.output);
-        let wanted = rows.saturating_mul(per_row).saturating_add(body).saturating_add(unlisted);
-        let most = self.app.engine.max_bytes().saturating_sub(held);
-        if wanted > most {
-            // To wait for others would not help.
-            let fit = most / (wanted / rows.max(1)).max(1);
-            return Err(Error::AnswerTooLarge { rows, fit });
-        }
-        Ok(self.app.engine.hold_bytes(wanted).map_err(scoring::Error::from)?)
-    }
-
-    fn csv_rows(&self, body: &[u8]) -> Result<FeatureRows, Error> {
-        let reader = &self.version.reader;
-        reader.csv_rows(body, self.version.max_batch_rows).map_err(|error| match error {
-            BodyError::Header(faults) => Error::Header(Fault::of_row(&faults, reader)),
-            other => other.into(),
-        })
+    /// Its rows are refused, since it failed where others need not; the code of why.
+    fn fail(&self, error: scoring::Error, failure: &mut Option<Error>) -> &'static str {
+        let error = Error::from(error);
+        let (code, causes) = (error.code().as_str(), chain(&error));
+        let (model, version) = (&self.version.manifest.name, &self.version.manifest.version);
+        tracing::error!(
+            model.name = model,
+            model.version = version,
+            code,
+            error = causes,
+            "a version failed with its rows of a batch"
+        );
+        self.notes.failed();
+        failure.get_or_insert(error);
+        code
     }
 }
 
-/// A batch that has been read.
-struct Read {
-    rows: FeatureRows,
-    /// What pointers to its rows begin with.
-    prefix: &'static str,
-    /// The body, where the answer repeats it.
-    sent: Option<(Bytes, Received)>,
-    /// None if no row can be scored.
-    room: Option<Permit>,
-    _decoded: Option<Permit>,
-}
-
-/// The scores of a batch, and what the cache had to do with them.
+/// The scores of a part, and what the cache had to do with them.
 struct BatchScores {
     scores: Scores,
-    status: Status,
+    levels: Levels,
     /// The rows that are explained, where that is not all.
     chosen: Option<Chosen>,
 }

@@ -12,6 +12,7 @@ use hyper::http::request::Parts;
 
 use super::problem::Error;
 use crate::app::App;
+use crate::rollout::shadow::Form;
 use crate::scoring::{self, Permit};
 use crate::telemetry::notes::{Notes, Stage};
 
@@ -197,6 +198,15 @@ impl Format {
             Self::Json => "application/json",
             Self::Ndjson => "application/x-ndjson",
             Self::Csv => "text/csv",
+        }
+    }
+
+    /// How rows are written, for whoever compares versions.
+    pub(super) fn form(self) -> Form {
+        match self {
+            Self::Json => Form::Json,
+            Self::Ndjson => Form::Ndjson,
+            Self::Csv => Form::Csv,
         }
     }
 

@@ -26,7 +26,7 @@ macro_rules! file {
 }
 
 /// What the page loads.
-pub(super) static FILES: [File; 14] = [
+pub(super) static FILES: [File; 16] = [
     file!("page.css", Style),
     file!("icon.svg", Svg),
     file!("main.js", Script),
@@ -37,6 +37,8 @@ pub(super) static FILES: [File; 14] = [
     file!("charts.js", Script),
     file!("traffic.js", Script),
     file!("models.js", Script),
+    file!("rollout.js", Script),
+    file!("diff.js", Script),
     file!("features.js", Script),
     file!("fields.js", Script),
     file!("score.js", Script),

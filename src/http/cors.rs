@@ -6,11 +6,13 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use super::admission::PIN;
+
 /// How long a browser may remember what it was told. Two hours are the most that browsers take.
 const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What clients may send.
-const REQUEST_HEADERS: [HeaderName; 8] = [
+const REQUEST_HEADERS: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::CONTENT_ENCODING,
@@ -19,6 +21,7 @@ const REQUEST_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
+    PIN,
 ];
 
 /// What pages may read of an answer beside what they always may.

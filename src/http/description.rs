@@ -106,19 +106,19 @@ pub(super) struct VersionDescription<'s> {
     created_at: Option<&'s str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'s Source>,
-    /// There for the version that answers.
+    /// There for versions that are loaded.
     #[serde(flatten)]
     loaded: Option<Loaded<'s>>,
 }
 
 /// Why a version is not served.
 #[derive(Serialize)]
-struct Refusal<'s> {
+pub(super) struct Refusal<'s> {
     code: &'s str,
     reason: &'s str,
 }
 
-/// What the manifest says; of the version that answers, with what the operator set in its place.
+/// What the manifest says; of a version that is loaded, with what the operator set in its place.
 #[derive(Serialize)]
 struct Stated<'s> {
     task: &'static str,
@@ -265,20 +265,17 @@ struct Cost {
 
 impl<'s> VersionDescription<'s> {
     pub(super) fn new(model: &'s str, version: &'s str, found: &'s Published, cache: &Cache) -> Self {
-        let live = match &found.state {
-            State::Live(live) => Some(live.as_ref()),
-            State::Checking | State::Accepted | State::Refused(_) => None,
-        };
+        let loaded = found.state.version().map(AsRef::as_ref);
         Self {
             model,
             model_version: version,
             state: found.state.as_str(),
             refusal: Refusal::of_state(&found.state),
-            stated: found.stated.as_ref().map(|stated| Stated::new(stated, found, live)),
+            stated: found.stated.as_ref().map(|stated| Stated::new(stated, found, loaded)),
             digest: found.digest.as_deref(),
             created_at: found.created_at.as_deref(),
             source: found.stated.as_ref().map(|stated| &stated.manifest.source),
-            loaded: live.map(|live| Loaded::new(live, cache)),
+            loaded: loaded.map(|loaded| Loaded::new(loaded, cache)),
         }
     }
 }
@@ -288,20 +285,20 @@ impl<'s> Refusal<'s> {
         Self { code: &refused.code, reason: &refused.reason }
     }
 
-    fn of_state(state: &'s State) -> Option<Self> {
+    pub(super) fn of_state(state: &'s State) -> Option<Self> {
         match state {
             State::Refused(refused) => Some(Self::of(refused)),
-            State::Checking | State::Accepted | State::Live(_) => None,
+            State::Checking | State::Accepted | State::Loaded(..) => None,
         }
     }
 }
 
 impl<'s> Stated<'s> {
-    fn new(stated: &'s registry::Stated, found: &'s Published, live: Option<&'s Version>) -> Self {
+    fn new(stated: &'s registry::Stated, found: &'s Published, loaded: Option<&'s Version>) -> Self {
         let manifest = stated.manifest.as_ref();
-        let labels = live.map_or(&manifest.labels, |live| &live.labels);
+        let labels = loaded.map_or(&manifest.labels, |loaded| &loaded.labels);
         let output = &manifest.output;
-        let threshold = live.map_or(manifest.threshold, |live| live.threshold);
+        let threshold = loaded.map_or(manifest.threshold, |loaded| loaded.threshold);
         Self {
             task: task(output.task()),
             features: &stated.features,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::http::request::Parts;
 use scoregate_model::explain::plot::waterfall_svg;
 use scoregate_model::explain::{Explanation, Method, Question, Space};
 use scoregate_model::features::{CategoryColumn, Column, FeatureRows};
@@ -95,18 +94,17 @@ impl Parameters {
     }
 }
 
-/// How the scores of `version` are to be explained, be it by a picture; nothing if they are not. What is asked for is waited
+/// How the scores of `version` are to be explained, as the `query` asks, be it by a picture; nothing if they are not. What is asked for is waited
 /// for while it is being prepared, for as long as `patience` lasts.
 ///
 /// # Errors
 /// [`Error`] of parameters that are wrong, mean nothing, or ask for what this version has not.
 pub(super) async fn wanted(
-    parts: &Parts,
+    query: &str,
     version: &Arc<Version>,
     is_picture: bool,
     patience: Duration,
 ) -> Result<Option<Wanted>, Error> {
-    let query = parts.uri.query().unwrap_or_default();
     let default = version.explain.mode;
     let is_default = default.is_default() && version.explainer().is_ok();
     // The usual case, in which there is nothing to read.

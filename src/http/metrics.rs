@@ -11,7 +11,7 @@ use super::body::accepted;
 use super::predict::no_parameters;
 use super::problem::Error;
 use crate::app::App;
-use crate::registry::Registry;
+use crate::registry::{Registry, Split};
 use crate::telemetry::metrics::{CacheState, Present, in_older_format};
 
 /// OpenMetrics for whoever asks for it, else the older format.
@@ -36,16 +36,15 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Re
 pub(super) fn document(app: &App) -> String {
     let (entries, bytes) = app.cache.size();
     let models = app.registry().map(Registry::models).unwrap_or_default();
-    let live = models.models.values().filter_map(|model| model.live().map(AsRef::as_ref));
-    let levels = live.flat_map(|version| {
+    let splits = || models.models.values().filter_map(|model| model.split.as_deref());
+    let levels = splits().flat_map(Split::versions).flat_map(|version| {
         let name = || (version.manifest.name.clone(), version.manifest.version.clone());
         let estimates = app.cache.estimates(&version.worth);
         estimates.map(move |(level, estimate)| (name().0, name().1, level, estimate))
     });
     let cache = CacheState { entries, bytes, levels: levels.collect() };
-    let live = models.models.values().filter_map(|model| model.live());
-    let live = live.filter(|_| app.settings.metrics);
-    let live = live.map(|version| Arc::clone(&version.tally)).collect();
+    let counted = splits().filter(|_| app.settings.metrics).flat_map(Split::versions);
+    let live = counted.map(|version| Arc::clone(&version.tally)).collect();
     let versions = models.models.iter().flat_map(|(name, model)| {
         let mut states = BTreeMap::<&'static str, i64>::new();
         for version in model.versions.values() {

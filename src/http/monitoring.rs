@@ -1,14 +1,16 @@
-//! `GET /v1/monitoring/live` on the admin listener: what was counted so far, as JSON for pages and scripts.
+//! `GET /v1/monitoring/…` on the admin listener: what was counted so far, and how versions compare, as JSON for pages and scripts.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::http::request::Parts;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use url::form_urlencoded;
 
 use super::admission::verify;
 use super::body::accepted;
@@ -19,6 +21,7 @@ use super::problem::Error;
 use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::limiter::{Loss, PlanDescription};
+use crate::rollout::shadow::Report;
 use crate::scoring;
 use crate::telemetry::samples::Samples;
 use crate::telemetry::tally::UNKNOWN_MODEL;
@@ -64,6 +67,58 @@ pub(super) async fn live(State(app): State<Arc<App>>, request: Request) -> Resul
     Ok(admitted.answer(read.await))
 }
 
+/// How shadows and canaries compare with the live versions.
+#[derive(Serialize)]
+struct Comparisons {
+    at: String,
+    comparisons: Vec<Report>,
+}
+
+/// How shadows and canaries compare with the live versions, of one model or of all that the caller may use.
+pub(super) async fn comparisons(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
+    let (parts, _) = request.into_parts();
+    let asked = model_of(&parts);
+    // What is wrong with the query is told to callers alone.
+    let model = asked.as_ref().ok().and_then(|model| model.as_deref());
+    let verified = verify(&app, &parts, Scope::MonitoringRead, model).await?;
+    let admitted = verified.admit(&app, None, Loss::CountHere).await?;
+    let read = async {
+        let model = asked?;
+        accepted(&parts.headers, &[JSON]).ok_or(Error::NotAcceptable(JSON))?;
+        let models = app.registry().ok_or(scoring::Error::NotReady)?.models();
+        if model.as_ref().is_some_and(|model| !models.models.contains_key(model)) {
+            return Err(scoring::Error::UnknownModel.into());
+        }
+        let write = {
+            let (app, caller) = (Arc::clone(&app), admitted.caller().clone());
+            move || {
+                let is_wanted =
+                    |name: &str| model.as_ref().map_or_else(|| caller.may_use(name), |model| name == model);
+                let comparisons = app.shadows.reports(is_wanted);
+                serde_json::to_vec(&Comparisons { at: now(), comparisons }).expect("counts serialise")
+            }
+        };
+        let body = app.telling.run(write).await?;
+        Ok(([(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")], body).into_response())
+    };
+    Ok(admitted.answer(read.await))
+}
+
+/// The model that is asked about, if one is.
+fn model_of(parts: &Parts) -> Result<Option<String>, Error> {
+    let mut found = None;
+    for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+        if name != "model" || value.is_empty() || found.replace(value.into_owned()).is_some() {
+            return Err(Error::Parameter("expected model=NAME, at most once, and nothing else".into()));
+        }
+    }
+    Ok(found)
+}
+
+fn now() -> String {
+    OffsetDateTime::now_utc().format(&Rfc3339).expect("a time of this century can be written")
+}
+
 impl Live {
     fn new(app: &App, caller: &Caller) -> Self {
         let is_allowed = |label: &str, value: &str| match label {
@@ -84,7 +139,6 @@ impl Live {
             mode: app.cache.mode().as_str(),
             ttl_s: app.cache.is_on().then(|| app.cache.ttl().as_secs_f64()),
         };
-        let at = OffsetDateTime::now_utc().format(&Rfc3339).expect("a time of this century can be written");
-        Self { at, metrics, bounds, quotas, cache, redis: app.limiter.redis() }
+        Self { at: now(), metrics, bounds, quotas, cache, redis: app.limiter.redis() }
     }
 }

@@ -13,7 +13,7 @@ use hyper::http::request::Parts;
 use scoregate_model::features::{BodyError, FeatureRows};
 use scoregate_model::runtime::Score;
 
-use super::admission::{Verified, verify};
+use super::admission::{PIN, Verified, verify};
 use super::body::{Format, accepts_picture, content_format, receive};
 use super::explain::{self, Reasons, Wanted};
 use super::problem::{Error, Fault};
@@ -23,7 +23,8 @@ use crate::auth::{Caller, Scope};
 use crate::cache::Status;
 use crate::limiter::Loss;
 use crate::registry::Version;
-use crate::scoring::{self, Recall, RowError, Scored, Skipped};
+use crate::rollout::shadow::{Answered, Form};
+use crate::scoring::{self, Choice, Recall, RowError, Scored, Skipped};
 use crate::telemetry::notes::{Notes, Stage};
 
 pub(super) async fn predict(
@@ -46,53 +47,73 @@ async fn score(
     body: Body,
 ) -> Result<Response, Error> {
     let notes = &Notes::of(parts);
-    let version = scoring::look_up(app.registry(), model)?;
-    notes.version(&version.tally);
+    let choice = choose(app, model, caller, parts)?;
+    notes.version(&choice.first().tally);
     content_format(&parts.headers, &[Format::Json])?;
     let is_picture = accepts_picture(&parts.headers)?;
-    let wanted = explain::wanted(parts, &version, is_picture, app.engine.answer_timeout() / 2).await?;
+    let (query, patience) = (parts.uri.query().unwrap_or_default(), app.engine.answer_timeout() / 2);
+    let mut wanted = match choice.known() {
+        Some(version) => explain::wanted(query, version, is_picture, patience).await?,
+        None => None,
+    };
     let received = receive(app, parts, body).await?;
     let recall = Recall { cache: &app.cache, caller, wish: cache::wish(&parts.headers), notes };
     let limit = app.settings.server.max_body_bytes;
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
     let is_small = rows == 1 && !received.is_gzip();
+    let elsewhere;
+    let (version, body, row) = if is_small {
+        (choice.of_row(received.raw()), received.raw(), None)
+    } else {
+        let choice = choice.clone();
+        let read = move |_: &dyn Fn() -> bool| -> Result<_, Error> {
+            let body = received.decode(limit)?;
+            let version = Arc::clone(choice.of_row(&body));
+            let row = scoring::read_alone(&version, &body);
+            Ok(((version, body, received), row))
+        };
+        let (read, row) = app.engine.run(rows, false, read).await??;
+        elsewhere = read;
+        (&elsewhere.0, &elsewhere.1[..], Some(row))
+    };
+    if choice.known().is_none() {
+        notes.version(&version.tally);
+        // Boxed, so that requests of models without canaries carry none of its state.
+        wanted = Box::pin(explain::wanted(query, version, is_picture, patience)).await?;
+    }
     // The row, for whoever explains it.
     let mut copy = FeatureRows::default();
-    let scored = if is_small && app.engine.fits_inline(rows, version.cost) {
-        let copy = wanted.as_ref().map(|_| &mut copy);
-        scoring::score_together(&version, received.raw(), &app.engine, &recall, copy).await
-    } else {
-        let row = if is_small {
-            scoring::read_alone(&version, received.raw())
-        } else {
-            let version = Arc::clone(&version);
-            let read = move |_: &dyn Fn() -> bool| {
-                received.decode(limit).map(|body| scoring::read_alone(&version, &body))
-            };
-            app.engine.run(rows, false, read).await??
-        };
-        match row {
+    let scored = match row {
+        None if app.engine.fits_inline(rows, version.cost) => {
+            let copy = wanted.as_ref().map(|_| &mut copy);
+            scoring::score_together(version, body, &app.engine, &recall, copy).await
+        }
+        row => match row.unwrap_or_else(|| scoring::read_alone(version, body)) {
             Ok(row) => {
                 if wanted.is_some() {
                     copy = row.clone();
                 }
-                Ok(scoring::score_alone(&version, row, &app.engine, &recall).await?)
+                Ok(scoring::score_alone(version, row, &app.engine, &recall).await?)
             }
             Err(error) => Err(error),
-        }
+        },
     };
     let Scored { score, status } = scored.map_err(|error| {
         notes.rows(0, usize::from(matches!(error, RowError::Row(_))));
-        refusal(error, &version)
+        refusal(error, version)
     })?;
     notes.rows(1, 0);
     notes.scores(std::iter::once(score.values()));
-    let (mut response, status) = match wanted.filter(|wanted| wanted.applies(&version, score.values())) {
-        None => (json(wire::one(&version, score.values(), None)), status),
+    if app.shadows.wants(choice.split(), version) {
+        let answered = Answered { body, form: Form::Row, places: &[0], scores: score.values() };
+        app.shadows.offer(choice.split(), version, answered);
+    }
+    let (mut response, status) = match wanted.filter(|wanted| wanted.applies(version, score.values())) {
+        None => (json(wire::one(version, score.values(), None)), status),
         // Boxed, so that requests without it carry none of its state.
         Some(wanted) => {
-            let explained = Box::pin(explained(app, &version, &wanted, &recall, is_picture, copy, &score));
+            let explained = Box::pin(explained(app, version, &wanted, &recall, is_picture, copy, &score));
             let (response, looked_up) = explained.await?;
             (response, if looked_up.is_known() { looked_up } else { status })
         }
@@ -186,6 +207,20 @@ pub(super) async fn verify_for_model<'p>(
     // What is wrong with the path is told to callers alone.
     let verified = verify(app, parts, scope, model.as_ref().ok().copied()).await?;
     Ok((verified, model?))
+}
+
+/// Which version of `model` answers which row: the one that the request pins, else by whom it is from and about.
+///
+/// # Errors
+/// [`Error`] if none answers, or what is pinned does not.
+pub(super) fn choose(app: &App, model: &str, caller: &Caller, parts: &Parts) -> Result<Choice, Error> {
+    let mut pins = parts.headers.get_all(&PIN).iter();
+    let pin = match (pins.next(), pins.next()) {
+        (None, _) => None,
+        (Some(pin), None) => Some(pin.to_str().ok().filter(|name| !name.is_empty()).ok_or(Error::Pin)?),
+        (Some(_), Some(_)) => return Err(Error::Pin),
+    };
+    Ok(Choice::new(app.registry(), model, pin, caller)?)
 }
 
 /// Refuses query parameters, where there are none: a parameter that is ignored silently misleads.

@@ -1,5 +1,6 @@
 //! Every refusal → `application/problem+json` (RFC 9457), in one exhaustive match.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -10,6 +11,7 @@ use scoregate_model::explain;
 use scoregate_model::features::{BodyError, FaultCode, FeatureRows, FieldFault, RowReader};
 use serde::Serialize;
 
+use super::admission::PIN;
 use super::oauth::Refusal;
 use super::quota::Told;
 use crate::aside::Undone;
@@ -18,6 +20,9 @@ use crate::{audit, auth, limiter, rollout, scoring};
 
 /// The most faults that one problem document describes.
 const MAX_LISTED: usize = 100;
+
+/// What is wrong with a file that is no model at all.
+const NO_MODEL: [&str; 5] = ["empty_file", "not_onnx", "truncated", "trailing_bytes", "malformed_model"];
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,9 @@ pub enum Error {
     /// The model has no such version.
     #[error("the model has no version of this name")]
     UnknownVersion,
+    /// The version that is to answer cannot be told from the headers.
+    #[error("expected at most one {PIN} header, with the name of a version, stable or canary")]
+    Pin,
     /// The path does not take this method.
     #[error("this path does not take this method")]
     Method,
@@ -78,14 +86,51 @@ pub enum Error {
     #[error("expected an Accept header that allows {0}")]
     NotAcceptable(&'static str),
     /// The body is no rollout.
-    #[error("expected {{\"live\":\"VERSION\"}} with the name of a published version, and nothing else")]
+    #[error(
+        "expected {{\"live\":\"VERSION\",\"canaries\":[{{\"version\":\"VERSION\",\"percent\":5}}],\"shadow\":\"VERSION\"}} with names of \
+         published versions, of which only \"live\" has to be there, and nothing else"
+    )]
     Rollout,
-    /// The rollout cannot be changed to what was asked for.
+    /// The rollout cannot be read, or not be changed to what was asked for.
     #[error(transparent)]
-    Promotion(#[from] rollout::Error),
+    Change(#[from] rollout::Error),
     /// What was done cannot be recorded.
     #[error("the audit log cannot be written")]
     Audit(#[from] audit::Error),
+    /// What is to be published is not sent as it should be; the text says what was found and expected.
+    #[error("{0}")]
+    Upload(String),
+    /// A name that no model or version may have.
+    #[error(
+        "found no {what} name that may be, expected 1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'"
+    )]
+    Name {
+        /// Model or version.
+        what: &'static str,
+    },
+    /// The model that is to be published is refused.
+    #[error("{reason}")]
+    Model {
+        /// What is wrong with it, by a stable name.
+        code: String,
+        /// A sentence.
+        reason: String,
+    },
+    /// The version is there already.
+    #[error("a version of this name is published already, and versions never change; choose another name")]
+    VersionExists,
+    /// There is no more room on the disk.
+    #[error("there is not enough room for the upload")]
+    StorageFull,
+    /// A file cannot be written.
+    #[error("what is sent cannot be kept")]
+    Storage(#[source] std::io::Error),
+    /// What was examined cannot be published.
+    #[error("the version cannot be published")]
+    Publishing(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The body is compressed where that is not taken.
+    #[error("expected a body without content encoding")]
+    Compressed,
     /// The body is of another type.
     #[error("expected the content type {0}")]
     MediaType(&'static str),
@@ -162,14 +207,14 @@ impl From<Undone> for Error {
 #[derive(Debug, Serialize)]
 pub struct Fault {
     pointer: String,
-    code: &'static str,
+    code: Cow<'static, str>,
     detail: String,
 }
 
 impl Fault {
     /// A fault at a JSON pointer.
     pub fn new(pointer: String, code: FaultCode, detail: String) -> Self {
-        Self { pointer, code: code.as_str(), detail }
+        Self { pointer, code: code.as_str().into(), detail }
     }
 
     /// The faults of a body that is one row, or of a CSV header.
@@ -181,11 +226,29 @@ impl Fault {
         described.collect()
     }
 
-    /// The faults of refused rows, the first hundred; `prefix` is what the pointer to row 0 begins with, before the `/0`.
-    pub fn of_rows<'f>(rows: &'f FeatureRows, reader: &'f RowReader, prefix: &'f str) -> Vec<Self> {
-        let faults =
-            rows.faults.iter().flat_map(|row| row.faults.iter().map(move |fault| (row.index, fault)));
-        let described = faults.map(|(index, fault)| {
+    /// What a version would break, the first hundred of it.
+    fn of_differences(differences: &[rollout::Difference]) -> Vec<Self> {
+        let described = differences.iter().map(|difference| Self {
+            pointer: format!("#{}", difference.pointer()),
+            code: difference.change.as_str().into(),
+            detail: difference.to_string(),
+        });
+        described.take(MAX_LISTED).collect()
+    }
+
+    /// The faults of refused rows, the first hundred of all that were sent; `prefix` is what the pointer to row 0 begins with,
+    /// before the `/0`.
+    pub fn of_rows<'f>(
+        parts: impl Iterator<Item = (&'f FeatureRows, &'f RowReader)>,
+        prefix: &str,
+    ) -> Vec<Self> {
+        let refused = parts.flat_map(|(rows, reader)| rows.faults.iter().map(move |row| (row, reader)));
+        let mut refused: Vec<_> = refused.collect();
+        refused.sort_by_key(|(row, _)| row.index);
+        let faults = refused
+            .into_iter()
+            .flat_map(|(row, reader)| row.faults.iter().map(move |fault| (row.index, fault, reader)));
+        let described = faults.map(|(index, fault, reader)| {
             let pointer = format!("{prefix}/{index}{}", reader.pointer(&fault.place));
             Self::new(pointer, fault.code, reader.detail(fault).into_owned())
         });
@@ -243,6 +306,9 @@ codes! {
     NotAcceptable = (406, "not_acceptable", "Not acceptable"),
     InvalidRollout = (422, "invalid_rollout", "Invalid rollout"),
     VersionUnusable = (409, "version_unusable", "Unusable version"),
+    BreakingChange = (409, "breaking_change", "Breaking change"),
+    NoPreviousVersion = (409, "no_previous_version", "No previous version"),
+    RolloutChanged = (412, "rollout_changed", "Rollout changed"),
     RepositoryUnavailable = (500, "repository_unavailable", "Repository unavailable"),
     AuditUnavailable = (500, "audit_unavailable", "Audit log unavailable"),
     UnsupportedMediaType = (415, "unsupported_media_type", "Unsupported media type"),
@@ -251,12 +317,19 @@ codes! {
     MalformedBody = (400, "malformed_body", "Malformed body"),
     BodyTooLarge = (413, "body_too_large", "Body too large"),
     BodyTimeout = (408, "body_timeout", "Body timeout"),
+    InvalidUpload = (400, "invalid_upload", "Invalid upload"),
+    InvalidName = (400, "invalid_name", "Invalid name"),
+    InvalidModel = (400, "invalid_model", "No ONNX model"),
+    ModelRefused = (422, "model_refused", "Model refused"),
+    VersionExists = (409, "version_exists", "Version exists"),
+    StorageFull = (507, "storage_full", "Not enough storage"),
     MalformedJson = (400, "malformed_json", "Malformed JSON"),
     TooManyRows = (413, "too_many_rows", "Too many rows"),
     InvalidRows = (422, "invalid_rows", "Invalid rows"),
     InvalidRow = (422, "invalid_row", "Invalid row"),
     QuotaExceeded = (429, "quota_exceeded", "Request cannot be satisfied as assigned quota has been exceeded"),
     QuotaUnavailable = (503, "quota_unavailable", "The quota cannot be checked"),
+    VersionNotLoaded = (409, "version_not_loaded", "Version not loaded"),
     UnknownModel = (404, "unknown_model", "Unknown model"),
     NotReady = (503, "not_ready", "Not ready"),
     Overloaded = (503, "overloaded", "Overloaded"),
@@ -308,6 +381,7 @@ impl Error {
             },
             Self::NoRoute => Code::NotFound,
             Self::UnknownVersion => Code::UnknownVersion,
+            Self::Pin => Code::InvalidRequest,
             Self::Method => Code::MethodNotAllowed,
             Self::Parameter(_) | Self::Question(_) => Code::InvalidParameter,
             Self::Unexplained(Unexplained::Off) => Code::ExplanationsOff,
@@ -317,12 +391,31 @@ impl Error {
             Self::NoImportance => Code::NoImportance,
             Self::NotAcceptable(_) => Code::NotAcceptable,
             Self::Rollout => Code::InvalidRollout,
-            Self::Promotion(rollout::Error::NoVersion { .. }) => Code::UnknownVersion,
-            Self::Promotion(error) if error.is_refusal() => Code::VersionUnusable,
-            Self::Promotion(_) => Code::RepositoryUnavailable,
+            Self::Change(error) => match error {
+                rollout::Error::NoModel { .. } => Code::UnknownModel,
+                rollout::Error::NoVersion { .. } => Code::UnknownVersion,
+                rollout::Error::Shares(_)
+                | rollout::Error::Twice { .. }
+                | rollout::Error::TooMany { .. }
+                | rollout::Error::NoCanary { .. } => Code::InvalidRollout,
+                rollout::Error::NoPrevious { .. } => Code::NoPreviousVersion,
+                rollout::Error::Changed { .. } => Code::RolloutChanged,
+                rollout::Error::Breaking { .. } => Code::BreakingChange,
+                rollout::Error::Audit(_) => Code::AuditUnavailable,
+                rollout::Error::Unknown { .. } | rollout::Error::Refused { .. } => Code::VersionUnusable,
+                rollout::Error::Package(_) if error.is_refusal() => Code::VersionUnusable,
+                rollout::Error::Package(_) => Code::RepositoryUnavailable,
+            },
             Self::Audit(_) => Code::AuditUnavailable,
+            Self::Upload(_) => Code::InvalidUpload,
+            Self::Name { .. } => Code::InvalidName,
+            Self::Model { code, .. } if NO_MODEL.contains(&code.as_str()) => Code::InvalidModel,
+            Self::Model { .. } => Code::ModelRefused,
+            Self::VersionExists => Code::VersionExists,
+            Self::StorageFull => Code::StorageFull,
+            Self::Storage(_) | Self::Publishing(_) => Code::RepositoryUnavailable,
             Self::MediaType(_) => Code::UnsupportedMediaType,
-            Self::Encoding => Code::UnsupportedEncoding,
+            Self::Encoding | Self::Compressed => Code::UnsupportedEncoding,
             Self::Gzip => Code::MalformedGzip,
             Self::BodyBroken => Code::MalformedBody,
             Self::BodyTooLarge { .. } => Code::BodyTooLarge,
@@ -341,6 +434,8 @@ impl Error {
             Self::Quota { error: limiter::Error::TooManyRows { .. }, .. } => Code::TooManyRows,
             Self::Quota { error: limiter::Error::Unavailable, .. } => Code::QuotaUnavailable,
             Self::Scoring(scoring::Error::UnknownModel) => Code::UnknownModel,
+            Self::Scoring(scoring::Error::UnknownVersion) => Code::UnknownVersion,
+            Self::Scoring(scoring::Error::NotLoaded) => Code::VersionNotLoaded,
             Self::Scoring(scoring::Error::NotReady) => Code::NotReady,
             Self::Scoring(scoring::Error::Overloaded(_)) => Code::Overloaded,
             Self::Scoring(scoring::Error::Deadline) => Code::Deadline,
@@ -430,8 +525,13 @@ impl Error {
             Self::Body(BodyError::Shape { pointer, code, detail }) => {
                 vec![Fault::new(std::mem::take(pointer), *code, std::mem::take(detail))]
             }
+            Self::Change(rollout::Error::Breaking { differences, .. }) => Fault::of_differences(differences),
+            Self::Model { code, reason } => {
+                let pointer = format!("#/{}", part_of(code));
+                vec![Fault { pointer, code: std::mem::take(code).into(), detail: reason.clone() }]
+            }
             Self::Body(error @ BodyError::Empty) => {
-                vec![Fault { pointer: "#".into(), code: "empty", detail: error.to_string() }]
+                vec![Fault { pointer: "#".into(), code: "empty".into(), detail: error.to_string() }]
             }
             _ => Vec::new(),
         }
@@ -445,8 +545,8 @@ impl Error {
                 "the request was well-formed; the operator finds the cause in the log under this request id"
                     .into()
             }
-            Self::Promotion(error) if error.is_refusal() => error.reason(),
-            Self::Promotion(_) | Self::Audit(_) => {
+            Self::Change(error) if error.is_refusal() => error.reason(),
+            Self::Change(_) | Self::Audit(_) | Self::Storage(_) | Self::Publishing(_) => {
                 "the operator finds the cause in the log under this request id".into()
             }
             other => other.to_string(),
@@ -475,7 +575,7 @@ impl Error {
                 tracing::debug!(request_id, code, "request turned away")
             }
             _ if status.is_server_error() => {
-                let error = Chain(&self).to_string();
+                let error = chain(&self);
                 tracing::error!(request_id, code, error, "request failed");
             }
             _ => {}
@@ -511,6 +611,17 @@ impl Error {
     }
 }
 
+/// Which part of an upload is at fault, where an import gives this code.
+fn part_of(code: &str) -> &'static str {
+    match code {
+        "invalid_schema" => "schema",
+        "invalid_bindings" => "bindings",
+        "invalid_reference" => "reference",
+        "invalid_golden" | "golden_mismatch" => "golden",
+        _ => "model",
+    }
+}
+
 /// What RFC 6750 section 3 and RFC 9728 section 5.1 have a refused client told, and nothing that would help another.
 fn challenges(error: auth::Error, resource_metadata: &str) -> Vec<(HeaderName, HeaderValue)> {
     const API_KEY: HeaderValue = HeaderValue::from_static("ApiKey realm=\"scoregate\"");
@@ -538,6 +649,11 @@ fn challenges(error: auth::Error, resource_metadata: &str) -> Vec<(HeaderName, H
             vec![(header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)))]
         }
     }
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &Error) -> String {
+    Chain(error).to_string()
 }
 
 /// An error and its causes on one line.

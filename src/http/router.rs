@@ -13,7 +13,9 @@ use super::openapi::{Documents, Operation};
 use super::predict::ModelPath;
 use super::problem::Error;
 use super::serve::Side;
-use super::{batch, console, docs, health, metrics, models, monitoring, oauth, openapi, predict, rollout};
+use super::{
+    batch, console, diff, docs, health, metrics, models, monitoring, oauth, openapi, predict, publish, rollout,
+};
 use crate::app::App;
 use crate::config::Settings;
 use crate::telemetry::metrics::RequestCounts;
@@ -72,6 +74,8 @@ pub(super) fn routes(side: Side, settings: &Settings) -> Vec<Route> {
         read("/v1/models/{model}/importance.svg", Op::Importance, models::importance),
         read("/v1/models/{model}/versions", Op::Versions, models::versions),
         read("/v1/models/{model}/versions/{version}", Op::Version, models::version),
+        read("/v1/models/{model}/rollout", Op::GetRollout, rollout::get_rollout),
+        read("/v1/models/{model}/diff", Op::Diff, diff::versions),
         read("/v1/models/{model}/openapi.json", Op::ModelDocument, model_document),
         read("/v1/metadata", Op::Metadata, models::metadata),
         read("/openapi.json", Op::Document, document),
@@ -90,9 +94,12 @@ pub(super) fn routes(side: Side, settings: &Settings) -> Vec<Route> {
     }
     if side == Side::Admin {
         routes.extend([
-            change("/v1/models/{model}/rollout", Op::Rollout, rollout::put_rollout),
+            send("/v1/models/{model}/versions", Op::Publish, publish::publish),
+            change("/v1/models/{model}/rollout", Op::PutRollout, rollout::put_rollout),
+            send("/v1/models/{model}/rollback", Op::Rollback, rollout::roll_back),
             read("/metrics", Op::Metrics, metrics::metrics),
             read("/v1/monitoring/live", Op::LiveCounts, monitoring::live),
+            read("/v1/monitoring/comparisons", Op::Comparisons, monitoring::comparisons),
             read("/console", Op::Console, console::page),
             read("/console/{file}", Op::ConsoleFile, console::file_of_page),
         ]);

@@ -2,6 +2,8 @@
 //!
 //! Answers are written straight into one buffer: what is the same for every row of a batch is prepared once.
 
+use std::iter::Peekable;
+use std::slice;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
@@ -39,16 +41,13 @@ impl Ids {
     }
 }
 
-/// Writes the answers of one request: what stands around the numbers is the same for every row of a version.
+/// Writes the answers of one version: what stands around the numbers is the same for every row of it.
 pub(crate) struct Answers<'v> {
     version: &'v Version,
     /// What stands before each number of a row.
     names: Vec<Vec<u8>>,
     /// What follows the last one, for each decision, where there is no explanation.
     endings: Vec<Vec<u8>>,
-    ids: Ids,
-    /// The place of the first row among all that are answered.
-    first: usize,
     /// Where scores are explained: how that is written, and the explanations once there are any.
     reasons: Option<(Reasons<'v>, Option<Explained>)>,
 }
@@ -113,28 +112,9 @@ pub(super) fn number_text(version: &Version, number: f64) -> String {
     String::from_utf8(text).expect("a number is ASCII")
 }
 
-/// The number that is written for `number`: what is decided has to agree with what is read.
-fn written(version: &Version, number: f64) -> f64 {
-    if version.float32 { f64::from(number as f32) } else { number }
-}
-
-/// Whether a number reaches the threshold as it is written: a float32 that is written 0.7 reaches a threshold of 0.7, which
-/// is a little more than that float32.
-fn reaches(float32: bool, number: f64, threshold: f64) -> bool {
-    if float32 { number as f32 >= threshold as f32 } else { number >= threshold }
-}
-
-/// Which label a row's numbers stand for: by the threshold, or the most likely one and of equals the first. Regression has
-/// none.
+/// Which label a row's numbers stand for; see [`Decision::of`](scoregate_model::comparison::Decision::of). Regression has none.
 pub(super) fn decide(version: &Version, numbers: &[f64]) -> usize {
-    match version.task {
-        Task::Binary => usize::from(reaches(version.float32, numbers[0], version.threshold)),
-        Task::Multiclass { .. } => {
-            let number = |at: usize| written(version, numbers[at]);
-            (1..numbers.len()).fold(0, |best, at| if number(at) > number(best) { at } else { best })
-        }
-        Task::Regression => 0,
-    }
+    version.decision().of(numbers)
 }
 
 /// The answer to one row, and how it came about.
@@ -181,8 +161,6 @@ impl<'v> Answers<'v> {
             version,
             names: texts(version.task.width(), write_name),
             endings: texts(version.labels.len().max(1), write_ending),
-            ids: Ids::new(),
-            first: 0,
             reasons: reasons.map(|reasons| (reasons, None)),
         }
     }
@@ -194,14 +172,9 @@ impl<'v> Answers<'v> {
         }
     }
 
-    /// For a part of more rows, whose first one is in this place among all.
-    pub(crate) fn starting_at(mut self, first: usize) -> Self {
-        self.first = first;
-        self
-    }
-
-    /// How many bytes a scored row of a batch takes at the most, without what CSV repeats of the body.
-    pub(super) fn row_bytes(&self, format: Format) -> usize {
+    /// How many bytes a scored row of a batch takes at the most, without what CSV repeats of the body; `with_version` where a row
+    /// that is no record of CSV says which version it is from.
+    pub(super) fn row_bytes(&self, format: Format, with_version: bool) -> usize {
         // As ryu writes them, which serde_json does.
         let digits = if self.version.float32 { 16 } else { 24 };
         let reasons = self.reasons.as_ref().map_or(0, |(reasons, _)| reasons.bytes(format));
@@ -214,9 +187,14 @@ impl<'v> Answers<'v> {
         }
         let names: usize = self.names.iter().map(Vec::len).sum();
         let ending = self.endings.iter().map(Vec::len).max().unwrap_or_default();
-        let version = if format == Format::Ndjson { version + 19 } else { 0 };
+        let version = if with_version { version + 19 } else { 0 };
         // `{"index":1234567,` and `"},` around them.
         numbers + names + ending + version + ULID_LEN + 20
+    }
+
+    /// To these rows, for which the model answered `scores`, or could not.
+    pub(crate) fn to(self, rows: &'v FeatureRows, scores: Result<&'v Scores, &'static str>) -> Part<'v> {
+        Part { answers: self, rows, scores, faults: rows.faults.iter().peekable(), next: 0 }
     }
 
     /// How row `row` is explained, or why it is not; nothing where it was not to be.
@@ -226,7 +204,7 @@ impl<'v> Answers<'v> {
     }
 
     /// Numbers, label, explanations and identifier, without braces.
-    fn score(&mut self, out: &mut Vec<u8>, numbers: &[f64], rows: &FeatureRows, row: usize) {
+    fn score(&self, out: &mut Vec<u8>, numbers: &[f64], rows: &FeatureRows, row: usize, ids: &mut Ids) {
         for (name, number) in self.names.iter().zip(numbers) {
             out.extend_from_slice(name);
             write_number(out, self.version, *number);
@@ -243,169 +221,259 @@ impl<'v> Answers<'v> {
                 out.extend_from_slice(BEFORE_ID);
             }
         }
-        out.extend_from_slice(self.ids.write(&mut [0; ULID_LEN]).as_bytes());
+        out.extend_from_slice(ids.write(&mut [0; ULID_LEN]).as_bytes());
         out.push(b'"');
     }
 
-    /// The answer to a batch as one JSON document, in the order of the rows sent.
-    pub(crate) fn json_batch(&mut self, rows: &FeatureRows, scores: &Scores, prefix: &str) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + rows.submitted * self.row_bytes(Format::Json));
+    /// The columns that it adds, but for the last three: see [`added_columns`]. `cell` is for the memory.
+    fn push_cells(
+        &self,
+        record: &mut csv::ByteRecord,
+        numbers: &[f64],
+        rows: &FeatureRows,
+        row: usize,
+        cell: &mut Vec<u8>,
+    ) {
+        let version = self.version;
+        for number in numbers {
+            cell.clear();
+            write_number(cell, version, *number);
+            record.push_field(cell);
+        }
+        if let Some(label) = version.labels.get(decide(version, numbers)) {
+            record.push_field(label.as_bytes());
+        }
+        if let Some((reasons, explained)) = &self.reasons {
+            let why = explained.as_ref().and_then(|explained| explained.of(row));
+            reasons.write_cells(record, why.and_then(Result::ok).as_ref(), rows, row);
+        }
+    }
+
+    fn added_columns(&self) -> Vec<String> {
+        added_columns(self.version, self.reasons.as_ref().map(|(reasons, _)| reasons))
+    }
+}
+
+/// The answers of one version to its rows, one after another.
+pub(crate) struct Part<'r> {
+    answers: Answers<'r>,
+    rows: &'r FeatureRows,
+    /// The code of why there are none.
+    scores: Result<&'r Scores, &'static str>,
+    faults: Peekable<slice::Iter<'r, RowFault>>,
+    /// The next of the checked rows.
+    next: usize,
+}
+
+impl<'r> Part<'r> {
+    /// What is to be said of the row that was sent in place `index`, if that is one of its own and those before it were asked for.
+    fn row(&mut self, index: usize) -> Row<'r> {
+        if let Some(fault) = self.faults.next_if(|fault| fault.index == index) {
+            return Row::Refused(fault, &self.answers.version.reader);
+        }
+        let at = self.next;
+        self.next += 1;
+        match self.scores {
+            Ok(scores) => {
+                let width = self.answers.version.task.width();
+                Row::Scored(at, &scores.values()[at * width..][..width])
+            }
+            Err(code) => Row::Failed(code),
+        }
+    }
+}
+
+/// The answer to a batch: each row by the version that it belongs to, in the order of the rows sent.
+pub(crate) struct Batch<'r> {
+    parts: Vec<Part<'r>>,
+    /// Which part each row that was sent belongs to; to the first of them if nothing is said.
+    owners: &'r [u8],
+    /// The place of the first row among all that are answered.
+    first: usize,
+    ids: Ids,
+}
+
+impl<'r> Batch<'r> {
+    /// Of these parts, of which there is one at least.
+    pub(crate) fn new(parts: Vec<Part<'r>>, owners: &'r [u8]) -> Self {
+        Self { parts, owners, first: 0, ids: Ids::new() }
+    }
+
+    /// For a part of more rows, whose first one is in this place among all.
+    pub(crate) fn starting_at(mut self, first: usize) -> Self {
+        self.first = first;
+        self
+    }
+
+    fn owner(&self, index: usize) -> usize {
+        self.owners.get(index).map_or(0, |owner| usize::from(*owner))
+    }
+
+    /// How many rows were sent.
+    fn submitted(&self) -> usize {
+        self.parts[0].rows.submitted
+    }
+
+    /// How many bytes the scored rows take at the most, were all of them of the version with the longest.
+    fn bytes(&self, format: Format) -> usize {
+        let parts = self.parts.iter().enumerate();
+        let rows = parts.map(|(at, part)| part.answers.row_bytes(format, tells_version(format, at)));
+        self.submitted() * rows.max().unwrap_or_default()
+    }
+
+    /// As one JSON document. Rows of another version than the first say so.
+    pub(crate) fn json(mut self, prefix: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.bytes(Format::Json));
         out.push(b'{');
-        write_version(&mut out, self.version);
+        write_version(&mut out, self.parts[0].answers.version);
         out.extend_from_slice(b"\"predictions\":[");
-        self.each(
-            rows,
-            scores,
-            |answers, out, index, row| {
-                if index > 0 {
-                    out.push(b',');
-                }
-                answers.batch_row(out, index, rows, row, prefix, false);
-            },
-            &mut out,
-        );
+        for index in 0..self.submitted() {
+            if index > 0 {
+                out.push(b',');
+            }
+            let owner = self.owner(index);
+            self.row(&mut out, index, owner, prefix, tells_version(Format::Json, owner));
+        }
         out.extend_from_slice(b"]}");
         out
     }
 
-    /// The answer to a batch as one JSON object per line.
-    pub(crate) fn ndjson_batch(&mut self, rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
-        let mut out = Vec::with_capacity(rows.submitted * self.row_bytes(Format::Ndjson));
-        self.each(
-            rows,
-            scores,
-            |answers, out, index, row| {
-                answers.batch_row(out, index, rows, row, "#", true);
-                out.push(b'\n');
-            },
-            &mut out,
-        );
+    /// As one JSON object per line.
+    pub(crate) fn ndjson(mut self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes(Format::Ndjson));
+        for index in 0..self.submitted() {
+            let owner = self.owner(index);
+            self.row(&mut out, index, owner, "#", tells_version(Format::Ndjson, owner));
+            out.push(b'\n');
+        }
         out
     }
 
-    /// The records of a CSV body with the [`added_columns`].
-    pub(crate) fn csv_batch(&mut self, body: &[u8], rows: &FeatureRows, scores: &Scores) -> Vec<u8> {
+    fn row(&mut self, out: &mut Vec<u8>, index: usize, owner: usize, prefix: &str, with_version: bool) {
+        let Self { parts, first, ids, .. } = self;
+        let part = &mut parts[owner];
+        out.extend_from_slice(b"{\"index\":");
+        out.extend_from_slice(itoa::Buffer::new().format(*first + index).as_bytes());
+        out.push(b',');
+        if with_version {
+            write_version(out, part.answers.version);
+        }
+        match part.row(index) {
+            Row::Scored(at, numbers) => part.answers.score(out, numbers, part.rows, at, ids),
+            Row::Refused(fault, reader) => row_error(out, fault, *first, reader, prefix),
+            Row::Failed(code) => row_failure(out, code),
+        }
+        out.push(b'}');
+    }
+
+    /// As the records of a CSV body with the [`added_columns`]: those of the first version, and what others have besides.
+    pub(crate) fn csv(mut self, body: &[u8]) -> Vec<u8> {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
-        let mut writer = csv::WriterBuilder::new()
-            .flexible(true)
-            .from_writer(Vec::with_capacity(body.len() + rows.submitted * self.row_bytes(Format::Csv)));
+        let buffer = Vec::with_capacity(body.len() + self.bytes(Format::Csv));
+        let mut writer = csv::WriterBuilder::new().flexible(true).from_writer(buffer);
         let mut record = csv::ByteRecord::new();
         let mut next = |record: &mut csv::ByteRecord| reader.read_byte_record(record).unwrap_or(false);
         next(&mut record);
         let width = record.len();
-        let added = added_columns(self.version, self.reasons.as_ref().map(|(reasons, _)| reasons));
-        for name in &added {
+        let (columns, places) = self.columns();
+        for name in &columns {
             record.push_field(name.as_bytes());
         }
-        // What a refused row leaves empty: all but its version and its error.
-        let empty = added.len() - 2;
         let mut write =
             |record: &csv::ByteRecord| writer.write_byte_record(record).expect("a vector takes every byte");
         write(&record);
-        let mut cell = Vec::new();
-        self.each(
-            rows,
-            scores,
-            |answers, _, _, row| {
-                let version = answers.version;
-                next(&mut record);
-                // A ragged record is squared, so that the added columns stand where the header says.
-                record.truncate(width);
-                while record.len() < width {
-                    record.push_field(b"");
+        let (mut own, mut cell) = (csv::ByteRecord::new(), Vec::new());
+        for index in 0..self.submitted() {
+            next(&mut record);
+            // A ragged record is squared, so that the added columns stand where the header says.
+            record.truncate(width);
+            while record.len() < width {
+                record.push_field(b"");
+            }
+            let owner = self.owner(index);
+            let part = &mut self.parts[owner];
+            let row = part.row(index);
+            match row {
+                // Its columns are those of the header.
+                Row::Scored(at, numbers) if places[owner].is_empty() => {
+                    part.answers.push_cells(&mut record, numbers, part.rows, at, &mut cell);
                 }
-                match row {
-                    Row::Scored(at, numbers) => {
-                        for number in numbers {
-                            cell.clear();
-                            write_number(&mut cell, version, *number);
-                            record.push_field(&cell);
-                        }
-                        if let Some(label) = version.labels.get(decide(version, numbers)) {
-                            record.push_field(label.as_bytes());
-                        }
-                        if let Some((reasons, explained)) = &answers.reasons {
-                            let why = explained.as_ref().and_then(|explained| explained.of(at));
-                            reasons.write_cells(&mut record, why.and_then(Result::ok).as_ref(), rows, at);
-                        }
-                        record.push_field(answers.ids.write(&mut [0; ULID_LEN]).as_bytes());
-                        record.push_field(version.manifest.version.as_bytes());
-                        record.push_field(b"");
-                    }
-                    Row::Refused(fault, reader) => {
-                        (0..empty).for_each(|_| record.push_field(b""));
-                        record.push_field(version.manifest.version.as_bytes());
-                        let described = fault.faults.iter().map(|fault| {
-                            let place = reader.pointer(&fault.place);
-                            format!("{} {}", place.trim_start_matches('/'), reader.detail(fault))
-                                .trim_start()
-                                .to_string()
-                        });
-                        let mut text = described.collect::<Vec<_>>().join("; ");
-                        if text.is_empty() {
-                            text.push_str("invalid_row");
-                        }
-                        record.push_field(text.as_bytes());
+                Row::Scored(at, numbers) => {
+                    own.clear();
+                    part.answers.push_cells(&mut own, numbers, part.rows, at, &mut cell);
+                    for place in &places[owner] {
+                        record.push_field(place.and_then(|place| own.get(place)).unwrap_or_default());
                     }
                 }
-                write(&record);
-            },
-            &mut Vec::new(),
-        );
+                Row::Refused(..) | Row::Failed(_) => {
+                    (LAST_COLUMNS..columns.len()).for_each(|_| record.push_field(b""));
+                }
+            }
+            let mut id = [0; ULID_LEN];
+            let (id, error) = match row {
+                Row::Scored(..) => (self.ids.write(&mut id), String::new()),
+                Row::Refused(fault, reader) => ("", fault_text(fault, reader)),
+                Row::Failed(code) => ("", code.to_owned()),
+            };
+            record.push_field(id.as_bytes());
+            record.push_field(part.answers.version.manifest.version.as_bytes());
+            record.push_field(error.as_bytes());
+            write(&record);
+        }
         writer.into_inner().unwrap_or_default()
     }
 
-    /// Calls `write` for every row that was sent, in order.
-    fn each(
-        &mut self,
-        rows: &FeatureRows,
-        scores: &Scores,
-        mut write: impl FnMut(&mut Self, &mut Vec<u8>, usize, Row<'_>),
-        out: &mut Vec<u8>,
-    ) {
-        let version = self.version;
-        let mut faults = rows.faults.iter().peekable();
-        let mut scored = scores.rows().enumerate();
-        for index in 0..rows.submitted {
-            let row = match faults.next_if(|fault| fault.index == index) {
-                Some(fault) => Row::Refused(fault, &version.reader),
-                None => {
-                    let (row, numbers) = scored.next().expect("a row is either refused or scored");
-                    Row::Scored(row, numbers)
-                }
-            };
-            write(self, out, index, row);
+    /// The columns of all versions, and where among its own each version has those before the last three; nothing where all are
+    /// its own.
+    fn columns(&self) -> (Vec<String>, Vec<Vec<Option<usize>>>) {
+        let own: Vec<Vec<String>> = self.parts.iter().map(|part| part.answers.added_columns()).collect();
+        let (scores, last) = own[0].split_at(own[0].len() - LAST_COLUMNS);
+        let mut all = scores.to_vec();
+        let scores_of = |columns: &[String]| columns[..columns.len() - LAST_COLUMNS].to_vec();
+        for name in own[1..].iter().flat_map(|columns| scores_of(columns)) {
+            if !all.contains(&name) {
+                all.push(name);
+            }
         }
-    }
-
-    fn batch_row(
-        &mut self,
-        out: &mut Vec<u8>,
-        index: usize,
-        rows: &FeatureRows,
-        row: Row<'_>,
-        prefix: &str,
-        with_version: bool,
-    ) {
-        out.extend_from_slice(b"{\"index\":");
-        out.extend_from_slice(itoa::Buffer::new().format(self.first + index).as_bytes());
-        out.push(b',');
-        if with_version {
-            write_version(out, self.version);
-        }
-        match row {
-            Row::Scored(at, numbers) => self.score(out, numbers, rows, at),
-            Row::Refused(fault, reader) => row_error(out, fault, self.first, reader, prefix),
-        }
-        out.push(b'}');
+        let place = |columns: &[String]| {
+            let own = scores_of(columns);
+            if own == all {
+                return Vec::new();
+            }
+            all.iter().map(|name| own.iter().position(|other| other == name)).collect()
+        };
+        let places = own.iter().map(|columns| place(columns)).collect();
+        all.extend_from_slice(last);
+        (all, places)
     }
 }
 
+/// Whether a row says by itself which version it is from: a document of JSON says it of the first part's once.
+pub(super) fn tells_version(format: Format, part: usize) -> bool {
+    format == Format::Ndjson || part > 0
+}
+
+/// What is wrong with a row, in a cell of CSV.
+fn fault_text(fault: &RowFault, reader: &RowReader) -> String {
+    let described = fault.faults.iter().map(|fault| {
+        let place = reader.pointer(&fault.place);
+        format!("{} {}", place.trim_start_matches('/'), reader.detail(fault)).trim_start().to_string()
+    });
+    let text = described.collect::<Vec<_>>().join("; ");
+    if text.is_empty() { "invalid_row".into() } else { text }
+}
+
+#[derive(Clone, Copy)]
 enum Row<'r> {
-    /// Its place among the checked rows, and its numbers.
+    /// Its place among the checked rows of its version, and its numbers.
     Scored(usize, &'r [f64]),
     Refused(&'r RowFault, &'r RowReader),
+    /// The run of its version failed, which this code is for.
+    Failed(&'static str),
 }
+
+/// How many columns of an answer in CSV follow those of scores and explanations: `prediction_id`, `model_version` and `error`.
+const LAST_COLUMNS: usize = 3;
 
 /// The columns that an answer in CSV adds to those sent: the numbers, `prediction` where there are labels, those of the
 /// explanation where there are any, `prediction_id`, `model_version` and `error`. One that is called as a field of the model's
@@ -454,25 +522,14 @@ fn row_error(out: &mut Vec<u8>, fault: &RowFault, first: usize, reader: &RowRead
     out.extend_from_slice(b"]}");
 }
 
+/// `"error":{…}` in the place of the score of a row whose version could not be run.
+fn row_failure(out: &mut Vec<u8>, code: &str) {
+    out.extend_from_slice(b"\"error\":{\"code\":");
+    json(out, code);
+    out.extend_from_slice(b",\"errors\":[]}");
+}
+
 /// JSON of anything.
 pub(super) fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("a vector takes every byte");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_agrees_with_the_number_that_is_written() {
-        for (number, threshold, expected) in [
-            (0.7_f32, 0.7, true),
-            (0.7_f32.next_down(), 0.7, false),
-            (0.3, 0.3, true),
-            (0.3_f32.next_down(), 0.3, false),
-        ] {
-            assert_eq!(reaches(true, number.into(), threshold), expected, "{number} and {threshold}");
-        }
-        assert!(reaches(false, 0.7, 0.7) && !reaches(false, f64::from(0.7_f32), 0.7), "of double it is less");
-    }
 }

@@ -8,10 +8,11 @@ use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
 use ::redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
-    FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult,
-    TlsCertificates, cmd, pipe,
+    FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
+    RedisResult, TlsCertificates, cmd, pipe,
 };
 use secrecy::ExposeSecret;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
 use super::address::{Address, Kind};
@@ -107,17 +108,39 @@ impl Target {
                 let [(host, port)] = self.address.nodes.as_slice() else {
                     return Err((ErrorKind::InvalidClientConfig, "expected one server").into());
                 };
-                let connection = connect(&self.client(host, *port, self.settings())?).await?;
+                let connection = connect(&self.client(host, *port, self.settings())?, None).await?;
                 Ok(Link::Single(connection))
             }
-            Kind::Sentinel(master) => self.connect_to_master(master).await.map(Link::Single),
+            Kind::Sentinel(master) => self.connect_to_master(master, None).await.map(Link::Single),
             Kind::Cluster => self.connect_to_cluster().await.map(Link::Cluster),
         }
     }
 
+    /// A connection for notices, which come by `pushes`: of a cluster to any of its servers, since all of them pass notices on.
+    pub(super) async fn connect_to_any(
+        &self,
+        pushes: UnboundedSender<PushInfo>,
+    ) -> RedisResult<MultiplexedConnection> {
+        if let Kind::Sentinel(master) = &self.address.kind {
+            return self.connect_to_master(master, Some(pushes)).await;
+        }
+        let mut failure = RedisError::from((ErrorKind::InvalidClientConfig, "expected a server"));
+        for (host, port) in &self.address.nodes {
+            match connect(&self.client(host, *port, self.settings())?, Some(pushes.clone())).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
     /// Asks all sentinels at once: one that hangs or lags behind must not decide. The first server named that says itself that
     /// it is the master is it.
-    async fn connect_to_master(&self, master: &str) -> RedisResult<MultiplexedConnection> {
+    async fn connect_to_master(
+        &self,
+        master: &str,
+        pushes: Option<UnboundedSender<PushInfo>>,
+    ) -> RedisResult<MultiplexedConnection> {
         let mut asked = JoinSet::new();
         for (host, port) in &self.address.nodes {
             // Most sentinels have no password, and those that have one mostly have the servers'.
@@ -131,8 +154,8 @@ impl Target {
             question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
             asked.spawn(async move {
                 let ask = async {
-                    let mut connection = match connect(&bare).await {
-                        Err(error) if !error.is_io_error() => connect(&known).await?,
+                    let mut connection = match connect(&bare, None).await {
+                        Err(error) if !error.is_io_error() => connect(&known, None).await?,
                         other => other?,
                     };
                     question.query_async::<Option<(String, u16)>>(&mut connection).await
@@ -159,7 +182,7 @@ impl Target {
             let client = self.client(&host, port, self.settings())?;
             found.push((host, port));
             let connection = async {
-                let mut connection = connect(&client).await?;
+                let mut connection = connect(&client, pushes.clone()).await?;
                 let role: Vec<::redis::Value> = cmd("ROLE").query_async(&mut connection).await?;
                 let role = role.first().map(String::from_redis_value_ref).transpose()?;
                 match role.as_deref() {
@@ -234,11 +257,17 @@ impl Target {
     }
 }
 
-async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
+async fn connect(
+    client: &Client,
+    pushes: Option<UnboundedSender<PushInfo>>,
+) -> RedisResult<MultiplexedConnection> {
     // Whoever waits for an answer has a deadline of its own; a second timer for each would only cost.
-    let config = AsyncConnectionConfig::new()
+    let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
         .set_response_timeout(None)
         .set_pipeline_buffer_size(1_024);
+    if let Some(pushes) = pushes {
+        config = config.set_push_sender(pushes);
+    }
     client.get_multiplexed_async_connection_with_config(&config).await
 }

@@ -9,6 +9,7 @@
 
 mod address;
 mod link;
+mod notices;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::address::{Address, Kind};
 use self::link::{Link, Target};
+pub use self::notices::{Notices, publish_once};
 use crate::config::RedisSettings;
 use crate::telemetry::metrics::RedisCounts;
 
@@ -184,19 +186,7 @@ impl Redis {
     /// # Errors
     /// [`OpenError`] if no connection could be made in any case.
     pub fn open(settings: &RedisSettings, counts: RedisCounts) -> Result<Self, OpenError> {
-        let read = |path: &std::path::PathBuf| {
-            std::fs::read(path).map_err(|source| OpenError::Read { path: path.clone(), source })
-        };
-        let mut address = settings.address.clone();
-        if let Some(path) = &settings.password_file {
-            let text = String::from_utf8(read(path)?);
-            let text = text.map_err(|_| OpenError::Password { path: path.clone() })?;
-            address.password = Some(SecretString::from(text.trim_end_matches(['\r', '\n'])));
-        }
-        let ca = settings.ca.as_ref().map(read).transpose()?;
-        let identity = settings.identity.as_ref();
-        let identity = identity.map(|(certificate, key)| Ok((read(certificate)?, read(key)?))).transpose()?;
-        let target = Target::new(address, ca, identity).map_err(OpenError::Settings)?;
+        let target = target_of(settings)?;
         let shared = Arc::new(Shared {
             target,
             timeout: settings.timeout,
@@ -266,6 +256,13 @@ impl Redis {
     /// How long Redis may be silent until it is out of reach.
     pub fn patience(&self) -> Duration {
         self.shared.patience()
+    }
+
+    /// Sends notices by `channel` to all replicas, and has `hear` called for those that come, until this is dropped.
+    pub fn notices(&self, channel: &'static str, hear: impl Fn() + Send + Sync + 'static) -> Notices {
+        let (notices, keeper) = Notices::start(self.shared.target.clone(), channel, hear);
+        self.runtime.spawn(keeper);
+        notices
     }
 
     /// Has `work` done by Redis's own thread, whether it is waited for or not.
@@ -343,6 +340,23 @@ impl Redis {
             Ok(Err(_)) | Err(_) => Err(Error::Late),
         }
     }
+}
+
+/// What connections are made of, by the settings.
+fn target_of(settings: &RedisSettings) -> Result<Target, OpenError> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read(path).map_err(|source| OpenError::Read { path: path.clone(), source })
+    };
+    let mut address = settings.address.clone();
+    if let Some(path) = &settings.password_file {
+        let text = String::from_utf8(read(path)?);
+        let text = text.map_err(|_| OpenError::Password { path: path.clone() })?;
+        address.password = Some(SecretString::from(text.trim_end_matches(['\r', '\n'])));
+    }
+    let ca = settings.ca.as_ref().map(read).transpose()?;
+    let identity = settings.identity.as_ref();
+    let identity = identity.map(|(certificate, key)| Ok((read(certificate)?, read(key)?))).transpose()?;
+    Target::new(address, ca, identity).map_err(OpenError::Settings)
 }
 
 impl fmt::Debug for Redis {

@@ -5,9 +5,11 @@
 
 mod explainer;
 mod records;
+mod seen;
 mod tools;
 mod version;
 pub mod watch;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +17,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use scoregate_model::acceptance::Golden;
 use scoregate_model::package;
-use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::Manifest;
+use scoregate_schemas::{FeatureSchema, Rollout};
 
 pub use self::explainer::{Prepared, Unexplained};
 pub use self::tools::load_offline;
 pub use self::version::{Cost, STACK_BYTES, Version};
+use self::watch::Waker;
 
 /// Why a repository cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +32,7 @@ pub enum Error {
     #[error(transparent)]
     Package(#[from] package::Error),
     /// There is no model in it.
-    #[error(
-        "no model is published in {directory}; train one with `scoregate-trainer fit --data churn.csv --schema \
-         schemas/churn.json --models-dir {directory}`, or set SCOREGATE_MODELS_DIR"
-    )]
+    #[error("no model is published in {directory}; {}, or set SCOREGATE_MODELS_DIR", first_model(.directory))]
     NoModel {
         /// The repository.
         directory: String,
@@ -42,10 +42,22 @@ pub enum Error {
     NoneServable(Vec<(String, String)>),
 }
 
+/// How a repository comes to its first model.
+fn first_model(directory: &str) -> String {
+    if directory.starts_with("s3://") {
+        return "publish one with `scoregate import`".into();
+    }
+    format!(
+        "train one with `scoregate-trainer fit --data churn.csv --schema schemas/churn.json --models-dir {directory}`"
+    )
+}
+
 /// The models that are served.
 #[derive(Debug, Default)]
 pub struct Registry {
     snapshot: ArcSwap<Snapshot>,
+    /// Wakes whoever follows the repository, where somebody does.
+    waker: Option<Waker>,
 }
 
 /// The models at one moment.
@@ -74,9 +86,11 @@ impl Model {
 }
 
 /// The versions of a model that are loaded, and which of them answers whom. A version that is to answer and is not loaded is not
-/// among them: its callers are the live one's until it is.
+/// among them: its callers are the live one's until it is. As long as nothing of this changes it is the same split in every snapshot.
 #[derive(Debug, Clone)]
 pub struct Split {
+    /// How many times the rollout had changed that this follows.
+    pub revision: u64,
     /// Answers everybody for whom no other one is named.
     pub live: Arc<Version>,
     /// Answer the entities in their slots.
@@ -94,12 +108,16 @@ pub struct LoadedCanary {
     pub version: Arc<Version>,
     /// Its slots, each range from the first to the one before the second.
     pub slots: Vec<(u16, u16)>,
+    /// How much of everything they are, in percent.
+    pub percent: f64,
+    /// Since when it is to answer them, RFC 3339 in UTC; nothing where the rollout does not say.
+    pub since: Option<String>,
 }
 
 impl Split {
     /// One version that answers everybody.
     pub fn of(live: Arc<Version>) -> Self {
-        Self { live, canaries: Vec::new(), shadow: None, kept: Vec::new() }
+        Self { revision: 0, live, canaries: Vec::new(), shadow: None, kept: Vec::new() }
     }
 
     /// Whether one version answers everybody, so that nothing has to be known of who is scored.
@@ -169,12 +187,53 @@ impl Stated {
 pub enum State {
     /// It is being tried in a process of its own, or waits for that.
     Checking,
-    /// It may be served, and answers once it is promoted.
+    /// It may be served, and is loaded once the rollout names it.
     Accepted,
-    /// It answers.
-    Live(Arc<Version>),
+    /// It is loaded, for what the rollout names it.
+    Loaded(Role, Arc<Version>),
     /// It is never served as it is.
     Refused(Refused),
+}
+
+/// What a version is in a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// It answers everybody for whom no other one is named.
+    Live,
+    /// It answers a share of the entities.
+    Canary,
+    /// It scores what the others answer, and nobody gets that.
+    Shadow,
+    /// It was live before, and a rollback returns to it.
+    Previous,
+}
+
+impl Role {
+    /// What `version` is in `rollout`, if it is anything.
+    pub fn of(rollout: &Rollout, version: &str) -> Option<Self> {
+        let is = |named: &Option<String>| named.as_deref() == Some(version);
+        if rollout.live == version {
+            Some(Self::Live)
+        } else if rollout.canaries.iter().any(|canary| canary.version == version) {
+            Some(Self::Canary)
+        } else if is(&rollout.shadow) {
+            Some(Self::Shadow)
+        } else if is(&rollout.previous) {
+            Some(Self::Previous)
+        } else {
+            None
+        }
+    }
+
+    /// As clients see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Canary => "canary",
+            Self::Shadow => "shadow",
+            Self::Previous => "previous",
+        }
+    }
 }
 
 /// Why a version is not served.
@@ -192,13 +251,26 @@ impl State {
         match self {
             Self::Checking => "checking",
             Self::Accepted => "accepted",
-            Self::Live(_) => "live",
+            Self::Loaded(role, _) => role.as_str(),
             Self::Refused(_) => "refused",
+        }
+    }
+
+    /// The version, where it is loaded.
+    pub fn version(&self) -> Option<&Arc<Version>> {
+        match self {
+            Self::Loaded(_, version) => Some(version),
+            Self::Checking | Self::Accepted | Self::Refused(_) => None,
         }
     }
 }
 
 impl Registry {
+    /// An empty one, whose follower `waker` wakes.
+    fn new(waker: Waker) -> Self {
+        Self { snapshot: ArcSwap::default(), waker: Some(waker) }
+    }
+
     /// The version of `model` that answers everybody for whom no other one is named.
     pub fn live(&self, model: &str) -> Option<Arc<Version>> {
         self.snapshot.load().models.get(model)?.live().cloned()
@@ -212,6 +284,13 @@ impl Registry {
     /// The models as they are now.
     pub fn models(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Has the repository looked at now, because something in it is known to have changed.
+    pub fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
     }
 
     fn put(&self, snapshot: Snapshot) {

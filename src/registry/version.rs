@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use scoregate_model::acceptance::accept::{Accepted, Trial};
 use scoregate_model::acceptance::{self, Golden, Refusal};
+use scoregate_model::comparison::Decision;
 use scoregate_model::explain::importance::Importance;
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::inspect::Served;
 use scoregate_model::package::{self, Package};
+use scoregate_model::reference::FeatureReference;
 use scoregate_model::runtime::{self, Runtime, Scores, Session, SessionOptions};
 use scoregate_model::watch::Watch;
 use scoregate_schemas::FeatureSchema;
@@ -74,7 +76,13 @@ pub struct Version {
     session_bytes: u64,
     /// What explains its scores, once that is prepared.
     prepared: SetOnce<Result<Arc<Prepared>, Unexplained>>,
+    /// How its features were distributed where it was trained; empty where its package does not say.
+    pub distributions: Vec<FeatureReference>,
+    /// The edges between which its scores were counted there, ascending; empty where its package does not say.
+    pub score_edges: Vec<f64>,
     pool: Pool,
+    /// The session of whoever scores beside the answers: no thread that answers waits for it, and it for none of them.
+    aside: Pool,
     accelerator: Option<Accelerator>,
 }
 
@@ -196,9 +204,11 @@ impl Version {
             .check(&package.manifest)
             .map_err(|problem| LoadError::Settings { model: package.manifest.name.clone(), problem })?;
         let sessions = loading.sessions;
-        let session_bytes = accepted.session_bytes.saturating_mul(sessions as u64);
+        // One more beside those that answer.
+        let opened = sessions + 1;
+        let session_bytes = accepted.session_bytes.saturating_mul(opened as u64);
         if session_bytes > loading.memory {
-            return Err(LoadError::Memory { sessions, needed: session_bytes, limit: loading.memory });
+            return Err(LoadError::Memory { sessions: opened, needed: session_bytes, limit: loading.memory });
         }
         let reader = RowReader::new(&package.schema, &package.manifest.bindings);
         // Golden rows and background need not say whom they are about.
@@ -213,11 +223,12 @@ impl Version {
         };
         let opener =
             Opener { package: &package, served: &served, reader: &known, trial: &trial, loading, accepted };
-        let (mut pool, golden) = opener.open(&options(&on_cpu))?;
+        let (mut pool, golden) = opener.open(&options(&on_cpu), opened)?;
+        let aside = Pool::new(pool.pop().into_iter().collect());
         let cost = measure(&mut pool[0], &trial)?;
         let (task, float32) = (pool[0].task(), pool[0].is_float32());
         let accelerator = if on_cpu.len() < providers.len() {
-            let (pool, _) = opener.open(&options(providers))?;
+            let (pool, _) = opener.open(&options(providers), sessions)?;
             Some(Accelerator { pool: Pool::new(pool), min_rows: serving.gpu_min_rows })
         } else {
             None
@@ -265,7 +276,10 @@ impl Version {
             sessions,
             session_bytes,
             prepared: SetOnce::new(),
+            distributions: package.distributions,
+            score_edges: package.score_edges,
             pool: Pool::new(pool),
+            aside,
             accelerator,
             reader,
             manifest: Arc::clone(&manifest),
@@ -368,6 +382,21 @@ impl Version {
         self.tally.ran(begin.elapsed());
         scores.map_err(runtime::Error::without_values)
     }
+
+    /// Scores as [`Version::run`] does, on the processor and a session of its own, for one thread that is not in the way of answers: it
+    /// is not counted among the runs that are.
+    ///
+    /// # Errors
+    /// As [`Version::run`].
+    pub fn run_aside(&self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
+        let scores = self.aside.lend().run_unless(rows, &|| false);
+        Ok(scores.map_err(runtime::Error::without_values)?.expect("nothing stops it"))
+    }
+
+    /// How it decides.
+    pub fn decision(&self) -> Decision {
+        Decision { task: self.task, float32: self.float32, threshold: self.threshold }
+    }
 }
 
 /// Opens the sessions of a version.
@@ -381,8 +410,8 @@ struct Opener<'o> {
 }
 
 impl Opener<'_> {
-    /// As many sessions as are wanted, all of them warm, and how the golden rows came out.
-    fn open(&self, options: &SessionOptions) -> Result<(Vec<Session>, Golden), LoadError> {
+    /// As many `sessions` as are wanted, all of them warm, and how the golden rows came out.
+    fn open(&self, options: &SessionOptions, sessions: usize) -> Result<(Vec<Session>, Golden), LoadError> {
         let started = Instant::now();
         let mut first = self.one(options)?;
         let slow = started.elapsed() > QUICK;
@@ -401,7 +430,7 @@ impl Opener<'_> {
             Ok(())
         };
         warm_up(&mut first)?;
-        let (more, threads) = (self.loading.sessions - 1, if slow { self.loading.workers } else { 1 });
+        let (more, threads) = (sessions - 1, if slow { self.loading.workers } else { 1 });
         let warm = || -> Result<Session, LoadError> {
             let mut session = self.one(options)?;
             warm_up(&mut session)?;

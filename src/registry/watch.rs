@@ -1,37 +1,31 @@
-//! Follows the repository: unknown packages are tried in the [sandbox](crate::sandbox), live ones loaded, and the
+//! Follows the repository: unknown packages are tried in the [sandbox](crate::sandbox), those that a rollout names loaded, and the
 //! [`Registry`] is given a new snapshot whenever something has changed.
 //!
 //! One thread decides. It lists the repository every half second, which costs a look at the names and times of files and
 //! reads none that it knows. Trying and loading are done on threads of their own, so that a package which takes its
-//! time holds up no other. Whatever goes wrong with a version, the one before it serves on.
+//! time holds up no other. Whatever goes wrong with a version, the one before it serves on; a version that is loaded is not loaded anew
+//! when it becomes something else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use scoregate_model::acceptance::accept::Accepted;
-use scoregate_model::package::{self, MANIFEST, MODEL, ROLLOUT, Repository};
 use scoregate_model::runtime::Runtime;
-use scoregate_schemas::FeatureSchema;
 
 use super::explainer::Unprepared;
+use super::seen::{Seen, Stage};
 use super::tools::{Tools, reasons_of};
 use super::version::{STACK_BYTES, Version};
-use super::{Error, Model, Published, Refused, Registry, Snapshot, Split, State, Stated};
+use super::watched::Watched;
+use super::{Error, Registry, Role, Snapshot};
 use crate::config::Settings;
-use crate::files::Stamp;
-use crate::rollout::{self, Candidate};
 use crate::sandbox::Reasons;
 
 /// How long a start waits for models that are still being tried, once one of them answers.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a version rests that was not tried or loaded for want of something that the machine could not give.
-const REST: Duration = Duration::from_secs(5);
-/// The longest time of publication and digest that are remembered of a version which is not served.
-const MAX_SHOWN_BYTES: usize = 128;
 
 /// Keeps a [`Registry`] in step with a repository.
 #[derive(Debug)]
@@ -60,73 +54,21 @@ pub struct Watcher {
     retired: Vec<Arc<Version>>,
 }
 
-/// A model, as it is watched.
-#[derive(Debug, Default)]
-struct Watched {
-    versions: BTreeMap<String, Seen>,
-    /// What the choice of the live version hangs on, as it was when it was made.
-    basis: Basis,
-    /// The version that is to answer.
-    wanted: Option<String>,
-    /// Why there is none, if there is none.
-    unclear: Option<Reasons>,
-    /// The version that answers.
-    live: Option<Live>,
-    /// What was last logged about why the wanted version does not answer, and of which version.
-    complaint: Option<(Option<String>, String)>,
-}
+/// Has a [`Watcher`] look at the repository at once.
+#[derive(Debug, Clone)]
+pub struct Waker(Sender<Report>);
 
-#[derive(Debug)]
-struct Live {
-    version: Arc<Version>,
-    manifest_digest: String,
-    stated: Arc<Stated>,
-}
-
-#[derive(Debug, Default, PartialEq)]
-struct Basis {
-    rollout: Option<Stamp>,
-    /// Every version and which sight of it this is.
-    versions: Vec<(String, u64)>,
-}
-
-/// A version, as it was seen.
-#[derive(Debug)]
-struct Seen {
-    /// Which sight of it this is.
-    id: u64,
-    /// Its files, taken before any of them was read.
-    files: BTreeMap<String, Stamp>,
-    manifest_digest: String,
-    /// The digest of the manifest when a version of this name was accepted: it may have no other from then on.
-    accepted_digest: Option<String>,
-    /// Of the manifest, where it can be read.
-    created_at: Option<String>,
-    /// Of the graph, as the manifest says.
-    digest: Option<String>,
-    /// All that the manifest says, unless the version is refused: who made that one up may have made it large.
-    stated: Option<Arc<Stated>>,
-    stage: Stage,
-    /// What was logged about why it is refused.
-    said: Option<String>,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// To be tried.
-    New,
-    /// It is being tried.
-    Trying,
-    /// It may be served.
-    Accepted(Arc<Accepted>),
-    /// It is being loaded.
-    Loading(Arc<Accepted>),
-    /// It may not be served, unless its files change; or it rests, where that is [the machine's](is_of_machine) fault.
-    Refused { reasons: Reasons, since: Instant },
+impl Waker {
+    /// Wakes it, if it has not ended.
+    pub fn wake(&self) {
+        let _ = self.0.send(Report::Changed);
+    }
 }
 
 /// What a thread reports.
 enum Report {
+    /// Something in the repository has changed.
+    Changed,
     /// What has come of a version.
     Done(Done),
     /// What explains a version is prepared.
@@ -146,19 +88,6 @@ enum Outcome {
     Loaded(Box<Result<(Version, Option<Unprepared>), Reasons>>, Duration),
 }
 
-/// The stamp of what is at `path` itself, be it a link.
-fn stamp(path: &Path) -> Option<Stamp> {
-    std::fs::symlink_metadata(path).ok().map(|found| Stamp::of(&found))
-}
-
-/// Those of every file of a directory.
-fn stamps(directory: &Path) -> BTreeMap<String, Stamp> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| Some((entry.file_name().to_string_lossy().into_owned(), stamp(&entry.path())?)))
-        .collect()
-}
-
 impl Watcher {
     /// Watches the repository that `settings` name. Nothing is done before [`Watcher::settle`].
     pub fn new(settings: Settings, runtime: Runtime) -> Self {
@@ -166,7 +95,7 @@ impl Watcher {
         let tools = Tools::new(settings, runtime);
         Self {
             tools: Arc::new(tools),
-            registry: Arc::default(),
+            registry: Arc::new(Registry::new(Waker(report.clone()))),
             models: BTreeMap::new(),
             unlisted: None,
             report,
@@ -181,8 +110,8 @@ impl Watcher {
         }
     }
 
-    /// Tries and loads until every model's live version answers or is refused; one that takes its time is not waited for
-    /// long if others answer. Versions that are not live are tried after that: none of them may hold up a start.
+    /// Tries and loads until every model's live version and its canaries answer or are refused; one that takes its time is not waited
+    /// for long if others answer. Other versions are tried after that: none of them may hold up a start.
     ///
     /// # Errors
     /// [`Error`] if no model can be served.
@@ -193,7 +122,7 @@ impl Watcher {
         loop {
             self.look();
             self.go_on();
-            let served = self.models.values().any(|watched| watched.live.is_some());
+            let served = self.models.values().any(|watched| watched.is_served());
             let patient = !served || started.elapsed() < START_PATIENCE;
             if !patient || self.models.values().all(Watched::is_settled) {
                 break;
@@ -201,7 +130,7 @@ impl Watcher {
             self.wait();
         }
         if self.models.is_empty() {
-            let directory = self.tools.repository.root().display().to_string();
+            let directory = self.tools.settings.models.name();
             return Err(Error::NoModel { directory });
         }
         for model in self.tools.settings.model.keys().filter(|model| !self.models.contains_key(*model)) {
@@ -213,7 +142,7 @@ impl Watcher {
         for (model, watched) in &mut self.models {
             watched.complain(model, Duration::ZERO);
         }
-        if self.models.values().any(|watched| watched.live.is_some()) {
+        if self.models.values().any(|watched| watched.is_served()) {
             return Ok(Arc::clone(&self.registry));
         }
         let why = self.models.iter().map(|(model, watched)| {
@@ -244,6 +173,7 @@ impl Watcher {
         let mut next = self.reports.recv_timeout(self.tools.settings.models.poll_interval).ok();
         while let Some(report) = next {
             match report {
+                Report::Changed => {}
                 Report::Prepared => self.preparing = false,
                 Report::Done(done) => {
                     match &done.outcome {
@@ -286,15 +216,16 @@ impl Watcher {
         }
         // Of a model that has gone its version answers on.
         let before = models.len();
-        models.retain(|model, watched| there.contains_key(model) || watched.live.is_some());
+        models.retain(|model, watched| there.contains_key(model) || watched.is_served());
         *changed |= models.len() != before;
         for (model, watched) in models.iter_mut().filter(|(model, _)| !there.contains_key(*model)) {
             let detail = format!("model {model} is in the repository no more");
             *changed |= watched.lose(Reasons { code: "removed".into(), reason: detail.clone(), detail });
             watched.versions.clear();
-            watched.wanted = None;
         }
-        let listed = there.into_iter().filter_map(|(model, versions)| Some((model, versions?)));
+        let listed: Vec<_> =
+            there.into_iter().filter_map(|(model, versions)| Some((model, versions?))).collect();
+        let mut chosen = Vec::new();
         for (model, versions) in listed {
             let watched = models.entry(model.clone()).or_default();
             let before = watched.versions.len();
@@ -311,7 +242,24 @@ impl Watcher {
                 watched.versions.insert(version, fresh);
                 *changed = true;
             }
-            *changed |= watched.choose(&tools.repository, &model);
+            if watched.choose(&tools.repository, &model) {
+                *changed = true;
+                chosen.push(model);
+            }
+        }
+        for model in chosen {
+            self.arrange(&model);
+        }
+    }
+
+    /// Puts the versions of a model where its rollout has them.
+    fn arrange(&mut self, model: &str) {
+        let Some(watched) = self.models.get_mut(model) else { return };
+        let arranged = watched.arrange();
+        self.changed |= arranged.changed;
+        self.retired.extend(arranged.retired);
+        if let Some(live) = arranged.live {
+            self.tools.record(model, &live);
         }
     }
 
@@ -355,21 +303,9 @@ impl Watcher {
                         seen.stage = Stage::Accepted(Arc::clone(accepted));
                     }
                     let fresh = Arc::new(version);
-                    let retired = if watched.wanted.as_ref() == Some(&name) {
-                        let live = Live {
-                            stated: Arc::new(Stated::new(Arc::clone(&fresh.manifest), &fresh.schema)),
-                            manifest_digest: seen.manifest_digest.clone(),
-                            version: fresh,
-                        };
-                        self.tools.record(&model, &live.version);
-                        let unprepared = unprepared.map(|found| (Arc::downgrade(&live.version), found));
-                        self.unprepared.extend(unprepared);
-                        watched.live.replace(live).map(|before| before.version)
-                    } else {
-                        // Another one was promoted in the meantime.
-                        Some(fresh)
-                    };
-                    self.retired.extend(retired);
+                    self.unprepared.extend(unprepared.map(|found| (Arc::downgrade(&fresh), found)));
+                    self.retired.extend(watched.take_up(fresh));
+                    self.arrange(&model);
                 }
                 Err(reasons) => seen.refuse(reasons),
             },
@@ -388,26 +324,34 @@ impl Watcher {
         }
     }
 
-    /// Starts what is most urgent: loading, then trying what is to answer, then trying the rest. As many at once as there are
-    /// workers, and one more for what is to answer, unless another version of that model is being tried: a package that
-    /// takes its time must not hold up the other models.
+    /// Starts what is most urgent: loading, then trying what is to answer everybody, then canaries, shadows and what a rollback returns
+    /// to, then trying the rest. As many at once as there are workers, and one more for what is to answer everybody, unless another
+    /// version of that model is being tried: a package that takes its time must not hold up the other models.
     fn start_next(&mut self) -> bool {
         let workers = self.tools.settings.scoring.workers;
-        let (trying, may_load) = (self.trying, self.loading < workers);
+        let (trying, loading) = (self.trying, self.loading);
         let waiting = self.models.iter().flat_map(|(name, model)| {
             let idle = !model.versions.values().any(|seen| matches!(seen.stage, Stage::Trying));
             let urgency = move |version: &String, seen: &Seen| {
-                let wanted = model.wanted.as_ref() == Some(version);
-                match &seen.stage {
-                    Stage::Accepted(_) if wanted && may_load && !model.is_live(seen) => Some(0),
-                    Stage::New if wanted && trying < workers + usize::from(idle) => Some(1),
-                    Stage::New if trying < workers => Some(2),
+                let role = model.role(version);
+                let is_live = role == Some(Role::Live);
+                match (&seen.stage, role) {
+                    (Stage::Accepted(_), Some(role)) => {
+                        let may_load = loading < workers + usize::from(is_live);
+                        (may_load && !model.is_loaded(version, seen)).then_some((Some(role), false))
+                    }
+                    (Stage::New, Some(role)) => {
+                        (trying < workers + usize::from(is_live && idle)).then_some((Some(role), true))
+                    }
+                    (Stage::New, None) => (trying < workers).then_some((None, true)),
                     _ => None,
                 }
             };
             let of_model = model.versions.iter();
             of_model.filter_map(move |(version, seen)| {
-                Some((urgency(version, seen)?, name.as_str(), version.as_str()))
+                let (role, is_new) = urgency(version, seen)?;
+                // What has no role comes last.
+                Some(((role.is_none(), role, is_new), name.as_str(), version.as_str()))
             })
         });
         let next = waiting.min().map(|(_, model, version)| (model.to_owned(), version.to_owned()));
@@ -506,263 +450,4 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Reasons>) -> Result<T, Reasons> {
         let detail = "the thread panicked; this is a mistake in the gateway";
         Err(Reasons { code: "internal".into(), reason: "the gateway failed".into(), detail: detail.into() })
     })
-}
-
-impl Seen {
-    /// Looks at a version that is new, has changed, or has rested, after it was `known`.
-    fn look(id: u64, directory: &Path, tools: &Tools, model: &str, known: Option<&Self>) -> Self {
-        let rested =
-            known.filter(|known| known.reasons().is_some_and(|reasons| is_of_machine(&reasons.code)));
-        let mut seen = Self {
-            id,
-            files: stamps(directory),
-            manifest_digest: String::new(),
-            accepted_digest: known.and_then(|known| known.accepted_digest.clone()),
-            created_at: None,
-            digest: None,
-            stated: None,
-            stage: Stage::New,
-            said: rested.and_then(|known| known.said.clone()),
-        };
-        if let Err(reasons) = seen.read(directory, tools, model) {
-            seen.refuse(reasons);
-        }
-        seen
-    }
-
-    fn read(&mut self, directory: &Path, tools: &Tools, model: &str) -> Result<(), Reasons> {
-        let (manifest, manifest_digest) = package::read_manifest(directory).map_err(reasons_of)?;
-        let short = |text: &&String| text.len() <= MAX_SHOWN_BYTES;
-        self.created_at = Some(&manifest.created_at).filter(short).cloned();
-        self.digest = manifest.files.get(MODEL).filter(short).cloned();
-        self.manifest_digest = manifest_digest;
-        package::check_place(&manifest, directory).map_err(reasons_of)?;
-        if self.accepted_digest.as_ref().is_some_and(|accepted| *accepted != self.manifest_digest) {
-            let reason = "the version is another than the one that was accepted under this name, and versions never \
-                          change; publish it under a new name";
-            let code = "version_changed".into();
-            return Err(Reasons { code, reason: reason.into(), detail: reason.into() });
-        }
-        // A name that is no plain one is not looked for.
-        let absent =
-            |name: &&String| !self.files.contains_key(*name) && package::check_name("file", name).is_ok();
-        if let Some(name) = manifest.files.keys().find(absent) {
-            let (path, source) = (directory.join(name), std::io::ErrorKind::NotFound.into());
-            return Err(reasons_of(package::Error::Io { action: "read", path, source }));
-        }
-        let schema = FeatureSchema::from_document(manifest.schema.clone());
-        let schema = schema.map_err(|error| reasons_of(error.into()))?;
-        self.stated = Some(Arc::new(Stated::new(Arc::new(manifest), &schema)));
-        let threads = tools.settings.serving(model).intra_op_threads;
-        if let Some(accepted) = tools.records.find(&self.manifest_digest, threads) {
-            self.accept(accepted);
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, accepted: Accepted) {
-        self.accepted_digest = Some(accepted.manifest_digest.clone());
-        self.stage = Stage::Accepted(Arc::new(accepted));
-    }
-
-    fn refuse(&mut self, reasons: Reasons) {
-        if !is_of_machine(&reasons.code) {
-            self.stated = None;
-        }
-        self.stage = Stage::Refused { reasons, since: Instant::now() };
-    }
-
-    /// Whether there is nothing new to see: its files are as they were, and it has not rested long enough to be tried again.
-    /// Of a version that was accepted only the manifest is looked at: the digests in it hold the rest, and are checked when
-    /// it is loaded.
-    fn is_unchanged(&self, directory: &Path) -> bool {
-        match &self.stage {
-            Stage::Accepted(_) | Stage::Loading(_) => {
-                self.files.get(MANIFEST).copied() == stamp(&directory.join(MANIFEST))
-            }
-            Stage::Refused { reasons, since } if is_of_machine(&reasons.code) && since.elapsed() >= REST => {
-                false
-            }
-            _ => self.files == stamps(directory),
-        }
-    }
-
-    fn reasons(&self) -> Option<&Reasons> {
-        match &self.stage {
-            Stage::Refused { reasons, .. } => Some(reasons),
-            _ => None,
-        }
-    }
-}
-
-impl Watched {
-    /// Notes why nothing can be said of its versions any more. True if that is news.
-    fn lose(&mut self, reasons: Reasons) -> bool {
-        self.basis = Basis::default();
-        let news = self.unclear.as_ref() != Some(&reasons);
-        self.unclear = Some(reasons);
-        news
-    }
-
-    /// Chooses the version that is to answer, if what the choice hangs on has changed. True if it comes out differently.
-    fn choose(&mut self, repository: &Repository, model: &str) -> bool {
-        let basis = Basis {
-            rollout: stamp(&repository.root().join(model).join(ROLLOUT)),
-            versions: self.versions.iter().map(|(name, seen)| (name.clone(), seen.id)).collect(),
-        };
-        // What could not be read may be readable by now.
-        let unread = self.unclear.as_ref().is_some_and(|reasons| reasons.code == "package_unreadable");
-        if basis == self.basis && !unread {
-            return false;
-        }
-        self.basis = basis;
-        let candidates: Vec<_> = self
-            .versions
-            .iter()
-            .map(|(version, seen)| Candidate { version, created_at: seen.created_at.as_deref() })
-            .collect();
-        let serving = self.live.as_ref().map(|live| live.version.manifest.version.as_str());
-        let (wanted, unclear) = match rollout::choose(repository, model, &candidates, serving) {
-            Ok(version) => (Some(version), None),
-            Err(error) => {
-                // Why a manifest does not say when it was published says more than that it does not.
-                let unread = match &error {
-                    rollout::Error::Unknown { version, .. } => self.versions.get(version),
-                    _ => None,
-                };
-                let reasons = unread.and_then(Seen::reasons).cloned().unwrap_or_else(|| Reasons {
-                    code: error.code().into(),
-                    reason: error.reason(),
-                    detail: format!("{:#}", anyhow::Error::from(error)),
-                });
-                (None, Some(reasons))
-            }
-        };
-        let news = self.wanted != wanted || self.unclear != unclear;
-        (self.wanted, self.unclear) = (wanted, unclear);
-        news
-    }
-
-    fn wanted(&self) -> Option<&Seen> {
-        self.versions.get(self.wanted.as_ref()?)
-    }
-
-    /// Whether `seen` is the version that answers, as it answers.
-    fn is_live(&self, seen: &Seen) -> bool {
-        self.live.as_ref().is_some_and(|live| live.manifest_digest == seen.manifest_digest)
-    }
-
-    /// Why the version that is to answer does not.
-    fn obstacle(&self) -> Option<&Reasons> {
-        self.unclear.as_ref().or_else(|| self.wanted()?.reasons())
-    }
-
-    /// Whether all is done that can be done for an answer.
-    fn is_settled(&self) -> bool {
-        self.obstacle().is_some() || self.wanted().is_some_and(|wanted| self.is_live(wanted))
-    }
-
-    /// Logs once why versions are refused, and why the one that is to answer does not. A package whose files are not whole
-    /// may be in the middle of being copied: it is given `grace`.
-    fn complain(&mut self, model: &str, grace: Duration) {
-        let mut copying = false;
-        for (name, seen) in &mut self.versions {
-            let Stage::Refused { reasons, since } = &seen.stage else { continue };
-            let wanted = self.wanted.as_ref() == Some(name);
-            if is_of_files(&reasons.code) && since.elapsed() < grace {
-                copying |= wanted || self.unclear.is_some();
-            } else if !wanted && seen.said.as_ref() != Some(&reasons.detail) {
-                let Reasons { code, detail, .. } = reasons;
-                tracing::warn!(
-                    model.name = model,
-                    model.version = name,
-                    code,
-                    error = detail,
-                    "version refused"
-                );
-                seen.said = Some(detail.clone());
-            }
-        }
-        let Some(Reasons { code, detail, .. }) = self.obstacle() else {
-            // What is tried again may fail again, which is no news.
-            if self.wanted().is_some_and(|wanted| self.is_live(wanted)) {
-                self.complaint = None;
-            }
-            return;
-        };
-        let complaint = Some((self.wanted.clone(), detail.clone()));
-        if copying || self.complaint == complaint {
-            return;
-        }
-        let version = self.wanted.as_deref().unwrap_or_default();
-        match &self.live {
-            None => tracing::error!(
-                model.name = model,
-                model.version = version,
-                code,
-                error = detail,
-                "model not served"
-            ),
-            Some(live) => tracing::error!(
-                model.name = model,
-                model.version = version,
-                serving = live.version.manifest.version,
-                code,
-                error = detail,
-                "what is to answer cannot be served; the version before serves on"
-            ),
-        }
-        let said = Some(detail.clone());
-        self.complaint = complaint;
-        let wanted = self.wanted.as_ref().and_then(|wanted| self.versions.get_mut(wanted));
-        if let Some(wanted) = wanted.filter(|wanted| matches!(wanted.stage, Stage::Refused { .. })) {
-            wanted.said = said;
-        }
-    }
-
-    fn show(&self) -> Model {
-        let mut versions: BTreeMap<String, Published> =
-            self.versions.iter().map(|(name, seen)| (name.clone(), seen.show())).collect();
-        if let Some(Live { version, stated, .. }) = &self.live {
-            let published = Published {
-                stated: Some(Arc::clone(stated)),
-                created_at: Some(version.manifest.created_at.clone()),
-                digest: Some(version.digest.clone()),
-                golden: Some(version.golden),
-                state: State::Live(Arc::clone(version)),
-            };
-            versions.insert(version.manifest.version.clone(), published);
-        }
-        let split = self.live.as_ref().map(|live| Arc::new(Split::of(Arc::clone(&live.version))));
-        Model { split, versions, refusal: self.obstacle().map(Refused::of) }
-    }
-}
-
-/// Whether a package is refused for files that are missing or not what the manifest says.
-fn is_of_files(code: &str) -> bool {
-    matches!(code, "package_incomplete" | "package_altered" | "package_unreadable" | "invalid_manifest")
-}
-
-/// Whether the machine could not do its part, which says nothing of the model and may be over soon.
-fn is_of_machine(code: &str) -> bool {
-    matches!(code, "no_process" | "no_thread" | "no_scratch" | "package_unreadable")
-}
-
-impl Refused {
-    fn of(reasons: &Reasons) -> Self {
-        Self { code: reasons.code.clone(), reason: reasons.reason.clone() }
-    }
-}
-
-impl Seen {
-    fn show(&self) -> Published {
-        let (golden, state) = match &self.stage {
-            Stage::New | Stage::Trying => (None, State::Checking),
-            Stage::Accepted(accepted) | Stage::Loading(accepted) => (Some(accepted.golden), State::Accepted),
-            Stage::Refused { reasons, .. } if is_of_machine(&reasons.code) => (None, State::Checking),
-            Stage::Refused { reasons, .. } => (None, State::Refused(Refused::of(reasons))),
-        };
-        let (created_at, digest) = (self.created_at.clone(), self.digest.clone());
-        Published { stated: self.stated.clone(), created_at, digest, golden, state }
-    }
 }

@@ -1,20 +1,34 @@
-//! Which version answers: the live one, durable in `rollout.json` beside a model's versions.
+//! Which version of a model answers whom, durable in `rollout.json` beside its versions: [`change`] changes it, [`slots`] says who is
+//! who's, and [`shadow`] compares versions.
 
+pub mod change;
+pub mod guard;
+pub mod shadow;
 pub mod slots;
 
-use scoregate_model::package::{Error as PackageError, Package, Repository, read_manifest};
+use scoregate_model::package::{Error as PackageError, Repository, read_manifest};
 use scoregate_schemas::Rollout;
+pub use scoregate_schemas::compatibility::Difference;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::audit::{Actor, Event};
+use crate::audit;
 
-/// Why a model has no live version, or cannot be given one.
+/// The most canaries of a model.
+pub const MAX_CANARIES: usize = 8;
+
+/// Why a model has no rollout, or cannot be given one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The rollout or a version cannot be read or written.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// Nothing of the model is published.
+    #[error("no version of model {model} is published")]
+    NoModel {
+        /// The model.
+        model: String,
+    },
     /// No such version is published.
     #[error("model {model} has no version {version}; it has {}", .versions.join(", "))]
     NoVersion {
@@ -36,6 +50,67 @@ pub enum Error {
         /// The version whose manifest cannot be read.
         version: String,
     },
+    /// The shares of canaries are none, or too much.
+    #[error(transparent)]
+    Shares(#[from] slots::Error),
+    /// A version would have two tasks.
+    #[error("found version {version} as {one} and as {other}, expected one of them")]
+    Twice {
+        /// The version.
+        version: String,
+        /// Its first task.
+        one: &'static str,
+        /// Its second task.
+        other: &'static str,
+    },
+    /// There are more canaries than a model may have.
+    #[error("found {found} canaries, expected at most {MAX_CANARIES}; promote or drop some first")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+    },
+    /// There is nothing to take back.
+    #[error("version {version} is no canary; `scoregate models list` shows which versions are")]
+    NoCanary {
+        /// The version.
+        version: String,
+    },
+    /// There is no version to return to.
+    #[error("there are no canaries to take back, and no version to return to: {reason}; promote one instead")]
+    NoPrevious {
+        /// Why, in a few words.
+        reason: String,
+    },
+    /// Somebody else has changed the rollout.
+    #[error("the rollout is at revision {revision} by now; read it again, and change that")]
+    Changed {
+        /// The revision that it has.
+        revision: u64,
+    },
+    /// The gateway refuses to serve the version.
+    #[error("version {version} is refused: {reason}")]
+    Refused {
+        /// The version.
+        version: String,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// The version refuses rows that the live one takes, or answers otherwise.
+    #[error(
+        "version {version} breaks what clients of {live} rely on: {}; to go on all the same say so, by --breaking or ?breaking=true",
+        .differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Breaking {
+        /// The version.
+        version: String,
+        /// The live one.
+        live: String,
+        /// In which ways.
+        differences: Vec<Difference>,
+    },
+    /// The change cannot be recorded.
+    #[error(transparent)]
+    Audit(audit::Error),
 }
 
 impl Error {
@@ -43,8 +118,17 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Package(error) => error.code(),
+            Self::NoModel { .. } => "unknown_model",
             Self::NoVersion { .. } => "unknown_version",
             Self::Unknown { .. } => "no_rollout",
+            Self::Shares(_) | Self::Twice { .. } | Self::TooMany { .. } | Self::NoCanary { .. } => {
+                "invalid_rollout"
+            }
+            Self::NoPrevious { .. } => "no_previous_version",
+            Self::Changed { .. } => "rollout_changed",
+            Self::Refused { .. } => "version_refused",
+            Self::Breaking { .. } => "breaking_change",
+            Self::Audit(_) => "audit_unavailable",
         }
     }
 
@@ -52,7 +136,8 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Package(error) => !matches!(error, PackageError::Io { .. }),
-            Self::NoVersion { .. } | Self::Unknown { .. } => true,
+            Self::Audit(_) => false,
+            _ => true,
         }
     }
 
@@ -60,7 +145,11 @@ impl Error {
     pub fn reason(&self) -> String {
         match self {
             Self::Package(error) => error.reason(),
-            Self::NoVersion { .. } | Self::Unknown { .. } => self.to_string(),
+            Self::Shares(_) => {
+                "expected shares from 0 to 100 percent with at most two decimals, and at most 100 together"
+                    .into()
+            }
+            _ => self.to_string(),
         }
     }
 }
@@ -74,29 +163,88 @@ pub struct Candidate<'c> {
     pub created_at: Option<&'c str>,
 }
 
-/// The live version of `model`: what its rollout says. Versions that were copied into a repository without one: the one
-/// that is `serving` already, else the one that was published first.
+/// The rollout of `model`, if it can be followed: see [`stated`].
 ///
 /// # Errors
-/// [`Error`] if the rollout cannot be read or names a version that is not published, or nothing tells.
+/// [`Error`] as [`stated`], or if the live version is not published.
 pub fn choose(
     repository: &Repository,
     model: &str,
     candidates: &[Candidate<'_>],
     serving: Option<&str>,
-) -> Result<String, Error> {
-    let names = || candidates.iter().map(|candidate| candidate.version);
+) -> Result<Rollout, Error> {
+    let rollout = read(repository, model, candidates, serving)?;
+    check_published(model, &rollout.live, candidates.iter().map(|candidate| candidate.version))?;
+    Ok(rollout)
+}
+
+/// What the rollout of `model` says, whether or not its versions are published, with the slots of its canaries. Versions that were copied
+/// into a repository without one: the one that is `serving` already answers everybody, else the one that was published first.
+///
+/// # Errors
+/// [`Error`] if the rollout cannot be read or never be followed, or nothing tells.
+pub fn stated(
+    repository: &Repository,
+    model: &str,
+    versions: &[String],
+    serving: Option<&str>,
+) -> Result<Rollout, Error> {
+    let published = |version: &String| {
+        let manifest = read_manifest(&repository.directory(model, version)).ok();
+        (version.clone(), manifest.map(|(manifest, _)| manifest.created_at))
+    };
+    let published: Vec<(String, Option<String>)> = versions.iter().map(published).collect();
+    let candidates: Vec<_> = published
+        .iter()
+        .map(|(version, created_at)| Candidate { version, created_at: created_at.as_deref() })
+        .collect();
+    read(repository, model, &candidates, serving)
+}
+
+fn read(
+    repository: &Repository,
+    model: &str,
+    candidates: &[Candidate<'_>],
+    serving: Option<&str>,
+) -> Result<Rollout, Error> {
+    let is_there = |name: &&str| candidates.iter().any(|candidate| candidate.version == *name);
     match repository.read_rollout(model)? {
-        Some(rollout) => {
-            check_published(model, &rollout.live, names())?;
-            Ok(rollout.live)
-        }
-        None => match serving.filter(|serving| names().any(|name| name == *serving)) {
+        Some(rollout) => complete(rollout),
+        None => match serving.filter(is_there) {
             // A copy with an earlier time promotes nothing.
-            Some(serving) => Ok(serving.into()),
-            None => first_published(model, candidates),
+            Some(serving) => Ok(Rollout::of(serving)),
+            None => first_published(model, candidates).map(Rollout::of),
         },
     }
+}
+
+/// Checks that no version has two tasks, and that there are not too many.
+fn check(rollout: &Rollout) -> Result<(), Error> {
+    if rollout.canaries.len() > MAX_CANARIES {
+        return Err(Error::TooMany { found: rollout.canaries.len() });
+    }
+    let canaries = rollout.canaries.iter().map(|canary| (&canary.version, "a canary"));
+    let shadow = rollout.shadow.iter().map(|shadow| (shadow, "the shadow"));
+    let mut tasks: Vec<(&String, &'static str)> = vec![(&rollout.live, "the live version")];
+    for (version, other) in canaries.chain(shadow) {
+        if let Some((_, one)) = tasks.iter().find(|(known, _)| *known == version) {
+            return Err(Error::Twice { version: version.clone(), one, other });
+        }
+        tasks.push((version, other));
+    }
+    Ok(())
+}
+
+/// A rollout as it is followed. One that was written by hand may say nothing of slots, or what does not fit the shares: every gateway
+/// gives the same ones.
+fn complete(mut rollout: Rollout) -> Result<Rollout, Error> {
+    check(&rollout)?;
+    let shares = rollout.canaries.iter().map(|canary| (canary.version.clone(), canary.percent));
+    let assigned = slots::assign(&rollout.canaries, &shares.collect::<Vec<_>>())?;
+    for (canary, assigned) in rollout.canaries.iter_mut().zip(assigned) {
+        canary.slots = assigned.slots;
+    }
+    Ok(rollout)
 }
 
 fn first_published(model: &str, candidates: &[Candidate<'_>]) -> Result<String, Error> {
@@ -126,56 +274,22 @@ fn check_published<'v>(
 /// The live version of `model`, for whoever serves nothing.
 ///
 /// # Errors
-/// As [`choose`]; where nothing tells, why the manifest in question cannot be read.
+/// As [`current`].
 pub fn live(repository: &Repository, model: &str, versions: &[String]) -> Result<String, Error> {
-    let read = |version: &String| read_manifest(&repository.directory(model, version));
-    let created: Vec<Option<String>> =
-        versions.iter().map(|version| Some(read(version).ok()?.0.created_at)).collect();
-    let candidates: Vec<_> = versions
-        .iter()
-        .zip(&created)
-        .map(|(version, created_at)| Candidate { version, created_at: created_at.as_deref() })
-        .collect();
-    choose(repository, model, &candidates, None).map_err(|error| match &error {
-        Error::Unknown { version, .. } => read(version).err().map_or(error, Error::Package),
+    current(repository, model, versions).map(|rollout| rollout.live)
+}
+
+/// The rollout of `model`, for whoever serves nothing.
+///
+/// # Errors
+/// As [`choose`]; where nothing tells, why the manifest in question cannot be read.
+pub fn current(repository: &Repository, model: &str, versions: &[String]) -> Result<Rollout, Error> {
+    let rollout = stated(repository, model, versions, None).map_err(|error| match &error {
+        Error::Unknown { version, .. } => {
+            read_manifest(&repository.directory(model, version)).err().map_or(error, Error::Package)
+        }
         _ => error,
-    })
-}
-
-/// A version that can be made the live one. Whoever does so records it first.
-#[derive(Debug)]
-pub struct Promotion<'p> {
-    repository: &'p Repository,
-    model: &'p str,
-    version: &'p str,
-    digest: String,
-}
-
-impl<'p> Promotion<'p> {
-    /// Checks that `version` of `model` can be made the live one.
-    ///
-    /// # Errors
-    /// [`Error::NoVersion`] if it is not published, [`Error::Package`] if it is not whole.
-    pub fn new(repository: &'p Repository, model: &'p str, version: &'p str) -> Result<Self, Error> {
-        let versions = repository.versions(model)?;
-        check_published(model, version, versions.iter().map(String::as_str))?;
-        let digest = Package::read(&repository.directory(model, version))?.digest().to_owned();
-        Ok(Self { repository, model, version, digest })
-    }
-
-    /// What the audit log says of it.
-    pub fn event(&self, actor: Actor) -> Event {
-        let Self { model, version, .. } = self;
-        Event::new(actor, "version.promoted", format!("{model}@{version}"))
-            .with("digest", self.digest.as_str())
-    }
-
-    /// Makes the version the live one, in one step; running gateways follow.
-    ///
-    /// # Errors
-    /// [`Error::Package`] if the rollout cannot be written.
-    pub fn carry_out(self) -> Result<(), Error> {
-        let rollout = Rollout::of(self.version);
-        Ok(self.repository.write_rollout(self.model, &rollout)?)
-    }
+    })?;
+    check_published(model, &rollout.live, versions.iter().map(String::as_str))?;
+    Ok(rollout)
 }

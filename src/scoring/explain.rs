@@ -7,7 +7,7 @@ use scoregate_model::explain::{Ask, Explainer, Explanation, Method};
 use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score, Scores};
 
-use super::recall::{Looked, Recall, Recalled, Sought};
+use super::recall::{Levels, Looked, Recall, Recalled, Sought};
 use super::{Engine, Error};
 use crate::cache::{Asked, Cache, Status};
 use crate::registry::{Cost, Prepared, Version};
@@ -182,7 +182,7 @@ impl Explaining {
         scores: &Scores,
         recalled: Option<Recalled>,
         within: &Within<'_>,
-    ) -> Option<(Explanations, Status)> {
+    ) -> Option<(Explanations, Levels)> {
         let width = self.explainer().numbers();
         let mut recalled = recalled.unwrap_or_else(|| Recalled::nothing(rows.len(), width));
         let missing = std::mem::take(&mut recalled.missing);
@@ -222,9 +222,9 @@ impl Explaining {
             unexplained(&self.version, &error);
         }
         recalled.fill_copies();
-        let status = recalled.status;
+        let levels = recalled.levels;
         let prepared = Arc::clone(&self.prepared);
-        Some((Explanations { prepared, numbers: recalled.values }, status))
+        Some((Explanations { prepared, numbers: recalled.values }, levels))
     }
 }
 

@@ -1,21 +1,21 @@
-//! The use case: look up the version, score its rows where that costs least and explain those that are to be, within bounded
+//! The use case: choose the version, score its rows where that costs least and explain those that are to be, within bounded
 //! work.
 
+mod choice;
 mod engine;
 mod explain;
 mod gather;
 mod recall;
 
-use std::sync::Arc;
-
 use scoregate_model::features::FeatureRows;
 use scoregate_model::runtime::{self, Score};
 
+pub use self::choice::Choice;
 pub use self::engine::{Engine, Overloaded, Permit};
 pub use self::explain::{Explaining, Explanations, Skipped, Within, unexplained};
 pub use self::gather::{RowError, read_alone, score_alone, score_together};
-pub use self::recall::{Recall, Recalled, Scored};
-use crate::registry::{Registry, Version};
+pub use self::recall::{Levels, Recall, Recalled, Scored};
+use crate::registry::Version;
 
 /// Why rows were not scored.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,16 @@ pub enum Error {
     /// No such model is served.
     #[error("no model has this name")]
     UnknownModel,
+    /// The model has no version that is called so, or labelled so.
+    #[error(
+        "the model has no version that is called so, and none that is labelled so; stable and canary are labels"
+    )]
+    UnknownVersion,
+    /// The version is published, and answers nobody.
+    #[error(
+        "this version is published, but not loaded; make it a canary, of 0 percent if nobody else is to meet it, or the shadow"
+    )]
+    NotLoaded,
     /// Models are still being loaded.
     #[error("the models are not loaded yet")]
     NotReady,
@@ -50,14 +60,6 @@ impl From<runtime::Error> for Error {
             other => Self::Run(other),
         }
     }
-}
-
-/// The version that answers for `model`.
-///
-/// # Errors
-/// [`Error::NotReady`] before the models are loaded, [`Error::UnknownModel`] if none has this name.
-pub fn look_up(registry: Option<&Registry>, model: &str) -> Result<Arc<Version>, Error> {
-    registry.ok_or(Error::NotReady)?.live(model).ok_or(Error::UnknownModel)
 }
 
 /// Runs one checked row here and now.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -265,12 +266,8 @@ impl Recall<'_> {
             }
         }
         recalled.missing.sort_unstable();
-        recalled.status = Status {
-            memory: in_memory.outcome(rows.len()),
-            redis: in_redis.outcome(in_redis.rows),
-            stored: !self.wish.unkept,
-            collapsed: false,
-        };
+        recalled.levels =
+            Levels { rows: rows.len(), memory: in_memory, redis: in_redis, stored: !self.wish.unkept };
         recalled.keys = keys;
         Some(recalled)
     }
@@ -286,9 +283,9 @@ impl Recall<'_> {
         rows: &FeatureRows,
         recalled: Option<Recalled>,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Option<(Scores, Status)>, Error> {
+    ) -> Result<Option<(Scores, Levels)>, Error> {
         let Some(mut recalled) = recalled else {
-            return Ok(version.run_unless(rows, stop)?.map(|scores| (scores, Status::default())));
+            return Ok(version.run_unless(rows, stop)?.map(|scores| (scores, Levels::of(rows.len()))));
         };
         if !recalled.missing.is_empty() {
             let missing = std::mem::take(&mut recalled.missing);
@@ -302,7 +299,7 @@ impl Recall<'_> {
             }
         }
         recalled.fill_copies();
-        Ok(Some((Scores::new(recalled.width, recalled.values), recalled.status)))
+        Ok(Some((Scores::new(recalled.width, recalled.values), recalled.levels)))
     }
 }
 
@@ -336,14 +333,14 @@ pub struct Recalled {
     pub(super) missing: Vec<usize>,
     /// Rows that are the same as another that is missing or was found elsewhere.
     copies: Vec<(usize, usize)>,
-    pub(super) status: Status,
+    pub(super) levels: Levels,
 }
 
 impl Recalled {
     /// Of so many rows none, of each of which so many numbers are sought.
     pub(super) fn nothing(rows: usize, width: usize) -> Self {
         let values = vec![f64::NAN; rows * width];
-        Self { values, width, missing: (0..rows).collect(), ..Self::default() }
+        Self { values, width, missing: (0..rows).collect(), levels: Levels::of(rows), ..Self::default() }
     }
 
     /// How many rows have to be computed.
@@ -364,6 +361,41 @@ impl Recalled {
     }
 }
 
+/// What became of rows at both levels.
+#[derive(Debug, Default)]
+pub struct Levels {
+    rows: usize,
+    memory: Tally,
+    redis: Tally,
+    stored: bool,
+}
+
+impl Levels {
+    /// So many rows that were not looked for.
+    fn of(rows: usize) -> Self {
+        Self { rows, ..Self::default() }
+    }
+
+    /// Of all rows together.
+    pub fn status(&self) -> Status {
+        Status {
+            memory: self.memory.outcome(self.rows),
+            redis: self.redis.outcome(self.redis.rows),
+            stored: self.stored,
+            collapsed: false,
+        }
+    }
+}
+
+impl AddAssign for Levels {
+    fn add_assign(&mut self, more: Self) {
+        self.rows += more.rows;
+        self.memory += more.memory;
+        self.redis += more.redis;
+        self.stored |= more.stored;
+    }
+}
+
 /// What became of rows at one level.
 #[derive(Debug, Default)]
 struct Tally {
@@ -372,6 +404,15 @@ struct Tally {
     /// The first goes in so much time.
     left: Option<Duration>,
     outcome: Option<Outcome>,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.rows += more.rows;
+        self.found += more.found;
+        self.left = [self.left, more.left].into_iter().flatten().min();
+        self.outcome = more.outcome.or(self.outcome);
+    }
 }
 
 impl Tally {

@@ -162,17 +162,21 @@ impl Line<'_> {
         if let Some(caller) = &record.caller {
             writer.text(name!("caller"), caller.id());
         }
-        if let Some(tally) = &record.tally {
+        if let Some(tally) = &record.first.tally {
+            let [scored, rejected] = record.rows();
             writer.text(name!("model"), &tally.model);
             writer.text(name!("version"), &tally.version);
-            writer.number(name!("rows"), (record.scored + record.rejected) as u64);
-            writer.number(name!("rows_rejected"), record.rejected as u64);
+            if !record.others.is_empty() {
+                writer.number(name!("versions"), record.parts().count() as u64);
+            }
+            writer.number(name!("rows"), (scored + rejected) as u64);
+            writer.number(name!("rows_rejected"), rejected as u64);
             writer.word(name!("cache"), self.cache);
             for (name, count) in FINDINGS.into_iter().zip(record.all_findings().counts()) {
                 writer.number(name, count);
             }
         }
-        if let Some(method) = record.explained {
+        if let Some(method) = record.explained() {
             writer.word(name!("explanation"), method.as_str());
         }
         writer.number(name!("bytes_in"), record.received as u64);

@@ -22,6 +22,7 @@ use super::tally::{Kind, Tallies, Tally};
 use super::trace::{TraceCounts, TraceId};
 use crate::auth;
 use crate::cache::{Estimate, Level};
+use crate::webhook::WebhookCounts;
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -40,6 +41,7 @@ pub struct Metrics {
     connections: ConnectionCounts,
     versions: Family<StateLabels, Gauge>,
     traces: TraceCounts,
+    webhooks: WebhookCounts,
     lines_dropped: Counter,
     /// The log whose lines these are; none until it is known.
     log: Option<Lines>,
@@ -112,25 +114,37 @@ impl RequestCounts {
         trace: Option<TraceId>,
     ) {
         let code = record.code.unwrap_or("ok");
-        let durations = match &record.tally {
-            Some(tally) => &tally.durations,
-            None => self.tallies.others(code == "unknown_model"),
-        };
-        durations.observe(kind, took, trace);
         self.responses.get_or_create(&ResponseLabels { route: kind.route, status, code }).inc();
         self.received.inc_by(record.received as u64);
         self.sent.inc_by(bytes);
-        if let Some(tally) = &record.tally {
-            if record.scored + record.rejected > 0 {
-                tally.rows(kind.route, [record.scored, record.rejected]);
+        let all_worked: Duration = record.parts().map(|part| part.worked).sum();
+        for (at, part) in record.parts().enumerate() {
+            let Some(tally) = &part.tally else {
+                self.tallies.others(code == "unknown_model").observe(kind, took, trace);
+                continue;
+            };
+            // A failure is that of the version that was at work; those beside it can do nothing about it.
+            let is_beside = kind.class == FAILED && record.at_work.is_some_and(|other| other != at);
+            if !is_beside {
+                let class = if part.has_failed { FAILED } else { kind.class };
+                let is_explained = part.explained.is_some();
+                // As long as it would have taken without the others.
+                let took = took.saturating_sub(all_worked - part.worked);
+                tally.durations.observe(Kind { class, is_explained, ..kind }, took, trace);
             }
-            tally.found(&record.findings);
-            if let Some((method, took)) = record.explained.zip(record.explaining) {
+            if part.scored + part.rejected > 0 {
+                tally.rows(kind.route, [part.scored, part.rejected]);
+            }
+            tally.found(&part.findings);
+            if let Some((method, took)) = part.explained.zip(part.explaining) {
                 tally.explained(method, took);
             }
         }
     }
 }
+
+/// The class of statuses that say that something has failed here.
+const FAILED: &str = "5xx";
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResponseLabels {
@@ -564,6 +578,15 @@ impl Default for Metrics {
         );
         let count = |outcome| traced.get_or_create(&OutcomeLabels { outcome }).clone();
         let traces = TraceCounts { sent: count("sent"), dropped: count("dropped"), failed: count("failed") };
+        let told = Family::<OutcomeLabels, Counter>::default();
+        registry.register(
+            "scoregate_webhooks",
+            "Events that were to be told to the webhook, by what became of that",
+            told.clone(),
+        );
+        let count = |outcome| told.get_or_create(&OutcomeLabels { outcome }).clone();
+        let webhooks =
+            WebhookCounts { sent: count("sent"), dropped: count("dropped"), failed: count("failed") };
         registry.register_collector(Box::new(Process));
         let accepted = |kind: CredentialKind| {
             let labels = CredentialLabels { kind: kind.as_str(), outcome: "accepted" };
@@ -585,6 +608,7 @@ impl Default for Metrics {
             connections,
             versions,
             traces,
+            webhooks,
             lines_dropped,
             log: None,
             writing: Mutex::default(),
@@ -626,6 +650,11 @@ impl Metrics {
     /// Where requests that are traced are counted.
     pub fn traces(&self) -> TraceCounts {
         self.traces.clone()
+    }
+
+    /// What is counted of events that others are told.
+    pub fn webhooks(&self) -> WebhookCounts {
+        self.webhooks.clone()
     }
 
     /// Counts the lines that are dropped where `access` writes.

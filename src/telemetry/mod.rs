@@ -24,6 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use self::access::Access;
+pub use self::buckets::Spread;
 use self::lines::{Lines, Writer};
 use crate::config::{AccessLog, LogFormat, LogSettings, log_filter_of};
 use crate::follow::{self, Followed};

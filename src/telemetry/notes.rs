@@ -14,37 +14,56 @@ use crate::cache::Status;
 
 /// The notes of one request, which travel with it; none are taken of one that nobody watches.
 #[derive(Debug, Clone, Default)]
-pub struct Notes(Option<Arc<Mutex<Record>>>);
+pub struct Notes {
+    record: Option<Arc<Mutex<Record>>>,
+    /// Of which version's rows these are, by its place among those that answer.
+    part: usize,
+}
 
 /// What is noted. Nothing of it is a value that a client sent.
 #[derive(Debug, Default)]
 pub struct Record {
     /// Who it is from.
     pub(super) caller: Option<Caller>,
-    /// The version that answers.
-    pub(super) tally: Option<Arc<Tally>>,
-    /// How many rows were scored.
-    pub(super) scored: usize,
-    /// How many did not pass.
-    pub(super) rejected: usize,
+    /// What the version does that answers.
+    pub(super) first: Part,
+    /// And the others, where the rows of a batch go to several.
+    pub(super) others: Vec<Part>,
+    /// The place of the one that is at work, where there are several.
+    pub(super) at_work: Option<usize>,
     /// What the cache had to do with it.
     pub(super) cache: Status,
-    /// What is unusual about the rows that pass, by feature.
-    pub(super) findings: Vec<(usize, Findings)>,
     /// Bytes of its body.
     pub(super) received: usize,
     /// How long its body was waited for.
     pub(super) receiving: Option<Duration>,
     /// Whether its client left in the middle of its body.
     pub(super) has_left: bool,
-    /// How its scores are explained.
-    pub(super) explained: Option<Method>,
-    /// How long that took, if it was not known before.
-    pub(super) explaining: Option<Duration>,
     /// Why it is refused, by the code of the problem.
     pub(super) code: Option<&'static str>,
     /// When each stage ended, where somebody wants to know.
     pub(super) stages: Option<Vec<(Stage, Instant)>>,
+}
+
+/// What is noted of one version that answers.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// Where that is counted.
+    pub(super) tally: Option<Arc<Tally>>,
+    /// How many of its rows were scored.
+    pub(super) scored: usize,
+    /// How many did not pass.
+    pub(super) rejected: usize,
+    /// What is unusual about those that pass, by feature.
+    pub(super) findings: Vec<(usize, Findings)>,
+    /// How its scores are explained.
+    pub(super) explained: Option<Method>,
+    /// How long that took, if it was not known before.
+    pub(super) explaining: Option<Duration>,
+    /// How long it was at work, where there are several.
+    pub(super) worked: Duration,
+    /// Whether it has failed, and others have not.
+    pub(super) has_failed: bool,
 }
 
 /// A part of a request, one after another.
@@ -82,7 +101,7 @@ impl Notes {
     /// Empty ones; with the ends of stages if the request `is_traced`.
     pub fn new(is_traced: bool) -> Self {
         let stages = is_traced.then(|| Vec::with_capacity(8));
-        Self(Some(Arc::new(Mutex::new(Record { stages, ..Record::default() }))))
+        Self { record: Some(Arc::new(Mutex::new(Record { stages, ..Record::default() }))), part: 0 }
     }
 
     /// Those of a request.
@@ -91,7 +110,7 @@ impl Notes {
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, Record>> {
-        Some(self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(self.record.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, note: impl FnOnce(&mut Record)) {
@@ -105,9 +124,29 @@ impl Notes {
         Some(std::mem::take(&mut *self.lock()?))
     }
 
+    fn note_part(&self, note: impl FnOnce(&mut Part)) {
+        self.note(|record| {
+            if let Some(part) = record.part(self.part) {
+                note(part);
+            }
+        });
+    }
+
     /// Where its rows are counted.
     fn tally(&self) -> Option<Arc<Tally>> {
-        self.lock()?.tally.clone()
+        self.lock()?.part(self.part)?.tally.clone()
+    }
+
+    /// Those about the rows of one version among several that answer.
+    pub fn of_part(&self, part: usize, tally: &Arc<Tally>) -> Self {
+        self.note(|record| {
+            if record.others.len() < part {
+                record.others.resize_with(part, Part::default);
+            }
+        });
+        let own = Self { record: self.record.clone(), part };
+        own.version(tally);
+        own
     }
 
     /// Who it is from.
@@ -117,7 +156,23 @@ impl Notes {
 
     /// Which version answers.
     pub fn version(&self, tally: &Arc<Tally>) {
-        self.note(|record| record.tally = Some(Arc::clone(tally)));
+        self.note_part(|part| part.tally = Some(Arc::clone(tally)));
+    }
+
+    /// It is at work from now on, whatever becomes of it.
+    pub fn begin_work(&self) {
+        self.note(|record| record.at_work = Some(self.part));
+    }
+
+    /// It was at work for so long, and is no longer.
+    pub fn end_work(&self, took: Duration) {
+        self.note(|record| record.at_work = None);
+        self.note_part(|part| part.worked += took);
+    }
+
+    /// It has failed, and others have not.
+    pub fn failed(&self) {
+        self.note_part(|part| part.has_failed = true);
     }
 
     /// How large its body is.
@@ -137,7 +192,7 @@ impl Notes {
 
     /// What became of its rows.
     pub fn rows(&self, scored: usize, rejected: usize) {
-        self.note(|record| (record.scored, record.rejected) = (scored, rejected));
+        self.note_part(|part| (part.scored, part.rejected) = (scored, rejected));
     }
 
     /// Looks for what is unusual about the rows from `first` on, which is counted once they are scored.
@@ -145,7 +200,7 @@ impl Notes {
         // Without the lock, for which whoever ends the request would wait.
         if let Some(tally) = self.tally() {
             let findings = tally.look(rows, first);
-            self.note(|record| record.findings = findings);
+            self.note_part(|part| part.findings = findings);
         }
     }
 
@@ -163,12 +218,12 @@ impl Notes {
 
     /// How its scores are explained.
     pub fn explained(&self, method: Method) {
-        self.note(|record| record.explained = Some(method));
+        self.note_part(|part| part.explained = Some(method));
     }
 
     /// How long explaining took what was not known before.
     pub fn explaining(&self, took: Duration) {
-        self.note(|record| record.explaining = Some(took));
+        self.note_part(|part| part.explaining = Some(took));
     }
 
     /// Why it is refused.
@@ -187,9 +242,38 @@ impl Notes {
 }
 
 impl Record {
+    fn part(&mut self, at: usize) -> Option<&mut Part> {
+        match at.checked_sub(1) {
+            None => Some(&mut self.first),
+            Some(at) => self.others.get_mut(at),
+        }
+    }
+
+    /// What each of the versions does that answer.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Its rows: how many were scored, and how many did not pass.
+    pub(super) fn rows(&self) -> [usize; 2] {
+        self.parts().fold([0; 2], |[scored, rejected], part| [scored + part.scored, rejected + part.rejected])
+    }
+
+    /// How its scores are explained.
+    pub(super) fn explained(&self) -> Option<Method> {
+        self.parts().find_map(|part| part.explained)
+    }
+
+    /// Shares are of rows that were scored.
+    pub(super) fn forget_findings_of_nothing(&mut self) {
+        for part in std::iter::once(&mut self.first).chain(&mut self.others).filter(|part| part.scored == 0) {
+            part.findings.clear();
+        }
+    }
+
     /// What is unusual about its rows, all features together.
     pub(super) fn all_findings(&self) -> Findings {
-        self.findings.iter().fold(Findings::default(), |mut all, (_, found)| {
+        self.parts().flat_map(|part| &part.findings).fold(Findings::default(), |mut all, (_, found)| {
             all += *found;
             all
         })

@@ -113,10 +113,7 @@ impl Watched<'_> {
         if status == CLIENT_LEFT {
             record.code = Some("client_left");
         }
-        if record.scored == 0 {
-            // Shares are of rows that were scored.
-            record.findings.clear();
-        }
+        record.forget_findings_of_nothing();
         // How fast a client sends is not how fast the gateway answers.
         let answering = took.saturating_sub(record.receiving.unwrap_or_default());
         let Requests { counts, access, tracer } = self.requests;
@@ -126,7 +123,7 @@ impl Watched<'_> {
         let kind = Kind {
             route: self.route,
             cache: cache_outcome(record.cache),
-            is_explained: record.explained.is_some(),
+            is_explained: record.explained().is_some(),
             class: class(status),
         };
         if let Some(counts) = counts {
@@ -178,14 +175,18 @@ fn attributes(id: &str, cache: &str, record: &Record) -> Vec<(&'static str, Valu
     let number = |name, value: u64| (name, Value::Number(i64::try_from(value).unwrap_or(i64::MAX)));
     let mut all = vec![text("scoregate.request_id", id)];
     all.extend(record.caller.as_ref().map(|caller| text("scoregate.caller", caller.id())));
-    if let Some(tally) = &record.tally {
+    if let Some(tally) = &record.first.tally {
+        let [scored, rejected] = record.rows();
         all.push(text("scoregate.model", &tally.model));
         all.push(text("scoregate.version", &tally.version));
+        if !record.others.is_empty() {
+            all.push(number("scoregate.versions", record.parts().count() as u64));
+        }
         all.push(text("scoregate.cache", cache));
-        all.push(number("scoregate.rows", (record.scored + record.rejected) as u64));
-        all.push(number("scoregate.rows_rejected", record.rejected as u64));
+        all.push(number("scoregate.rows", (scored + rejected) as u64));
+        all.push(number("scoregate.rows_rejected", rejected as u64));
     }
-    all.extend(record.explained.map(|method| text("scoregate.explanation", method.as_str())));
+    all.extend(record.explained().map(|method| text("scoregate.explanation", method.as_str())));
     all
 }
 

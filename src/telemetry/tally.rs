@@ -18,7 +18,7 @@ use scoregate_model::explain::Method;
 use scoregate_model::features::FeatureRows;
 use scoregate_model::watch::{Findings, Watch};
 
-use super::buckets::{Buckets, SECONDS, SHARES};
+use super::buckets::{Buckets, SECONDS, SHARES, Spread, Times};
 use super::trace::TraceId;
 
 /// What is told in place of the name of a model that is not there: no model can be called so.
@@ -55,16 +55,68 @@ pub(super) struct Kind {
 
 /// How long answers took.
 #[derive(Debug, Default)]
-pub(super) struct Durations(RwLock<Vec<(Kind, HistogramWithExemplars<TraceLabel>)>>);
+pub(super) struct Durations {
+    kinds: RwLock<Vec<(Kind, HistogramWithExemplars<TraceLabel>)>>,
+    answers: Answers,
+}
+
+/// What has to be known of the answers of a version to hold them against those of another.
+#[derive(Debug, Default)]
+struct Answers {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    /// How long requests of one row took that had to be computed, and nothing else.
+    singles: Times,
+}
+
+/// How many requests a version has answered, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// Requests that were answered or failed; what clients did wrong is neither.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Rows that were scored.
+    pub rows: u64,
+    /// How long requests of one row took that were computed and not explained.
+    pub singles: Spread,
+}
+
+impl Answered {
+    /// What has been answered since it was `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(before.requests),
+            failed: self.failed.saturating_sub(before.failed),
+            rows: self.rows.saturating_sub(before.rows),
+            singles: self.singles.since(&before.singles),
+        }
+    }
+}
+
+impl Answers {
+    fn observe(&self, kind: Kind, took: Duration) {
+        match kind.class {
+            "2xx" => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
+            "5xx" => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+            _ => return,
+        }
+        let is_single = !kind.route.ends_with("/batch") && !kind.is_explained;
+        if is_single && matches!(kind.cache, "none" | "miss") {
+            self.singles.observe(took);
+        }
+    }
+}
 
 impl Durations {
     pub(super) fn observe(&self, kind: Kind, took: Duration, trace: Option<TraceId>) {
+        self.answers.observe(kind, took);
         let find = |known: &[(Kind, HistogramWithExemplars<TraceLabel>)]| {
             known.iter().find(|(other, _)| *other == kind).map(|(_, found)| found.clone())
         };
-        let found = find(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        let found = find(&self.kinds.read().unwrap_or_else(PoisonError::into_inner));
         let found = found.unwrap_or_else(|| {
-            let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
             find(&known).unwrap_or_else(|| {
                 let fresh = HistogramWithExemplars::new(SECONDS.iter().copied());
                 known.push((kind, fresh.clone()));
@@ -99,6 +151,34 @@ pub struct Tally {
     explanations: [Buckets; Method::ALL.len()],
     /// Rows that were to be explained and are not, by why.
     unexplained: Mutex<BTreeMap<&'static str, u64>>,
+    /// Rows that were to be compared with those of another version, by [`Compared`].
+    compared: [AtomicU64; Compared::ALL.len()],
+}
+
+/// What became of a row that was to be scored beside the answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Both versions have scored it.
+    Scored,
+    /// There was no room for it.
+    Dropped,
+    /// One version has scored it, and the other could not be run.
+    Failed,
+    /// One version has scored it, and the other does not take it.
+    Refused,
+}
+
+impl Compared {
+    const ALL: [Self; 4] = [Self::Scored, Self::Dropped, Self::Failed, Self::Refused];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Scored => "scored",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// What is unusual about one feature.
@@ -146,6 +226,20 @@ impl Tally {
             runs: Buckets::new(SECONDS),
             explanations: Method::ALL.map(|_| Buckets::new(SECONDS)),
             unexplained: Mutex::default(),
+            compared: Default::default(),
+        }
+    }
+
+    /// How many requests it has answered so far, and how.
+    pub fn answered(&self) -> Answered {
+        let Answers { answered, failed, singles } = &self.durations.answers;
+        let failed = failed.load(Ordering::Relaxed);
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        Answered {
+            requests: answered.load(Ordering::Relaxed) + failed,
+            failed,
+            rows: rows.iter().map(|(_, [scored, _])| scored).sum(),
+            singles: singles.spread(),
         }
     }
 
@@ -182,6 +276,11 @@ impl Tally {
     pub fn unexplained(&self, reason: &'static str, rows: usize) {
         let mut counts = self.unexplained.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(reason).or_default() += rows as u64;
+    }
+
+    /// Counts rows that were to be scored beside the answers.
+    pub fn compared(&self, outcome: Compared, rows: usize) {
+        self.compared[outcome as usize].fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     /// Counts an answer of which explanations were computed.
@@ -239,7 +338,7 @@ impl Collector for Tallies {
         let others = [(&self.0.others, "", ""), (&self.0.strangers, UNKNOWN_MODEL, "")];
         let live_durations = live.iter().map(|tally| (&tally.durations, &*tally.model, &*tally.version));
         for (durations, model, version) in others.into_iter().chain(live_durations) {
-            for (kind, histogram) in &*durations.0.read().unwrap_or_else(PoisonError::into_inner) {
+            for (kind, histogram) in &*durations.kinds.read().unwrap_or_else(PoisonError::into_inner) {
                 let Kind { route, cache, is_explained, class } = *kind;
                 let labels = Labels([
                     ("route", route),
@@ -350,6 +449,25 @@ impl Collector for Tallies {
                 let labels =
                     Labels([("model", &*tally.model), ("version", &*tally.version), ("reason", reason)]);
                 ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "scoregate_shadow_rows",
+            "Rows that were to be scored beside the answers, by the shadow or canary that they are for and what became of them",
+            None,
+            MetricType::Counter,
+        )?;
+        for tally in &live {
+            let counts = tally.compared.each_ref().map(|count| count.load(Ordering::Relaxed));
+            if counts.iter().any(|count| *count > 0) {
+                for (outcome, count) in Compared::ALL.into_iter().zip(counts) {
+                    let labels = [
+                        ("model", &*tally.model),
+                        ("version", &*tally.version),
+                        ("outcome", outcome.as_str()),
+                    ];
+                    ConstCounter::new(count).encode(family.encode_family(&Labels(labels))?)?;
+                }
             }
         }
         let mut family = encoder.encode_descriptor(

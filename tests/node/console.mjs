@@ -110,6 +110,15 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   await says(page, "#view-models", "package_altered");
   for (const part of ["churn", "saas_churn"]) await says(page, `#view-models [data-key^="${part}@"][open]`, "Digest");
   found.models = await text(page, "#view-models");
+  const [compared, diff] = ['#view-models [aria-label="two compared with one"]', '[data-key="diff share"]'];
+  await says(page, compared, "Scored by both");
+  found.rollout = await cells(page, "Rollout of share");
+  found.compared = await text(page, compared);
+  await page.click(`${diff} > summary`);
+  await page.click(`${diff} form button`);
+  await page.waitForSelector('[aria-label="Answers to golden rows"]');
+  found.golden = await cells(page, "Answers to golden rows");
+  found.diff = await text(page, diff);
   results.violations[`models ${theme}`] = await complaintsOf(page);
   await page.screenshot({ path: `${given.screenshots}/models-${theme}.png` });
 

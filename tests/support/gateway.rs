@@ -95,6 +95,18 @@ impl Settings {
         self.command(arguments).output().unwrap()
     }
 
+    /// Runs a command to its end under another program, such as `strace`.
+    pub(crate) fn run_under(&self, wrapper: &[&str], arguments: &[&str]) -> Output {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(&self.binary).args(arguments);
+        command.env_clear().envs(&self.environment).current_dir(self.directory.path()).output().unwrap()
+    }
+
+    /// Starts a command whose output nobody reads.
+    pub(crate) fn start_command(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// Makes a key with all that tests of scoring need.
     pub(crate) fn key(&self) -> String {
         self.key_with(&["--name", "test", "--scopes", "score:predict,models:read"])

@@ -40,6 +40,8 @@ pub(crate) struct Handmade {
     features: Vec<String>,
     /// Those of them that a row need not have.
     optional: Vec<String>,
+    /// What rows may say of whom they are about.
+    entity: Option<String>,
     nodes: Vec<NodeProto>,
     outputs: Vec<ValueInfoProto>,
     golden: Vec<Value>,
@@ -55,6 +57,7 @@ impl Handmade {
             labels: Vec::new(),
             features: texts(features),
             optional: Vec::new(),
+            entity: None,
             nodes: Vec::new(),
             outputs: Vec::new(),
             golden: Vec::new(),
@@ -94,6 +97,12 @@ impl Handmade {
     /// Lets rows leave a feature out: the graph is given NaN then.
     pub(crate) fn optional(mut self, feature: &str) -> Self {
         self.optional.push(feature.into());
+        self
+    }
+
+    /// Lets rows say whom they are about.
+    pub(crate) fn entity(mut self, field: &str) -> Self {
+        self.entity = Some(field.into());
         self
     }
 
@@ -157,7 +166,7 @@ impl Handmade {
     pub(crate) fn publish(self, models: &Path, output: Output) {
         // What a row may look like, for whoever has none.
         let example = |name: &str| if name == "scale" { 1.0 } else { 0.25 };
-        let properties: serde_json::Map<String, Value> = self
+        let mut properties: serde_json::Map<String, Value> = self
             .features
             .iter()
             .map(|name| {
@@ -166,6 +175,9 @@ impl Handmade {
                 (name.clone(), json!({"type": kind, "examples": [example(name)]}))
             })
             .collect();
+        if let Some(entity) = &self.entity {
+            properties.insert(entity.clone(), json!({"type": "string", "x-scoregate": {"role": "entity"}}));
+        }
         let required: Vec<&String> =
             self.features.iter().filter(|name| !self.optional.contains(name)).collect();
         let schema = json!({

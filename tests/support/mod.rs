@@ -2,8 +2,10 @@
 
 pub(crate) mod authority;
 pub(crate) mod badfile;
+pub(crate) mod bucket;
 pub(crate) mod cached;
 pub(crate) mod collector;
+pub(crate) mod constant;
 mod files;
 pub(crate) mod forged;
 mod gateway;

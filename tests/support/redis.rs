@@ -19,8 +19,20 @@ pub(crate) const SECRET: &str = "a-secret-of-redis";
 
 /// What a user has to be allowed, by the page on Redis, and what besides in a cluster, at servers that sentinels watch, and at
 /// sentinels.
-pub(crate) const RIGHTS: [&str; 9] =
-    ["on", ">secret", "~scoregate:*", "+evalsha", "+eval", "+get", "+set", "+mget", "+time"];
+pub(crate) const RIGHTS: [&str; 12] = [
+    "on",
+    ">secret",
+    "~scoregate:*",
+    "&scoregate:*",
+    "+evalsha",
+    "+eval",
+    "+get",
+    "+set",
+    "+mget",
+    "+time",
+    "+subscribe",
+    "+publish",
+];
 pub(crate) const CLUSTER_RIGHTS: [&str; 3] = ["+ping", "+cluster|slots", "+asking"];
 pub(crate) const MASTER_RIGHTS: [&str; 1] = ["+role"];
 pub(crate) const SENTINEL_RIGHTS: [&str; 3] = ["on", ">secret", "+sentinel|get-master-addr-by-name"];

@@ -133,16 +133,16 @@ impl FeatureRows {
     pub(super) fn refuse(&mut self, code: FaultCode) {
         let index = self.submitted;
         self.submitted += 1;
-        self.refuse_at(index, code);
+        self.refuse_at(index, code, None);
     }
 
-    fn refuse_at(&mut self, index: usize, code: FaultCode) {
+    fn refuse_at(&mut self, index: usize, code: FaultCode, entity: Option<Box<str>>) {
         let mut faults = Vec::new();
         if self.described < MAX_DESCRIBED_FAULTS {
             self.described += 1;
             faults.push(FieldFault { place: Place::Row, code });
         }
-        self.faults.push(RowFault { index, faults });
+        self.faults.push(RowFault { index, faults, entity });
     }
 
     /// Where the rows end now, for [`FeatureRows::rewind`].
@@ -193,25 +193,63 @@ impl FeatureRows {
             .iter()
             .map(|entity| entity.as_deref().is_none_or(|entity| count[entity] == 1))
             .collect();
-        let refused: Vec<u32> =
-            self.indices.iter().zip(&keep).filter(|(_, keep)| !**keep).map(|(at, _)| *at).collect();
-        for index in refused {
-            self.refuse_at(index as usize, FaultCode::DuplicateEntity);
+        let refused = (0..keep.len()).filter(|row| !keep[*row]);
+        let refused = refused.map(|row| (self.indices[row], self.entities[row].take())).collect::<Vec<_>>();
+        for (index, entity) in refused {
+            self.refuse_at(index as usize, FaultCode::DuplicateEntity, entity);
         }
         self.faults.sort_by_key(|fault| fault.index);
-        retain(&mut self.indices, &keep);
-        retain(&mut self.entities, &keep);
-        self.keep_missing(&keep);
-        for column in &mut self.columns {
-            match column {
-                Column::Number(values) => retain(values, &keep),
-                Column::Category(column) => retain(&mut column.codes, &keep),
-            }
-        }
+        self.keep(&keep);
     }
 }
 
 impl FeatureRows {
+    /// Whom each row that was sent is about, checked or refused, by their places; nothing where it does not say.
+    pub fn entities_sent(&self) -> impl Iterator<Item = Option<&str>> {
+        let mut faults = self.faults.iter().peekable();
+        let mut checked = 0;
+        (0..self.submitted).map(move |index| match faults.next_if(|fault| fault.index == index) {
+            Some(fault) => fault.entity.as_deref(),
+            None => {
+                checked += 1;
+                self.entities.get(checked - 1)?.as_deref()
+            }
+        })
+    }
+
+    /// Forgets the rows that were sent in a place that `is_kept` does not want, whether they passed or not. The others keep their
+    /// places, so that there are fewer rows now than `submitted` says.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(usize) -> bool) {
+        self.faults.retain(|fault| is_kept(fault.index));
+        let keep: Vec<bool> = self.indices.iter().map(|index| is_kept(*index as usize)).collect();
+        self.keep(&keep);
+    }
+
+    /// Of `submitted` rows those in these `places`, each of which is refused for the same `faults`.
+    pub fn refused(submitted: usize, places: impl Iterator<Item = usize>, faults: &[FieldFault]) -> Self {
+        let mut rows = Self { submitted, ..Self::default() };
+        for index in places {
+            let described = faults.iter().take(MAX_DESCRIBED_FAULTS - rows.described).cloned();
+            let faults: Vec<FieldFault> = described.collect();
+            rows.described += faults.len();
+            rows.faults.push(RowFault { index, faults, entity: None });
+        }
+        rows
+    }
+
+    /// Keeps the checked rows that are to `keep`.
+    fn keep(&mut self, keep: &[bool]) {
+        retain(&mut self.indices, keep);
+        retain(&mut self.entities, keep);
+        self.keep_missing(keep);
+        for column in &mut self.columns {
+            match column {
+                Column::Number(values) => retain(values, keep),
+                Column::Category(column) => retain(&mut column.codes, keep),
+            }
+        }
+    }
+
     /// Forgets the missing values of rows that are not to `keep`, and counts the others anew.
     fn keep_missing(&mut self, keep: &[bool]) {
         let mut place = 0;
@@ -359,7 +397,7 @@ impl<'r> RowBuilder<'r> {
             }
         } else {
             self.rows.truncate(before);
-            self.rows.faults.push(RowFault { index, faults: self.faults });
+            self.rows.faults.push(RowFault { index, faults: self.faults, entity: self.entity });
         }
     }
 }

@@ -99,6 +99,13 @@ impl FieldReader {
         }
     }
 
+    /// Whether every value becomes the same as with `other`.
+    pub(super) fn reads_as(&self, other: &Self) -> bool {
+        // All else follows from these.
+        let inputs = |reader: &Self| (reader.float32, reader.int32);
+        self.field == other.field && self.slot == other.slot && inputs(self) == inputs(other)
+    }
+
     pub(super) fn missing(&self) -> Result<Cell<'_>, FaultCode> {
         match &self.substitute {
             None => Err(FaultCode::Required),

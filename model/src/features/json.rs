@@ -4,9 +4,10 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::columns::RowBuilder;
+use super::field::{FieldReader, Slot};
 use super::{BodyError, Cell, FaultCode, FeatureRows, Place, RowReader};
 
 /// The longest unknown field name that an answer repeats.
@@ -28,6 +29,16 @@ impl RowReader {
             rows.rewind(&mark);
             state.body_error(&error)
         })
+    }
+
+    /// Whom a body that is one JSON object is about, as [`RowReader::json_row`] would read it; nothing if it does not say, or is no
+    /// such body. It is read up to there only.
+    pub fn entity_of(&self, body: &[u8]) -> Option<String> {
+        let mut found = None;
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        // What follows is for whoever reads the row.
+        let _ = deserializer.deserialize_any(EntityOf { reader: self, found: &mut found });
+        found
     }
 
     /// Reads a body that is a JSON array of objects, or an object with that array as its member `rows`.
@@ -381,6 +392,67 @@ impl<'de> Visitor<'de> for Row<'_> {
             }
         }
         builder.finish();
+        Ok(())
+    }
+}
+
+/// A whole body of which nothing is wanted but whom it is about.
+struct EntityOf<'s> {
+    reader: &'s RowReader,
+    found: &'s mut Option<String>,
+}
+
+impl<'de> Visitor<'de> for EntityOf<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a row")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut expected = 0;
+        while let Some(key) = map.next_key_seed(Key { reader: self.reader, expected })? {
+            let field = match key {
+                Named::Field(at) => {
+                    expected = at + 1;
+                    Some(&self.reader.fields[at]).filter(|field| field.slot == Slot::Entity)
+                }
+                Named::Unknown(_) => None,
+            };
+            match field {
+                Some(field) => return map.next_value_seed(Text { field, found: self.found }),
+                None => map.next_value::<IgnoredAny>()?,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// The value of a field, if it is text that passes.
+struct Text<'s> {
+    field: &'s FieldReader,
+    found: &'s mut Option<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Text<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Text<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        if let Ok(Cell::Text(text)) = self.field.string(text) {
+            *self.found = Some(text.into_owned());
+        }
         Ok(())
     }
 }

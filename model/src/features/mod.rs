@@ -24,8 +24,7 @@ pub use self::field::Cell;
 use self::field::{FieldReader, Slot, describe_range};
 pub use self::json::JsonRows;
 
-/// The longest category or entity accepted, in bytes.
-pub const MAX_TEXT_BYTES: usize = 1024;
+pub use scoregate_schemas::feature_schema::MAX_TEXT_BYTES;
 
 /// Faults beyond this many in one body are counted, not described: a small body must not make a large answer.
 pub const MAX_DESCRIBED_FAULTS: usize = 1_000;
@@ -45,6 +44,8 @@ pub struct RowFault {
     pub index: usize,
     /// What is wrong with it; empty beyond [`MAX_DESCRIBED_FAULTS`].
     pub faults: Vec<FieldFault>,
+    /// Whom it is about, where it says so all the same.
+    pub entity: Option<Box<str>>,
 }
 
 /// What is wrong with one field of a row, or with the row itself.
@@ -225,6 +226,17 @@ impl RowReader {
                 }
             }
         }
+    }
+
+    /// Whether rows may name whom they are about.
+    pub fn has_entity(&self) -> bool {
+        self.fields.iter().any(|reader| reader.slot == Slot::Entity)
+    }
+
+    /// Whether every body becomes the same rows as with `other`, faults included.
+    pub fn reads_as(&self, other: &Self) -> bool {
+        let mut pairs = self.fields.iter().zip(&other.fields);
+        self.fields.len() == other.fields.len() && pairs.all(|(field, other)| field.reads_as(other))
     }
 
     /// Where a fault is within its row: `/tenure_days`, or nothing for the row itself.

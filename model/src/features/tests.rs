@@ -212,6 +212,76 @@ fn rows_about_one_entity_are_all_refused() {
 }
 
 #[test]
+fn whom_a_row_is_about_is_found_as_it_is_read() {
+    let reader = reader();
+    for (body, expected) in [
+        (format!(r#"{{"id":"c-1",{GOOD}}}"#), Some("c-1")),
+        (format!(r#"{{{GOOD},"note":{{"id":"x"}},"id":"c-1"}}"#), Some("c-1")),
+        (format!(r#"{{"i\u0064":"c\u002d1",{GOOD}}}"#), Some("c-1")),
+        // Rows that are refused are about somebody all the same.
+        (format!(r#"{{"unknown":[1,{{"id":"x"}}],"id":"é",{GOOD}}}"#), Some("é")),
+        (r#"{"age":"x","id":"c-1"}"#.into(), Some("c-1")),
+        (format!(r#"{{"id":"",{GOOD}}}"#), Some("")),
+        (format!(r#"{{"id":null,{GOOD}}}"#), None),
+        (format!(r#"{{"id":7,{GOOD}}}"#), None),
+        (format!(r#"{{"id":["c-1"],{GOOD}}}"#), None),
+        (format!(r#"{{"id":"c\n1",{GOOD}}}"#), None),
+        (format!(r#"{{"id":"{}",{GOOD}}}"#, "x".repeat(1025)), None),
+        (format!("{{{GOOD}}}"), None),
+    ] {
+        assert_eq!(reader.entity_of(body.as_bytes()).as_deref(), expected, "{body}");
+        let entities = |rows: &FeatureRows| -> Vec<_> {
+            rows.entities_sent().map(|entity| entity.map(ToOwned::to_owned)).collect()
+        };
+        let expected = [None, expected.map(ToOwned::to_owned), None];
+        let json = reader.json_rows(format!("[{{{GOOD}}},{body},{{}}]").as_bytes(), 9).unwrap();
+        assert_eq!(entities(&json.rows), expected, "{body}");
+        let ndjson = reader.ndjson_rows(format!("{{{GOOD}}}\n{body}\n{{").as_bytes(), 9).unwrap();
+        assert_eq!(entities(&ndjson), expected, "{body}");
+    }
+    for body in ["", "[]", "7", "\"id\"", "{", r#"{"age":1,"#, r#"[{"id":"c-1"}]"#] {
+        assert_eq!(reader.entity_of(body.as_bytes()), None, "{body}");
+    }
+    let twice = reader.csv_rows(
+        b"age,visits,plan,country,id\n1,1,pro,US,a\n1,1,pro,US,b\n1,1,pro,US,a\n-1,1,pro,US,c\n1",
+        9,
+    );
+    let twice = twice.unwrap();
+    assert_eq!(
+        twice.entities_sent().collect::<Vec<_>>(),
+        [Some("a"), Some("b"), Some("a"), Some("c"), None],
+        "rows about one entity stay its own"
+    );
+    assert!(reader.has_entity() && reader.reads_as(&self::reader()));
+}
+
+#[test]
+fn some_of_the_rows_are_kept_in_their_places() {
+    let reader = reader();
+    let row =
+        |age: i32, country: &str| format!(r#"{{"age":{age},"visits":1,"plan":"pro","country":"{country}"}}"#);
+    let body = [row(1, "XA"), row(-1, "US"), row(2, "XB"), row(3, "DE"), "7".into(), row(4, "XC")].join("\n");
+    let all = reader.ndjson_rows(body.as_bytes(), 9).unwrap();
+    let mut odd = all.clone();
+    odd.retain(|index| index % 2 == 1);
+    assert_eq!((&odd.indices[..], odd.submitted), (&[3, 5][..], 6));
+    assert_eq!(odd.faults.iter().map(|fault| fault.index).collect::<Vec<_>>(), [1]);
+    assert_eq!(odd.columns[0], Column::Number(vec![3.0, 4.0]));
+    let Column::Category(country) = &odd.columns[3] else { panic!("a country is a category") };
+    assert_eq!((country.other(0, 2), country.other(1, 2)), (None, Some("XC")));
+    // Score, activity and ratio are missing from each.
+    assert_eq!(odd.missing.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1]);
+    let mut even = all;
+    even.retain(|index| index % 2 == 0);
+    assert_eq!(even.indices, [0, 2]);
+    assert_eq!(even.faults.iter().map(|fault| fault.index).collect::<Vec<_>>(), [4]);
+    let faults = [FieldFault { place: Place::Field(0), code: FaultCode::Required }; 1];
+    let refused = FeatureRows::refused(2_000, (0..2_000).filter(|index| index % 3 == 0), &faults);
+    assert!(refused.is_empty() && refused.faults.len() == 667);
+    assert_eq!((refused.faults[1].index, &refused.faults[1].faults[..]), (3, &faults[..]));
+}
+
+#[test]
 fn a_bad_line_is_its_own_fault() {
     let row = format!("{{{GOOD}}}");
     let body = format!("{row}\n\n{{\"age\":\r\n{row}\r\n{{\"age\":1,\"age\":1}}\n{row} {row}\n{row}");

@@ -191,8 +191,13 @@ pub enum Fault {
     #[error("{0}")]
     Labels(String),
     /// The reference is unusable.
-    #[error("{0}")]
-    Reference(String),
+    #[error("{}: {problem}", .path.display())]
+    Reference {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        problem: String,
+    },
     /// The golden rows cannot be read.
     #[error(transparent)]
     Golden(#[from] package::Error),
@@ -221,9 +226,27 @@ impl Fault {
             Self::Link(_) => "link_unproved",
             Self::Positive(_) => "positive_unclear",
             Self::Labels(_) => "labels_mismatch",
-            Self::Reference(_) => "invalid_reference",
+            Self::Reference { .. } => "invalid_reference",
             Self::Golden(_) => "invalid_golden",
             Self::Refused(refusal) => refusal.code(),
+        }
+    }
+}
+
+impl Fault {
+    /// A sentence for clients: without paths, and without what stands in a row.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Io { path, .. } => {
+                format!("cannot read {}", path.file_name().unwrap_or_default().to_string_lossy())
+            }
+            Self::Golden(package::Error::Golden { line, .. }) => format!(
+                "line {line} of the golden rows is no {{\"features\":{{…}},\"expected\":number or one number per class}}"
+            ),
+            Self::Golden(error) => error.reason(),
+            Self::Reference { problem, .. } => format!("the reference cannot be used: {problem}"),
+            Self::Refused(refusal) => refusal.reason(),
+            other => other.to_string(),
         }
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn read<'s>(
     schema: &'s FeatureSchema,
     reader: &RowReader,
 ) -> Result<ReferenceRows<'s>, Fault> {
-    let wrong = |what: String| Fault::Reference(format!("{}: {what}", path.display()));
+    let wrong = |problem: String| Fault::Reference { path: path.into(), problem };
     let mut text = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     if text.starts_with(b"\xef\xbb\xbf") {
         text.drain(..3);

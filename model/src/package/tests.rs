@@ -234,6 +234,26 @@ fn hidden_linked_and_unfinished_directories_are_passed_over() {
 }
 
 #[test]
+fn what_dead_publishers_left_is_removed_by_the_next() {
+    let (_directory, repository, _) = published();
+    let model = repository.root().join("churn");
+    let [old, young] = ["old", "young"].map(|name| model.join(format!("{STAGING}{name}")));
+    for left in [&old, &young] {
+        fs::create_dir(left).unwrap();
+        fs::write(left.join(MODEL), b"half of a gr").unwrap();
+    }
+    let rollout = model.join(format!("{STAGED_ROLLOUT}old"));
+    fs::write(&rollout, b"{").unwrap();
+    for left in [&old, &rollout] {
+        File::open(left).unwrap().set_modified(std::time::SystemTime::now() - 2 * DEAD).unwrap();
+    }
+    repository.publish(manifest("v2"), &[(MODEL, b"graph")]).unwrap();
+    assert!(!old.exists() && !rollout.exists());
+    assert!(young.exists(), "somebody may be writing it");
+    assert_eq!(repository.versions("churn").unwrap(), ["v1", "v2"]);
+}
+
+#[test]
 fn versions_of_a_day_are_counted_up() {
     let (_directory, repository, _) = published();
     assert_eq!(repository.next_version("churn", "2026-05-17").unwrap(), "2026-05-17_01");

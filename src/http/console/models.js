@@ -1,8 +1,10 @@
-// The view of models: which versions there are, what became of them, and what is known of each.
+// The view of models: which versions there are, what became of them, who is answered by which, and what is known of each.
 
 import { el, facts, renew, table, trouble } from "./dom.js";
 import { ask } from "./gateway.js";
 import { bytes, count, plain, seconds, since } from "./numbers.js";
+import { diff } from "./diff.js";
+import { rollout } from "./rollout.js";
 
 // Of so few models, all are opened.
 const FEW = 8;
@@ -12,17 +14,23 @@ export function models(root) {
   root.append(el("div", { class: "title" }, el("h2", {}, "Models")), list);
   let shown = "";
   let history;
-  // What is told of the versions that are open, by how it is drawn again.
-  let opened = [];
+  // What is told of the versions that are open, by how it is drawn again; and of the models of which there are several.
+  let [opened, rollouts] = [[], []];
 
   async function show() {
     const { json, text } = await ask("v1/models");
     // What is read or copied from does not move while nothing has changed.
-    if (text === shown) return;
+    if (text !== shown) draw(json, text);
+    if (rollouts.length === 0) return;
+    const { comparisons } = (await ask("v1/monitoring/comparisons")).json;
+    await Promise.all(rollouts.map((refresh) => refresh(comparisons)));
+  }
+
+  function draw(json, text) {
     const open = new Map([...list.querySelectorAll("details")].map((details) => [details.dataset.key, details.open]));
-    const bodies = [];
-    const drawn = json.models.map((model) => summary(model, () => history, open, json.models.length <= FEW, bodies));
-    [shown, opened] = [text, bodies];
+    const [bodies, several] = [[], []];
+    const drawn = json.models.map((model) => summary(model, () => history, open, json.models.length <= FEW, bodies, several));
+    [shown, opened, rollouts] = [text, bodies, several];
     list.replaceChildren(...(drawn.length ? drawn : [
       el("p", { class: "notice" }, "There are no models that this credential may see. Publish one with scoregate import or scoregate-trainer fit: it is taken up within two seconds."),
     ]));
@@ -50,7 +58,10 @@ const badge = (state) => el("span", { class: `badge is-${state}` }, state);
 
 const reason = (refusal) => refusal && el("p", { class: "fault" }, el("code", {}, refusal.code), ` ${refusal.reason}`);
 
-function summary(model, history, open, isOpen, bodies) {
+function summary(model, history, open, isOpen, bodies, several) {
+  const isOne = model.versions.length < 2;
+  const answers = isOne ? undefined : rollout(model.model);
+  if (answers) several.push(answers.refresh);
   const versions = model.versions.toReversed().map((version) => {
     const key = `${model.model}@${version.model_version}`;
     const body = el("div", { class: "body" });
@@ -78,13 +89,14 @@ function summary(model, history, open, isOpen, bodies) {
   return el("section", { class: "card" },
     el("h3", {}, model.model, model.default && el("span", { class: "badge" }, "default")),
     el("p", { class: "soft" }, model.live ? `${model.live} answers.` : "No version answers."),
-    reason(model.refusal), versions);
+    reason(model.refusal), answers?.slot, versions,
+    !isOne && diff(model.model, model.versions.toReversed(), open.get(`diff ${model.model}`)));
 }
 
 // All that is known of a version.
 function describe(version, history) {
   const isOf = (series) => series.model === version.model && series.version === version.model_version;
-  const loaded = version.state === "live" ? history?.now("scoregate_model_loaded_timestamp_seconds", isOf)[0]?.value : undefined;
+  const loaded = version.sessions ? history?.now("scoregate_model_loaded_timestamp_seconds", isOf)[0]?.value : undefined;
   const { golden, cost, explanations, cache, source, training = {} } = version;
   const providers = Object.entries(version.execution_providers ?? {}).map(([name, nodes]) => `${name.replace("ExecutionProvider", "")}: ${count(nodes)} nodes`);
   const offered = explanations && (explanations.methods.length
@@ -93,7 +105,7 @@ function describe(version, history) {
   const measured = Object.entries(training).filter(([, value]) => typeof value === "number");
   return [
     facts([
-      ["Live here since", loaded && since(loaded * 1000)],
+      ["Loaded here since", loaded && since(loaded * 1000)],
       ["Published", version.created_at && since(Date.parse(version.created_at))],
       ["Digest", version.digest && el("code", { class: "digest" }, version.digest)],
       ["Source", source && (typeof source === "string" ? source : Object.values(source).filter((part) => typeof part === "string").join(", "))],

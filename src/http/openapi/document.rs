@@ -157,13 +157,25 @@ impl<'w> Writer<'w> {
             if !matches!(subject, Subject::Model(model) if model.classes().is_empty()) {
                 names.push("Class");
             }
-            names.push("CacheControl");
+            names.extend(["ModelVersion", "CacheControl"]);
         }
-        if operation.is_scoring() || matches!(operation, Op::Rollout | Op::Token) {
+        if operation.is_scoring() || matches!(operation, Op::PutRollout | Op::Token) {
             names.push("ContentEncoding");
         }
         if operation.is_tagged() {
             names.push("IfNoneMatch");
+        }
+        if operation == Op::Comparisons {
+            names.push("OfModel");
+        }
+        if operation == Op::Diff {
+            names.extend(["FromVersion", "ToVersion"]);
+        }
+        if operation == Op::PutRollout {
+            names.push("Breaking");
+        }
+        if matches!(operation, Op::PutRollout | Op::Rollback) {
+            names.push("IfMatch");
         }
         names.extend(["RequestId", "Traceparent", "Tracestate"]);
         let mut parameters: Vec<Value> =
@@ -224,7 +236,8 @@ impl<'w> Writer<'w> {
                 }
                 content
             }
-            Operation::Rollout => typed(json, &schema("Rollout")),
+            Operation::PutRollout => typed(json, &schema("Rollout")),
+            Operation::Publish => typed("multipart/form-data", &schema("Upload")),
             Operation::Token => typed("application/x-www-form-urlencoded", &schema("TokenRequest")),
             _ => return None,
         };
@@ -247,7 +260,8 @@ impl<'w> Writer<'w> {
     }
 
     fn answers(&mut self, operation: Operation, subject: Subject<'_>) -> Value {
-        let mut answers = Map::from_iter([("200".to_owned(), self.answer(operation, subject))]);
+        let good = if operation == Operation::Publish { "201" } else { "200" };
+        let mut answers = Map::from_iter([(good.to_owned(), self.answer(operation, subject))]);
         if operation.is_tagged() {
             let mut unchanged = json!({ "description": "What the client has is what there is." });
             unchanged["headers"] = self.headers(&["ETag", "Cache-Control"], operation.scope().is_some());
@@ -316,11 +330,14 @@ impl<'w> Writer<'w> {
                 files.map(|file| (file.media_type().to_owned(), json!({ "schema": text() }))).collect()
             }
             Op::LiveCounts => plain("LiveCounts"),
+            Op::Comparisons => plain("Comparisons"),
             Op::Resource | Op::ResourceAt => plain("ProtectedResource"),
             Op::Token => plain("Token"),
             Op::KeySet => plain("KeySet"),
             Op::Server | Op::ServerAt => plain("AuthorizationServer"),
-            Op::Rollout => plain("Rollout"),
+            Op::GetRollout | Op::PutRollout | Op::Rollback => plain("RolloutDescription"),
+            Op::Diff => plain("Diff"),
+            Op::Publish => plain("Publication"),
             Op::Metrics => {
                 let mut content = typed("text/plain", &text());
                 content["application/openmetrics-text"]["schema"] = text();
@@ -330,13 +347,16 @@ impl<'w> Writer<'w> {
         let more: &[&str] = match operation {
             Op::Predict | Op::PredictBatch => &["Cache-Status"],
             _ if operation.is_tagged() => &["ETag", "Cache-Control"],
+            Op::GetRollout | Op::PutRollout | Op::Rollback => &["ETag", "Cache-Control"],
+            Op::Publish => &["Location", "Cache-Control"],
             Op::Token
             | Op::KeySet
             | Op::Server
             | Op::ServerAt
             | Op::Resource
             | Op::ResourceAt
-            | Op::LiveCounts => &["Cache-Control"],
+            | Op::LiveCounts
+            | Op::Comparisons => &["Cache-Control"],
             _ => &[],
         };
         let description = operation.words().summary;

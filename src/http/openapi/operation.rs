@@ -29,9 +29,14 @@ pub(in crate::http) enum Operation {
     KeySet,
     Server,
     ServerAt,
-    Rollout,
+    Diff,
+    Publish,
+    GetRollout,
+    PutRollout,
+    Rollback,
     Metrics,
     LiveCounts,
+    Comparisons,
     Console,
     ConsoleFile,
 }
@@ -78,7 +83,7 @@ impl Operation {
                 "Score many rows",
                 "Each row succeeds or fails on its own, in the order sent: 200 if any scored, 422 if none did. NDJSON is \
                  answered with NDJSON; CSV with JSON, or with columns added for `Accept: text/csv`. Rows that name the same \
-                 entity are all refused.",
+                 entity are all refused. Where there are canaries each row goes to the version of whoever it is about, and says so.",
             ),
             Self::Models => ("list_models", "Models", "The models that the caller may use", ""),
             Self::Model => ("get_model", "Models", "A model, with all that is known of each version", ""),
@@ -135,11 +140,38 @@ impl Operation {
                 "The same, where clients look whose issuer has a path",
                 "RFC 8414, section 3.1.",
             ),
-            Self::Rollout => (
+            Self::Diff => (
+                "diff_versions",
+                "Models",
+                "How two versions of a model differ",
+                "What they take and answer, how good they are, and, where both are loaded, how far apart they answer golden rows.",
+            ),
+            Self::Publish => (
+                "publish_version",
+                "Operation",
+                "Publish a model as a version",
+                "It is examined in a process of its own first. It answers nobody before it is rolled out, unless it is the \
+                 model's first. Without a schema it has the live version's.",
+            ),
+            Self::GetRollout => (
+                "get_rollout",
+                "Models",
+                "Which versions of a model answer whom",
+                "And what has become of each of them in this gateway.",
+            ),
+            Self::PutRollout => (
                 "put_rollout",
                 "Operation",
-                "Make a published version the live one",
-                "Every gateway on the repository follows within two seconds.",
+                "Say which versions of a model answer whom",
+                "Every gateway on the repository follows within two seconds. A canary whose share grows keeps the entities that it \
+                 has. The version that was live before stays loaded.",
+            ),
+            Self::Rollback => (
+                "roll_back",
+                "Operation",
+                "Take back what was rolled out last",
+                "Canaries, where there are any: the live version answers everybody again. Else the version that was live before is \
+                 it again, which takes no loading. The shadow goes in both cases.",
             ),
             Self::Metrics => (
                 "get_metrics",
@@ -153,6 +185,14 @@ impl Operation {
                 "What was counted, for pages and scripts",
                 "Every metric of `/metrics` under the same name, of the models that the caller may use. Counts only grow until the \
                  gateway starts anew or another version takes a model over: rates are for whoever asks twice.",
+            ),
+            Self::Comparisons => (
+                "get_comparisons",
+                "Operation",
+                "How shadows and canaries compare with the live version",
+                "What both versions have scored, in numbers: rows that the live version has answered and the shadow scores too, and \
+                 rows that a canary has answered and the live version scores too. This gateway's own, since the canary has its \
+                 share.",
             ),
             Self::Console => (
                 "get_console",
@@ -201,10 +241,12 @@ impl Operation {
             | Self::Importance
             | Self::Versions
             | Self::Version
+            | Self::GetRollout
+            | Self::Diff
             | Self::ModelDocument
             | Self::Metadata => Some(Scope::ModelsRead),
-            Self::Rollout => Some(Scope::ModelsWrite),
-            Self::LiveCounts => Some(Scope::MonitoringRead),
+            Self::PutRollout | Self::Rollback | Self::Publish => Some(Scope::ModelsWrite),
+            Self::LiveCounts | Self::Comparisons => Some(Scope::MonitoringRead),
             Self::Health
             | Self::Live
             | Self::Ready
@@ -258,10 +300,14 @@ impl Operation {
             C::NoBackground,
             C::BackgroundUnusable,
             C::ExplanationsPreparing,
+            C::UnknownVersion,
+            C::VersionNotLoaded,
             C::ModelOutputInvalid,
             C::Deadline,
         ];
         let plain = [C::InvalidParameter, C::NotAcceptable];
+        let of_a_rollout = [C::VersionUnusable, C::RepositoryUnavailable];
+        let changing = [C::RolloutChanged, C::AuditUnavailable, C::QuotaUnavailable, C::Deadline];
         match self {
             Self::Health | Self::Live | Self::Docs | Self::Console => {}
             Self::Ready => codes.push(C::NotReady),
@@ -292,6 +338,10 @@ impl Operation {
             Self::Document | Self::LiveCounts => {
                 codes.extend(plain.into_iter().chain([C::NotReady, C::Overloaded]));
             }
+            Self::Comparisons => {
+                codes.extend(about_a_model.into_iter().chain(plain));
+                codes.push(C::Overloaded);
+            }
             Self::DocsFile | Self::ConsoleFile => codes.push(C::NotFound),
             Self::Resource | Self::KeySet | Self::Server => codes.extend(plain),
             Self::ResourceAt | Self::ServerAt => codes.extend(plain.into_iter().chain([C::NotFound])),
@@ -307,18 +357,37 @@ impl Operation {
                     C::TemporarilyUnavailable,
                 ]);
             }
-            Self::Rollout => {
+            Self::Diff => {
+                codes.extend(about_a_model.into_iter().chain(plain));
+                codes.extend([C::UnknownVersion, C::VersionUnusable, C::Overloaded, C::Deadline]);
+            }
+            Self::Publish => {
+                let with_a_body = with_a_body.into_iter().filter(|code| *code != C::MalformedGzip);
                 codes.extend(about_a_model.into_iter().chain(with_a_body));
                 codes.extend([
                     C::InvalidParameter,
-                    C::UnknownVersion,
-                    C::VersionUnusable,
-                    C::InvalidRollout,
+                    C::InvalidUpload,
+                    C::InvalidName,
+                    C::InvalidModel,
+                    C::ModelRefused,
+                    C::VersionExists,
+                    C::StorageFull,
                     C::RepositoryUnavailable,
                     C::AuditUnavailable,
                     C::QuotaUnavailable,
-                    C::Deadline,
                 ]);
+            }
+            Self::GetRollout => {
+                codes.extend(about_a_model.into_iter().chain(plain).chain(of_a_rollout));
+                codes.push(C::Overloaded);
+            }
+            Self::PutRollout => {
+                codes.extend(about_a_model.into_iter().chain(with_a_body).chain(of_a_rollout).chain(changing));
+                codes.extend([C::InvalidParameter, C::InvalidRollout, C::UnknownVersion, C::BreakingChange]);
+            }
+            Self::Rollback => {
+                codes.extend(about_a_model.into_iter().chain(plain).chain(of_a_rollout).chain(changing));
+                codes.extend([C::NoPreviousVersion, C::Overloaded]);
             }
             Self::Metrics => codes.extend([C::InvalidParameter, C::Overloaded]),
         }

@@ -283,7 +283,10 @@ impl<'m> Described<'m> {
     /// The schema of the answer to a row of a batch.
     pub(super) fn scored_row(&self) -> Value {
         let place = "Its place among the rows that were sent.";
-        self.answer_with("index", json!({ "type": "integer", "minimum": 0, "description": place }))
+        let place = json!({ "type": "integer", "minimum": 0, "description": place });
+        let mut row = self.answer_with("index", place);
+        row["properties"]["model_version"] = json!({ "$ref": "#/components/schemas/RowVersion" });
+        row
     }
 
     fn answer_with(&self, first: &str, schema: Value) -> Value {

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: the gateway, a bare handler and its peers side by side, in rounds, models from outside, the cache,
-//! explanations, and what it costs to be seen.
+//! explanations, what it costs to be seen, and to change versions.
 //!
 //! Whatever else a machine does disturbs whoever is measured at that moment, so everyone is measured for a short
 //! while in turn, several times over, and the medians are compared.
@@ -11,6 +11,7 @@ mod outside;
 mod peers;
 mod raw;
 mod report;
+mod rollout;
 mod sample;
 mod telemetry;
 
@@ -56,6 +57,8 @@ enum Part {
     Explain,
     /// What lines of the log and traces add to a request.
     Telemetry,
+    /// Latency while versions change, and throughput with another version in the shadow.
+    Rollout,
 }
 
 /// Connections of a single-row load: enough to keep two cores busy, few enough not to queue for its own sake.
@@ -64,6 +67,9 @@ const CONNECTIONS: usize = 32;
 const BATCH_CONNECTIONS: usize = 2;
 /// Rows a batch.
 const BATCH_ROWS: usize = 1000;
+
+/// The shortest turn in which a version is seen, loaded and has answered for a while.
+const MIN_SWAP_TURN: Duration = Duration::from_secs(2);
 
 /// The counts of one run.
 struct Plan {
@@ -127,6 +133,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     if is_wanted(Part::Telemetry) {
         tables.push(telemetry::run(workspace, &site, plan.rounds, plan.turn)?.table());
+    }
+    if is_wanted(Part::Rollout) {
+        // A turn has to hold the half second within which a change is seen, and what loads the version.
+        tables.push(rollout::run(workspace, &site, plan.rounds, plan.turn.max(MIN_SWAP_TURN))?.table());
     }
     let report = tables.join("\n");
     let path = site.directory.join("report.md");

@@ -1,0 +1,533 @@
+//! [`Follower`]: keeps the mirror in step with the bucket.
+//!
+//! One list of the bucket says what has changed: every object's tag is in it. Versions that are new or other than before are fetched
+//! beside that, two at a time, and put in their place when they are whole. A rollout is mirrored once the versions that it names are:
+//! whoever reads the mirror never finds one that names a version on its way.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use scoregate_model::package::{
+    self, MANIFEST, MAX_MANIFEST_BYTES, MAX_ROLLOUT_BYTES, ROLLOUT, check_name, digest_of, max_bytes,
+    read_manifest,
+};
+use scoregate_schemas::{Manifest, Rollout};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::bucket::{Shared, addressed};
+use super::client::Object;
+use super::mirror::Marks;
+
+/// How many versions are fetched at once.
+const AT_ONCE: usize = 2;
+/// The longest time between two looks at a store that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a version rests that could not be fetched.
+const REST: Duration = Duration::from_secs(5);
+/// How long the files of a version may come after its manifest, until that is worth a word.
+const COMPLETE: Duration = Duration::from_secs(10);
+
+/// A model and a version of it.
+type Key = (String, String);
+
+/// What a bucket lists of one model.
+#[derive(Debug, Default)]
+struct Listed {
+    rollout: Option<Object>,
+    /// The objects of each version, by their names below it.
+    versions: BTreeMap<String, BTreeMap<String, Object>>,
+}
+
+impl Listed {
+    fn has(&self, version: &str) -> bool {
+        self.versions.get(version).is_some_and(|objects| objects.contains_key(MANIFEST))
+    }
+}
+
+/// What has come of fetching a version.
+#[derive(Debug)]
+enum Fetched {
+    /// It is in its place.
+    Placed,
+    /// It is as it was.
+    Same,
+    /// It has changed in the bucket to what no gateway would serve, and stays as it was here.
+    Kept(package::Error),
+    /// Not all that its manifest lists is there yet.
+    Incomplete(String),
+}
+
+/// What is known of a version.
+#[derive(Debug)]
+struct Known {
+    /// The objects of the bucket with which that was found.
+    listed: Marks,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// There is nothing to do as long as they stay.
+    Settled,
+    /// Files are missing, since then; whether that was said.
+    Incomplete {
+        since: Instant,
+        said: bool,
+        what: String,
+    },
+    /// It is tried again at this time.
+    Resting(Instant),
+    Fetching,
+}
+
+/// Follows a bucket.
+#[derive(Debug)]
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    known: HashMap<Key, Known>,
+    /// What tells the rollout of each model that is mirrored from others.
+    rollouts: BTreeMap<String, Option<String>>,
+    fetching: JoinSet<(Key, Result<Fetched, package::Error>)>,
+    /// What a start waits for: versions that may be to answer.
+    urgent: BTreeSet<Key>,
+    /// Whether anything in the mirror has changed that nobody was told of.
+    changed: bool,
+    /// Whether files of the mirror were compared with the bucket's, which is done once.
+    compared: bool,
+}
+
+impl Follower {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            known: HashMap::new(),
+            rollouts: BTreeMap::new(),
+            fetching: JoinSet::new(),
+            urgent: BTreeSet::new(),
+            changed: false,
+            compared: false,
+        }
+    }
+
+    /// Brings the mirror up to date once, of one model or of all.
+    pub(super) async fn refresh(mut self, model: Option<&str>) -> Result<(), package::Error> {
+        loop {
+            self.look(model).await?;
+            let Some(done) = self.fetching.join_next().await else { return Ok(()) };
+            match done {
+                Ok((_, Err(error))) => return Err(error),
+                Ok((key, fetched)) => self.take(key, fetched),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+    }
+
+    /// Follows the bucket for ever. `first` hears once what is to answer is in the mirror, or cannot be fetched at the moment.
+    pub(super) async fn follow(mut self, interval: Duration, first: Sender<()>, changed: impl Fn()) {
+        let (mut pause, mut told, mut first) = (interval, None::<String>, Some(first));
+        loop {
+            let looked = self.look(None).await;
+            match &looked {
+                Ok(()) => {
+                    pause = interval;
+                    if told.take().is_some() {
+                        tracing::info!(
+                            repository = self.shared.client.name(),
+                            "the bucket can be read again"
+                        );
+                    }
+                }
+                Err(error) => {
+                    pause = (pause * 2).min(LONGEST_PAUSE.max(interval));
+                    let error = in_words(error);
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            repository = self.shared.client.name(),
+                            error,
+                            "the bucket cannot be read; what was mirrored is served on"
+                        );
+                        told = Some(error);
+                    }
+                }
+            }
+            if std::mem::take(&mut self.changed) {
+                changed();
+            }
+            if (looked.is_err() || self.is_settled())
+                && let Some(first) = first.take()
+            {
+                // Who waited may have gone on without it.
+                let _ = first.send(());
+            }
+            let rest = tokio::time::sleep(pause);
+            tokio::select! {
+                () = rest => {}
+                () = self.shared.wake.notified() => {}
+                Some(done) = self.fetching.join_next(), if !self.fetching.is_empty() => match done {
+                    Ok((key, fetched)) => self.take(key, fetched),
+                    Err(panic) => {
+                        tracing::error!(error = %panic, "fetching a version panicked; this is a mistake in the gateway");
+                        self.known.retain(|_, known| !matches!(known.stage, Stage::Fetching));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Whether every version that may be to answer is mirrored, or waits for a reason.
+    fn is_settled(&self) -> bool {
+        let mut stages = self.urgent.iter().map(|key| self.known.get(key).map(|known| &known.stage));
+        stages.all(|stage| stage.is_some_and(|stage| !matches!(stage, Stage::Fetching)))
+    }
+
+    /// Looks at the bucket once: starts to fetch what is new, and mirrors what needs no fetching.
+    async fn look(&mut self, only: Option<&str>) -> Result<(), package::Error> {
+        let listed = sort(self.shared.client.list(only).await?);
+        self.start_fetching(&listed).await?;
+        for (model, of_model) in &listed {
+            self.follow_rollout(model, of_model).await?;
+        }
+        self.remove_others(&listed, only).await?;
+        self.compared = true;
+        Ok(())
+    }
+
+    /// Starts to fetch what is new or other than before: first what is to answer.
+    async fn start_fetching(&mut self, listed: &BTreeMap<String, Listed>) -> Result<(), package::Error> {
+        let mut wanted = Vec::new();
+        for (model, of_model) in listed {
+            for (version, objects) in of_model.versions.iter().filter(|(version, _)| of_model.has(version)) {
+                let marks: Marks =
+                    objects.iter().map(|(name, object)| (name.clone(), object.mark.clone())).collect();
+                let key = (model.clone(), version.clone());
+                if self.has_to_fetch(&key, &marks, objects) {
+                    wanted.push((key, marks, objects.clone()));
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        for model in wanted.iter().map(|(key, ..)| key.0.clone()).collect::<BTreeSet<_>>() {
+            let rollout = match listed[&model].rollout {
+                Some(_) => self.rollout(&model).await?,
+                None => None,
+            };
+            let of_model = wanted.iter().map(|(key, ..)| key).filter(|(of, _)| *of == model);
+            let is_named =
+                |version: &str| rollout.as_ref().is_none_or(|rollout| rollout.versions().contains(&version));
+            self.urgent.extend(of_model.filter(|(_, version)| is_named(version)).cloned());
+        }
+        wanted.sort_by_key(|(key, ..)| !self.urgent.contains(key));
+        for (key, listed, objects) in wanted {
+            if self.fetching.len() == AT_ONCE {
+                break;
+            }
+            let shared = Arc::clone(&self.shared);
+            self.known.insert(key.clone(), Known { listed, stage: Stage::Fetching });
+            self.fetching.spawn(async move {
+                let fetched = fetch(&shared, &key, &objects).await;
+                (key, fetched)
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a version has to be fetched whose objects have such marks.
+    fn has_to_fetch(&mut self, key: &Key, marks: &Marks, objects: &BTreeMap<String, Object>) -> bool {
+        match self.known.get_mut(key) {
+            Some(Known { stage: Stage::Fetching, .. }) => false,
+            Some(Known { stage: Stage::Resting(until), .. }) => *until <= Instant::now(),
+            Some(Known { listed, stage }) if listed == marks => {
+                match stage {
+                    Stage::Incomplete { since, said, what } if !*said && since.elapsed() >= COMPLETE => {
+                        *said = true;
+                        let (model, version) = key;
+                        tracing::warn!(
+                            model.name = model,
+                            model.version = version,
+                            missing = what,
+                            "not all files that the manifest lists are in the bucket"
+                        );
+                    }
+                    _ => {}
+                }
+                // Somebody may have emptied the mirror.
+                matches!(stage, Stage::Settled)
+                    && self.shared.mirror.bytes(&key.0, &key.1, MANIFEST).is_none()
+            }
+            _ => {
+                // What another process has mirrored, or this one before it was started again.
+                let is_here = self.shared.mirror.marks(&key.0, &key.1).is_some_and(|made_of| {
+                    let mut made_of = made_of.iter();
+                    made_of.all(|(name, mark)| {
+                        let file = name.rsplit('/').next().unwrap_or(name);
+                        marks.get(name) == Some(mark)
+                            && (self.compared
+                                || self.shared.mirror.bytes(&key.0, &key.1, file)
+                                    == objects.get(name).map(|object| object.bytes))
+                    })
+                });
+                if is_here {
+                    let known = Known { listed: marks.clone(), stage: Stage::Settled };
+                    self.known.insert(key.clone(), known);
+                }
+                !is_here
+            }
+        }
+    }
+
+    /// Takes up what has come of fetching a version.
+    fn take(&mut self, key: Key, fetched: Result<Fetched, package::Error>) {
+        let (model, version) = (key.0.clone(), key.1.clone());
+        let Some(known) = self.known.get_mut(&key) else { return };
+        known.stage = match fetched {
+            Ok(Fetched::Placed) => {
+                tracing::info!(model.name = model, model.version = version, "version mirrored");
+                self.changed = true;
+                Stage::Settled
+            }
+            Ok(Fetched::Same) => Stage::Settled,
+            Ok(Fetched::Kept(error)) => {
+                tracing::error!(
+                    model.name = model,
+                    model.version = version,
+                    error = in_words(&error),
+                    "a version was altered in the bucket; it is served on as it was"
+                );
+                Stage::Settled
+            }
+            Ok(Fetched::Incomplete(what)) => Stage::Incomplete { since: Instant::now(), said: false, what },
+            Err(error) => {
+                tracing::warn!(
+                    model.name = model,
+                    model.version = version,
+                    error = in_words(&error),
+                    "a version cannot be fetched; it is tried again"
+                );
+                Stage::Resting(Instant::now() + REST)
+            }
+        };
+    }
+
+    /// The rollout of `model` as the bucket has it, if it is one.
+    async fn rollout(&self, model: &str) -> Result<Option<Rollout>, package::Error> {
+        let found = self.shared.client.read(&format!("{model}/{ROLLOUT}"), MAX_ROLLOUT_BYTES).await?;
+        Ok(found.and_then(|(text, _)| serde_json::from_slice(&text).ok()))
+    }
+
+    /// Mirrors the rollout of `model` if it is another one, once the versions that it names are there.
+    async fn follow_rollout(&mut self, model: &str, listed: &Listed) -> Result<(), package::Error> {
+        let mark = listed.rollout.as_ref().map(|object| object.mark.clone());
+        if self.rollouts.get(model) == Some(&mark) {
+            return Ok(());
+        }
+        if let Some(rollout) = self.rollout(model).await? {
+            let is_on_its_way = |version: &&str| {
+                let stage = self.known.get(&(model.to_owned(), (*version).to_owned()));
+                let is_settled = stage.is_some_and(|known| matches!(known.stage, Stage::Settled));
+                listed.has(version) && !is_settled
+            };
+            if rollout.versions().iter().any(is_on_its_way) {
+                return Ok(());
+            }
+        }
+        let (is_news, object) = self.shared.pull_rollout(model).await?;
+        self.changed |= is_news;
+        self.rollouts.insert(model.to_owned(), object.map(|object| object.mark));
+        Ok(())
+    }
+
+    /// Removes from the mirror what is in the bucket no more.
+    async fn remove_others(
+        &mut self,
+        listed: &BTreeMap<String, Listed>,
+        only: Option<&str>,
+    ) -> Result<(), package::Error> {
+        let shared = Arc::clone(&self.shared);
+        let repository = shared.mirror.repository();
+        for model in repository.models()?.iter().filter(|model| only.is_none_or(|only| only == *model)) {
+            let of_model = listed.get(model);
+            for version in repository.versions(model)? {
+                if of_model.is_some_and(|listed| listed.has(&version)) {
+                    continue;
+                }
+                // It may have been published since the bucket was listed.
+                let _lock = shared.lock().await?;
+                let key = format!("{model}/{version}/{MANIFEST}");
+                if shared.client.read(&key, MAX_MANIFEST_BYTES).await?.is_none() {
+                    shared.mirror.remove(model, &version)?;
+                    tracing::info!(
+                        model.name = model,
+                        model.version = version,
+                        "version is in the bucket no more"
+                    );
+                    self.changed = true;
+                }
+            }
+            if of_model.is_none() {
+                self.follow_rollout(model, &Listed::default()).await?;
+            }
+        }
+        self.urgent.retain(|(model, version)| listed.get(model).is_some_and(|listed| listed.has(version)));
+        self.known.retain(|(model, version), known| {
+            matches!(known.stage, Stage::Fetching)
+                || listed.get(model).is_some_and(|listed| listed.has(version))
+                || only.is_some_and(|only| only != model)
+        });
+        Ok(())
+    }
+}
+
+/// Sorts objects by models and versions. What is no part of a repository is passed over.
+fn sort(objects: Vec<(String, Object)>) -> BTreeMap<String, Listed> {
+    let mut models: BTreeMap<String, Listed> = BTreeMap::new();
+    for (name, object) in objects {
+        let parts: Vec<&str> = name.split('/').collect();
+        if parts.iter().any(|part| check_name("object", part).is_err()) {
+            continue;
+        }
+        match parts.as_slice() {
+            [model, file] if *file == ROLLOUT => {
+                models.entry((*model).to_owned()).or_default().rollout = Some(object);
+            }
+            [model, version, file @ ..] if (1..=2).contains(&file.len()) => {
+                let of_model = models.entry((*model).to_owned()).or_default();
+                of_model.versions.entry((*version).to_owned()).or_default().insert(file.join("/"), object);
+            }
+            _ => {}
+        }
+    }
+    models
+}
+
+/// Fetches a version, and puts it in its place if it is whole. One that no gateway would serve is put there, too, where there is
+/// none yet: whoever looks at the model is told why it is refused.
+async fn fetch(
+    shared: &Arc<Shared>,
+    (model, version): &Key,
+    objects: &BTreeMap<String, Object>,
+) -> Result<Fetched, package::Error> {
+    let client = &shared.client;
+    let place = |name: &str| format!("{model}/{version}/{name}");
+    let Some((text, object)) = client.read(&place(MANIFEST), MAX_MANIFEST_BYTES).await? else {
+        return Ok(Fetched::Incomplete(MANIFEST.into()));
+    };
+    let before = shared.mirror.marks(model, version).is_some();
+    let here = shared.mirror.repository().directory(model, version);
+    let mut marks = Marks::from([(MANIFEST.into(), object.mark)]);
+    let mut fault = None;
+    let manifest: Option<Manifest> = match serde_json::from_slice(&text) {
+        Ok(manifest) => Some(manifest),
+        Err(source) => {
+            fault = Some(package::Error::Manifest { path: client.place(&place(MANIFEST)), source });
+            None
+        }
+    };
+    let files = manifest.map(|manifest| manifest.files).unwrap_or_default();
+    let mut chosen = Vec::new();
+    // Names that are no plain ones are refused by whoever reads the version.
+    for (name, digest) in files.iter().filter(|(name, _)| check_name("file", name).is_ok()) {
+        let names = [addressed(name, digest), name.clone()];
+        let Some(found) = names.into_iter().find(|name| objects.contains_key(name)) else {
+            return Ok(Fetched::Incomplete(name.clone()));
+        };
+        chosen.push((name, digest, found));
+    }
+    let staging = shared.mirror.staging(model)?;
+    for (name, digest, found) in &chosen {
+        let path = staging.path().join(name);
+        let error = |source| package::Error::Io { action: "create", path: path.clone(), source };
+        let mut file = File::create_new(&path).map_err(error)?;
+        let fetched = match client.download(&place(found), max_bytes(name), &mut file).await {
+            // It will be as large next time.
+            Err(error @ package::Error::TooLarge { .. }) => {
+                drop(file);
+                std::fs::remove_file(&path).map_err(|source| package::Error::Io {
+                    action: "remove",
+                    path,
+                    source,
+                })?;
+                marks.insert(found.clone(), objects[found].mark.clone());
+                fault = Some(error);
+                continue;
+            }
+            other => other?,
+        };
+        let Some((object, is)) = fetched else { return Ok(Fetched::Incomplete((*name).clone())) };
+        marks.insert(found.clone(), object.mark);
+        if is != **digest {
+            let problem = format!("found digest {is}, expected {digest} of the manifest");
+            fault = Some(package::Error::Altered { path: client.place(&place(found)), problem });
+        }
+    }
+    if let Some(fault) = fault.take_if(|_| before) {
+        return Ok(Fetched::Kept(fault));
+    }
+    // The same content that was stored anew.
+    let is_whole = || {
+        let mut files = chosen.iter();
+        files.all(|(name, _, found)| {
+            shared.mirror.bytes(model, version, name) == objects.get(found).map(|object| object.bytes)
+        })
+    };
+    if before && read_manifest(&here).is_ok_and(|(_, digest)| digest == digest_of(&text)) && is_whole() {
+        shared.mirror.note(model, version, &marks)?;
+        return Ok(Fetched::Same);
+    }
+    let path = staging.path().join(MANIFEST);
+    std::fs::write(&path, &text).map_err(|source| package::Error::Io { action: "write", path, source })?;
+    let (to, model, version) = (Arc::clone(shared), model.clone(), version.clone());
+    // It waits for the disk.
+    let placing = tokio::task::spawn_blocking(move || to.mirror.place(&model, &version, staging, &marks));
+    let placed = placing.await;
+    placed.unwrap_or_else(|panic| {
+        Err(package::Error::Io { action: "write", path: here, source: io::Error::other(panic) })
+    })?;
+    Ok(Fetched::Placed)
+}
+
+/// An error with all its causes, on one line.
+fn in_words(error: &package::Error) -> String {
+    match error {
+        package::Error::Io { source, .. } => format!("{error}: {source}"),
+        package::Error::Manifest { source, .. } | package::Error::Rollout { source, .. } => {
+            format!("{error}: {source}")
+        }
+        error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_sorted_and_strangers_passed_over() {
+        let object = |mark: &str| Object { mark: mark.into(), e_tag: Some(mark.into()), bytes: 1 };
+        let names = [
+            "a/rollout.json",
+            "a/v1/manifest.json",
+            "a/v1/0123/model.onnx",
+            "a/v2/model.onnx",
+            "a/v1/x/y/z",
+            "a/../secret/manifest.json",
+            "a/.hidden/manifest.json",
+            "a/v 3/manifest.json",
+            "readme.txt",
+            "b/v1/",
+        ];
+        let sorted = sort(names.iter().map(|name| ((*name).to_owned(), object(name))).collect());
+        assert_eq!(sorted.keys().collect::<Vec<_>>(), ["a"]);
+        let a = &sorted["a"];
+        assert_eq!(a.rollout, Some(object("a/rollout.json")));
+        assert_eq!(a.versions.keys().collect::<Vec<_>>(), ["v1", "v2"]);
+        assert_eq!(a.versions["v1"].keys().collect::<Vec<_>>(), ["0123/model.onnx", "manifest.json"]);
+        assert!(a.has("v1") && !a.has("v2"), "without a manifest there is no version");
+    }
+}

@@ -1,0 +1,227 @@
+//! Where models are published: a directory that replicas may share, or a bucket of an S3-compatible store, of which there is a mirror
+//! on this machine.
+//!
+//! Everything reads a directory; only what is published and changed goes to the store as well. Who changes something says so to the
+//! gateway's own watcher and, where there is Redis, to all others: looking at the repository from time to time is what they can
+//! rely on, being told is what makes them quick.
+
+mod bucket;
+mod client;
+mod follow;
+mod mirror;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use scoregate_model::package::{self, Repository};
+use scoregate_schemas::{Manifest, Rollout};
+
+use self::bucket::Bucket;
+use crate::config::Settings;
+use crate::redis::{self, Notices, Redis};
+
+/// What notices among replicas are sent under.
+pub const CHANNEL: &str = "scoregate:models";
+
+/// How long a command waits until Redis has passed on that something has changed.
+const TOLD: Duration = Duration::from_secs(1);
+
+/// Where models are published.
+#[derive(Debug, Clone)]
+pub struct Store {
+    place: Place,
+    bell: Arc<Bell>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Directory(Repository),
+    Bucket(Arc<Bucket>),
+}
+
+/// Why a store cannot be used in any case.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What the settings say cannot be put together.
+    #[error("the settings of the bucket cannot be used")]
+    Settings(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The mirror has no place.
+    #[error("cannot make {} for what is mirrored of the bucket", .path.display())]
+    Mirror {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The system has no more threads.
+    #[error("cannot start a thread for the bucket")]
+    Thread(#[source] std::io::Error),
+}
+
+impl Store {
+    /// The store that `settings` name. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it could never be used.
+    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
+        let models = &settings.models;
+        let repository = Repository::new(&models.dir);
+        let bell = Arc::new(Bell::default());
+        let place = match &models.bucket {
+            None => Place::Directory(repository),
+            Some(bucket) => Place::Bucket(Arc::new(Bucket::open(bucket, repository)?)),
+        };
+        Ok(Self { place, bell })
+    }
+
+    /// What is read: the directory itself, or the mirror of the bucket.
+    pub fn local(&self) -> &Repository {
+        match &self.place {
+            Place::Directory(repository) => repository,
+            Place::Bucket(bucket) => bucket.mirror(),
+        }
+    }
+
+    /// What the repository is called.
+    pub fn name(&self) -> String {
+        match &self.place {
+            Place::Directory(repository) => repository.root().display().to_string(),
+            Place::Bucket(bucket) => bucket.name().to_owned(),
+        }
+    }
+
+    /// Replaces the rollout of `model` by what `change` makes of the one that is there, in one step: of two that change it at
+    /// once the second sees what the first has written. `change` may be asked more than once, and what it said last holds.
+    ///
+    /// # Errors
+    /// [`package::Error`] if it cannot be read or written, and what `change` refuses; then nothing has changed.
+    pub fn change_rollout<E: From<package::Error>>(
+        &self,
+        model: &str,
+        change: impl FnMut(Option<&Rollout>) -> Result<Rollout, E>,
+    ) -> Result<Rollout, E> {
+        let changed = match &self.place {
+            Place::Directory(repository) => repository.change_rollout(model, change),
+            Place::Bucket(bucket) => bucket.change_rollout(model, change),
+        }?;
+        self.bell.ring();
+        Ok(changed)
+    }
+
+    /// Publishes `files` as a new version, and says where; see [`Repository::publish`].
+    ///
+    /// # Errors
+    /// As [`Repository::publish`].
+    pub fn publish(&self, manifest: Manifest, files: &[(&str, &[u8])]) -> Result<PathBuf, package::Error> {
+        let published = match &self.place {
+            Place::Directory(repository) => repository.publish(manifest, files),
+            Place::Bucket(bucket) => bucket.publish(manifest, files),
+        }?;
+        self.bell.ring();
+        Ok(published)
+    }
+
+    /// Brings the mirror of a bucket up to date, of one `model` or of all, for a command that is about to read it. Where that fails,
+    /// the mirror is as it was.
+    ///
+    /// # Errors
+    /// [`package::Error`] if the store cannot be read.
+    pub fn refresh(&self, model: Option<&str>) -> Result<(), package::Error> {
+        match &self.place {
+            Place::Directory(_) => Ok(()),
+            Place::Bucket(bucket) => bucket.refresh(model),
+        }
+    }
+
+    /// Follows a bucket from now on, looking at it once in each `interval`. Comes back once what is to answer is in the mirror; where
+    /// the store is out of reach and something was mirrored before, soon.
+    pub fn follow(&self, interval: Duration) {
+        if let Place::Bucket(bucket) = &self.place {
+            let bell = Arc::clone(&self.bell);
+            bucket.follow(interval, move || bell.ring_here());
+        }
+    }
+
+    /// Has `hear` called whenever something may have changed in what is read.
+    pub fn on_change(&self, hear: impl Fn() + Send + Sync + 'static) {
+        // There is one watcher.
+        let _ = self.bell.here.set(Box::new(hear));
+    }
+
+    /// Tells other replicas through `redis` what changes here, and hears it from them.
+    pub fn share(&self, redis: &Redis) {
+        let store = self.clone_for_notices();
+        let notices = redis.notices(CHANNEL, store);
+        let _ = self.bell.others.set(notices);
+    }
+
+    /// What is done about a notice of another replica.
+    fn clone_for_notices(&self) -> impl Fn() + Send + Sync + 'static {
+        // Neither may keep the other: the bell holds what sends notices.
+        let (place, bell) = (self.place.clone(), Arc::downgrade(&self.bell));
+        move || match &place {
+            Place::Directory(_) => {
+                if let Some(bell) = bell.upgrade() {
+                    bell.ring_here();
+                }
+            }
+            Place::Bucket(bucket) => bucket.wake(),
+        }
+    }
+
+    /// Tells replicas once through Redis that something has changed, for a command: gateways that it cannot tell find out by
+    /// looking.
+    pub fn tell_once(settings: &Settings) {
+        let Some(redis) = &settings.redis else { return };
+        // Who runs the command has been told what was done; that replicas hear of it half a second later is no failure.
+        let _ = redis::publish_once(redis, CHANNEL, TOLD);
+    }
+}
+
+impl From<Repository> for Store {
+    fn from(repository: Repository) -> Self {
+        Self { place: Place::Directory(repository), bell: Arc::default() }
+    }
+}
+
+/// Rings when something may have been published or changed.
+#[derive(Default)]
+struct Bell {
+    /// In this process.
+    here: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Through Redis, at all replicas.
+    others: OnceLock<Notices>,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.ring_here();
+        if let Some(others) = self.others.get() {
+            others.send();
+        }
+    }
+
+    fn ring_here(&self) {
+        if let Some(hear) = self.here.get() {
+            hear();
+        }
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Bell").finish_non_exhaustive()
+    }
+}

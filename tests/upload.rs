@@ -1,0 +1,450 @@
+//! Models that are sent to a running gateway to be published: what is good becomes a version, of everything else nothing is left.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use prost::Message;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Answer, Client, Gateway, Request, Settings, badfile, is_full, pause, scratch, wait_for, wait_within,
+};
+
+const BOUNDARY: &str = "----a-form-7MA4YWxk";
+const TREE: &str = "/v1/models/tree/versions";
+
+/// A form of these parts.
+fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, bytes) in parts {
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"../../etc/{name}\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(bytes);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+    body
+}
+
+/// Who sends models, and a gateway that takes them.
+struct Publisher {
+    gateway: Gateway,
+    key: String,
+    models: tempfile::TempDir,
+}
+
+impl Publisher {
+    /// With an empty repository but for a model `first`, and what `set` changes.
+    fn new(set: impl FnOnce(Settings) -> Settings) -> Self {
+        let models = tempfile::tempdir_in(scratch()).unwrap();
+        let settings = set(Settings::new()
+            .models(models.path())
+            .set("SCOREGATE_STATE_DIR", "state")
+            .set("SCOREGATE_DEFAULT_MODEL", "tree"));
+        let place = tempfile::tempdir_in(scratch()).unwrap();
+        let write = |name: &str, text: &[u8]| {
+            fs::write(place.path().join(name), text).unwrap();
+            place.path().join(name).to_str().unwrap().to_owned()
+        };
+        let import = [
+            "import",
+            &write("model.onnx", &badfile::good().encode_to_vec()),
+            "--name",
+            "first",
+            "--schema",
+            &write("schema.json", badfile::schema("first").to_string().as_bytes()),
+            "--golden",
+            &write("golden.jsonl", badfile::golden().as_bytes()),
+        ];
+        let imported = settings.run(&import);
+        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+        let key = settings.key_with(&["--name", "publisher", "--scopes", "models:write,models:read"]);
+        Self { gateway: settings.start(), key, models }
+    }
+
+    fn request(&self, target: &str, body: &[u8]) -> Request {
+        Request::new("POST", target)
+            .header("X-Api-Key", &self.key)
+            .header("Content-Type", format!("multipart/form-data; boundary=\"{BOUNDARY}\""))
+            .body(body)
+    }
+
+    fn admin(&self, request: &Request) -> Answer {
+        Client::connect(self.gateway.admin_addr).ask(request)
+    }
+
+    /// Sends a form to be published as a version of model `tree`.
+    fn send(&self, parts: &[(&str, &[u8])]) -> Answer {
+        self.admin(&self.request(TREE, &form(parts)))
+    }
+
+    /// What is in hand, or was left.
+    fn uploads(&self) -> Vec<PathBuf> {
+        let directory = self.gateway.settings.directory().join("state/uploads");
+        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+    }
+
+    fn versions(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.models.path().join("tree")) else { return Vec::new() };
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| !name.contains("rollout")).collect();
+        names.sort();
+        names
+    }
+
+    fn audited(&self, action: &str) -> Vec<Value> {
+        let log = self.gateway.settings.directory().join("state/audit.jsonl");
+        let events = fs::read_to_string(log).unwrap();
+        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.filter(|event| event["action"] == action).collect()
+    }
+}
+
+/// The parts of a good model.
+fn good() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let schema = badfile::schema("tree").to_string().into_bytes();
+    (badfile::good().encode_to_vec(), schema, badfile::golden().into_bytes())
+}
+
+#[test]
+fn what_is_sent_becomes_a_version_and_answers_once_it_is_promoted() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    // Of a model that nobody knows, nobody knows the schema.
+    let without = publisher.send(&[("model", &model)]);
+    assert_eq!((without.status, without.code().as_str()), (400, "invalid_upload"), "{}", without.text());
+    let first = publisher.send(&[
+        ("golden", &golden),
+        ("schema", &schema),
+        ("version", b"one"),
+        ("tolerance", b"1e-4"),
+        ("model", &model),
+    ]);
+    assert_eq!(first.status, 201, "{}", first.text());
+    assert_eq!(first.header("location"), Some("/v1/models/tree/versions/one"));
+    let told = first.json();
+    assert_eq!(
+        (&told["model"], &told["model_version"], &told["live"]),
+        (&json!("tree"), &json!("one"), &json!(true))
+    );
+    assert_eq!((&told["golden"]["rows"], &told["breaking"]), (&json!(3), &json!([])));
+    for place in [publisher.models.path(), publisher.gateway.settings.directory()] {
+        assert!(!first.text().contains(place.to_str().unwrap()), "{}", first.text());
+    }
+    let ask = || publisher.gateway.post("/v1/models/tree/predict", r#"{"a":0.25,"b":0.875}"#);
+    let answer = wait_for("the first version", || Some(ask()).filter(|answer| answer.status == 200)).json();
+    assert_eq!((&answer["model_version"], &answer["tree_probability"]), (&json!("one"), &json!(0.75)));
+
+    // The next one has the same schema, waits, and is called by the day.
+    let second = publisher.send(&[("model", &model), ("golden", &golden)]);
+    assert_eq!(second.status, 201, "{}", second.text());
+    let told = second.json();
+    assert_eq!(told["live"], json!(false));
+    let name = told["model_version"].as_str().unwrap().to_owned();
+    assert!(name.ends_with("_01"), "{name}");
+    let version = format!("{TREE}/{name}");
+    let read = || publisher.admin(&Request::get(&version).header("X-Api-Key", &publisher.key));
+    let accepted = wait_for("the second version to be tried", || {
+        Some(read()).filter(|answer| answer.status == 200 && answer.json()["state"] == "accepted")
+    });
+    assert_eq!(accepted.json()["schema"], serde_json::from_slice::<Value>(&schema).unwrap());
+    assert_eq!(ask().json()["model_version"], "one", "nobody has promoted it");
+    // A narrower one is told to be.
+    let mut narrow = badfile::schema("tree");
+    narrow["properties"]["a"]["maximum"] = json!(0.9);
+    let narrow = narrow.to_string();
+    let third =
+        publisher.send(&[("model", &model), ("golden", &golden), ("schema", narrow.as_bytes())]).json();
+    assert_eq!(
+        third["breaking"],
+        json!(["\"a\" was at least 0 and at most 1, and is at least 0 and at most 0.9"])
+    );
+
+    let published = publisher.audited("version.published");
+    let targets: Vec<&Value> = published.iter().map(|event| &event["target"]).collect();
+    assert_eq!(targets[1..3], [&json!("tree@one"), &json!(format!("tree@{name}"))]);
+    assert_eq!(published[1]["actor"]["kind"], "caller");
+    assert_eq!(published[1]["digest"], told["digest"]);
+    assert_eq!(publisher.uploads(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn whatever_else_is_sent_is_refused_and_leaves_nothing() {
+    let publisher = Publisher::new(|settings| settings.set("SCOREGATE_MAX_UPLOAD_BYTES", "100000"));
+    let (model, schema, golden) = good();
+    let published = publisher.send(&[("model", &model), ("schema", &schema), ("version", b"taken")]);
+    assert_eq!(published.status, 201, "{}", published.text());
+
+    let secret = "canary-7f3a";
+    let wrong = format!("{{\"features\":{{\"a\":\"{secret}\",\"b\":0.5}},\"expected\":0.25}}\n");
+    let no_golden = format!("{{\"features\":\"{secret}\"}}\n");
+    let off = golden.iter().map(|byte| if *byte == b'7' { b'6' } else { *byte }).collect::<Vec<u8>>();
+    let other = badfile::schema("tree").to_string().replace("\"b\"", "\"c\"");
+    let large = vec![b'x'; 90_000];
+    let parts = |parts: &[(&str, &[u8])]| form(parts);
+    let cases: Vec<(&str, Vec<u8>, u16, &str, Option<&str>)> = vec![
+        ("nothing", Vec::new(), 400, "invalid_upload", None),
+        ("no form", b"{}".to_vec(), 400, "invalid_upload", None),
+        ("broken off", parts(&[("model", &model)])[..200].to_vec(), 400, "invalid_upload", None),
+        ("no model", parts(&[("schema", &schema)]), 400, "invalid_upload", None),
+        ("a part twice", parts(&[("model", &model), ("model", &model)]), 400, "invalid_upload", None),
+        ("a text twice", parts(&[("version", b"a"), ("version", b"b")]), 400, "invalid_upload", None),
+        ("an unknown part", parts(&[("model", &model), ("modle", &model)]), 400, "invalid_upload", None),
+        ("a long name", parts(&[("model", &model), ("version", &large[..300])]), 400, "invalid_upload", None),
+        ("no number", parts(&[("model", &model), ("tolerance", b"much")]), 400, "invalid_upload", None),
+        ("a large number", parts(&[("model", &model), ("tolerance", b"2")]), 400, "invalid_upload", None),
+        ("up and away", parts(&[("model", &model), ("version", b"../x")]), 400, "invalid_name", None),
+        ("hidden", parts(&[("model", &model), ("version", b".x")]), 400, "invalid_name", None),
+        ("NUL", parts(&[("model", &model), ("version", b"a\0b")]), 400, "invalid_name", None),
+        ("no bytes", parts(&[("model", b"")]), 400, "invalid_model", Some("empty_file")),
+        ("a pickle", parts(&[("model", b"\x80\x04\x95")]), 400, "invalid_model", None),
+        ("an archive", parts(&[("model", b"PK\x03\x04 and more")]), 400, "invalid_model", None),
+        ("a program", parts(&[("model", b"\x7fELF\x02\x01\x01")]), 400, "invalid_model", None),
+        ("JSON", parts(&[("model", b"{\"a\":1}")]), 400, "invalid_model", None),
+        ("half a model", parts(&[("model", &model[..model.len() / 2])]), 400, "invalid_model", None),
+        (
+            "no schema",
+            parts(&[("model", &model), ("schema", b"[]")]),
+            422,
+            "model_refused",
+            Some("invalid_schema"),
+        ),
+        (
+            "another schema",
+            parts(&[("model", &model), ("schema", other.as_bytes())]),
+            422,
+            "model_refused",
+            None,
+        ),
+        (
+            "other answers",
+            parts(&[("model", &model), ("golden", &off)]),
+            422,
+            "model_refused",
+            Some("golden_mismatch"),
+        ),
+        (
+            "a golden row that does not pass",
+            parts(&[("model", &model), ("golden", wrong.as_bytes())]),
+            422,
+            "model_refused",
+            Some("invalid_golden"),
+        ),
+        (
+            "no golden row",
+            parts(&[("model", &model), ("golden", no_golden.as_bytes())]),
+            422,
+            "model_refused",
+            Some("invalid_golden"),
+        ),
+        (
+            "no reference",
+            parts(&[("model", &model), ("reference", b"a\n1\n")]),
+            422,
+            "model_refused",
+            Some("invalid_reference"),
+        ),
+        (
+            "no bindings",
+            parts(&[("model", &model), ("bindings", b"{")]),
+            422,
+            "model_refused",
+            Some("invalid_bindings"),
+        ),
+        (
+            "a name that is taken",
+            parts(&[("model", &model), ("version", b"taken")]),
+            409,
+            "version_exists",
+            None,
+        ),
+        ("too much", parts(&[("model", &large), ("golden", &large)]), 413, "body_too_large", None),
+    ];
+    for (what, body, status, code, fault) in cases {
+        let answer = publisher.admin(&publisher.request(TREE, &body));
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{what}: {}", answer.text());
+        if let Some(fault) = fault {
+            assert_eq!(answer.json()["errors"][0]["code"], fault, "{what}: {}", answer.text());
+        }
+        let text = answer.text();
+        for secret in [secret, "/etc/", publisher.models.path().to_str().unwrap(), "state/uploads", "upload-"]
+        {
+            assert!(!text.contains(secret), "{what}: {text}");
+        }
+    }
+    // The same, announced piece by piece.
+    let chunked = publisher.request(TREE, &[]).header("Transfer-Encoding", "chunked");
+    let mut client = Client::connect(publisher.gateway.admin_addr);
+    client.send(chunked.head());
+    let whole = form(&[("model", &large), ("golden", &large)]);
+    for piece in whole.chunks(10_000) {
+        client.send(format!("{:x}\r\n", piece.len()));
+        client.send(piece);
+        client.send("\r\n");
+    }
+    assert_eq!(client.answer().unwrap().code(), "body_too_large");
+
+    let body = form(&[("model", &model)]);
+    let request = publisher.request(TREE, &body);
+    let refused = |request: Request, status: u16, code: &str| {
+        let answer = publisher.admin(&request);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{}", answer.text());
+    };
+    refused(request.clone().content_type("application/json"), 415, "unsupported_media_type");
+    refused(request.clone().content_type("multipart/form-data"), 415, "unsupported_media_type");
+    refused(request.clone().header("Content-Encoding", "gzip"), 415, "unsupported_encoding");
+    refused(request.clone().header("Accept", "image/png"), 406, "not_acceptable");
+    refused(request.clone().without("x-api-key"), 401, "missing_credentials");
+    refused(
+        request.clone().without("x-api-key").header("X-Api-Key", &publisher.gateway.key),
+        403,
+        "insufficient_scope",
+    );
+    refused(publisher.request(&format!("{TREE}?promote=true"), &body), 400, "invalid_parameter");
+    refused(publisher.request("/v1/models/%2e%2e/versions", &body), 400, "invalid_name");
+    refused(publisher.request("/v1/models/%252e/versions", &body), 400, "invalid_name");
+    refused(
+        publisher.request(&format!("/v1/models/{}/versions", "x".repeat(129)), &body),
+        400,
+        "invalid_name",
+    );
+    let few = publisher.gateway.settings.key_with(&[
+        "--name",
+        "few",
+        "--scopes",
+        "models:write",
+        "--models",
+        "first",
+    ]);
+    let of_few = request.clone().without("x-api-key").header("X-Api-Key", &few);
+    wait_for("the key", || (publisher.admin(&of_few).code() == "model_not_allowed").then_some(()));
+    // What changes something is on the admin listener alone.
+    assert_eq!(publisher.gateway.ask(&request).status, 405);
+
+    assert_eq!(publisher.versions(), ["taken"]);
+    assert_eq!(publisher.audited("version.published").len(), 2);
+    assert_eq!(publisher.uploads(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn files_that_nobody_should_serve_are_refused_as_imports_are() {
+    let publisher = Publisher::new(|settings| settings);
+    let (_, schema, golden) = good();
+    let every = if is_full() { 1 } else { 6 };
+    let mut tried = 0;
+    for bad in badfile::table().into_iter().step_by(every) {
+        let file = bad.bytes();
+        if file.len() > 1 << 20 {
+            continue;
+        }
+        let answer = publisher.send(&[("model", &file), ("schema", &schema), ("golden", &golden)]);
+        let found = answer.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(found, bad.import.unwrap_or(bad.code), "{}: {}", bad.name, answer.text());
+        assert!(matches!(answer.status, 400 | 422), "{}: {}", bad.name, answer.status);
+        tried += 1;
+    }
+    assert!(tried > 5, "{tried}");
+    assert_eq!(publisher.versions(), Vec::<String>::new());
+    assert_eq!(publisher.gateway.get("/v1/models").status, 200);
+}
+
+#[test]
+fn of_two_that_take_one_name_one_wins() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    let body = form(&[("model", &model), ("schema", &schema), ("golden", &golden), ("version", b"same")]);
+    let request = publisher.request(TREE, &body);
+    let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+        let sending: Vec<_> = (0..2).map(|_| scope.spawn(|| publisher.admin(&request).status)).collect();
+        sending.into_iter().map(|sent| sent.join().unwrap()).collect()
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409]);
+    assert_eq!(publisher.versions(), ["same"]);
+}
+
+#[test]
+fn few_are_taken_in_at_once_and_who_stalls_or_leaves_makes_room() {
+    let publisher = Publisher::new(|settings| settings.set("SCOREGATE_BODY_TIMEOUT", "2s"));
+    let (model, schema, golden) = good();
+    let body = form(&[("schema", &schema), ("golden", &golden), ("model", &model)]);
+    let begin = || {
+        let mut client = Client::connect(publisher.gateway.admin_addr);
+        client.send(publisher.request(TREE, &body).head());
+        client.send(&body[..body.len() / 2]);
+        client
+    };
+    let (stalling, leaving) = (begin(), begin());
+    wait_for("two uploads in hand", || (publisher.uploads().len() == 2).then_some(()));
+    let third = publisher.admin(&publisher.request(TREE, &body));
+    assert_eq!((third.status, third.code().as_str()), (503, "overloaded"));
+    assert_eq!(third.header("retry-after"), Some("1"));
+    drop(leaving);
+    wait_for("the one that left to be gone", || (publisher.uploads().len() == 1).then_some(()));
+    assert_eq!(publisher.admin(&publisher.request(TREE, &body)).status, 201);
+    let mut stalling = stalling;
+    assert_eq!(stalling.answer().unwrap().code(), "body_timeout");
+    wait_for("the one that stalled to be gone", || publisher.uploads().is_empty().then_some(()));
+
+    // Whoever is slow but goes on is waited for.
+    let mut slow = Client::connect(publisher.gateway.admin_addr);
+    let padded = form(&[("model", &model), ("golden", &golden), ("reference", &reference(3 << 20))]);
+    slow.send(publisher.request(TREE, &padded).head());
+    let begun = Instant::now();
+    for piece in padded.chunks(padded.len() / 3 + 1) {
+        slow.send(piece);
+        pause(Duration::from_millis(900));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(2));
+    assert_eq!(slow.answer().unwrap().status, 201);
+}
+
+/// Rows of the model's training, some `bytes` of them.
+fn reference(bytes: usize) -> Vec<u8> {
+    let mut text = String::from("a,b,outcome\n");
+    let mut at = 0;
+    while text.len() < bytes {
+        at += 1;
+        let (a, b) = (f64::from(at % 100) / 100.0, f64::from(at % 7) / 7.0);
+        text.push_str(&format!("{a},{b:.6},{}\n", at % 2));
+    }
+    text.into_bytes()
+}
+
+#[test]
+fn what_a_gateway_that_was_killed_has_left_is_removed() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    let body = form(&[("schema", &schema), ("golden", &golden), ("model", &model), ("version", b"one")]);
+    let mut client = Client::connect(publisher.gateway.admin_addr);
+    client.send(publisher.request(TREE, &body).head());
+    client.send(&body[..body.len() - 100]);
+    let left = wait_for("an upload in hand", || publisher.uploads().pop());
+    publisher.gateway.signal(Signal::SIGKILL);
+    let Publisher { gateway, key, models } = publisher;
+    wait_within(Duration::from_secs(5), || client.answer().is_none().then_some(()));
+    assert!(left.is_dir(), "nobody was there to remove it");
+    // The same directories, and another process.
+    let state = gateway.settings.directory().join("state");
+    let settings = Settings::new()
+        .models(models.path())
+        .set("SCOREGATE_STATE_DIR", state.to_str().unwrap())
+        .set("SCOREGATE_API_KEYS_FILE", gateway.keys_file().to_str().unwrap())
+        .set("SCOREGATE_DEFAULT_MODEL", "first");
+    let gateway_key = gateway.key.clone();
+    let again = settings.start_with(&gateway_key);
+    assert!(!left.exists());
+    assert!(!models.path().join("tree/one").exists());
+    let request = Request::new("POST", TREE)
+        .header("X-Api-Key", &key)
+        .header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"))
+        .body(&body);
+    let answer = Client::connect(again.admin_addr).ask(&request);
+    assert_eq!(answer.status, 201, "{}", answer.text());
+}
