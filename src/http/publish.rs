@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body as _, Bytes};
-use hyper::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
 use hyper::http::request::Parts as Head;
 use scoregate_model::import::Overrides;
 use scoregate_model::package::{self, GOLDEN, MODEL, Repository, read_manifest};
@@ -49,6 +49,9 @@ const PROGRESS: usize = 1 << 20;
 
 /// The largest schema, and as much about bindings.
 const MAX_SCHEMA_BYTES: usize = 4 << 20;
+
+/// How long what is left of a body is read away that nobody takes any more.
+const READ_AWAY: Duration = Duration::from_secs(5);
 
 /// The longest text among the parts.
 const MAX_TEXT_BYTES: usize = 256;
@@ -106,8 +109,17 @@ async fn receive(
         }
     };
     thread.spawn(work).map_err(Error::Storage)?;
-    forward(body, pieces, app.settings.server.body_timeout, limit).await?;
-    let report = answered.await.map_err(|_| Error::Panicked)??;
+    let has_ended = forward(body, pieces, app.settings.server.body_timeout, limit).await?;
+    let report = match answered.await.map_err(|_| Error::Panicked)? {
+        Ok(report) => report,
+        Err(error) => {
+            let mut refusal = error.into_response();
+            if !has_ended {
+                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            return Ok(refusal);
+        }
+    };
     let location = format!("/v1/models/{}/versions/{}", report.model, report.version);
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static(JSON)),
@@ -128,35 +140,44 @@ fn boundary(parts: &Head) -> Result<String, Error> {
     found.and_then(multipart::boundary).ok_or(Error::MediaType("multipart/form-data with a boundary"))
 }
 
-/// Passes a body on as it comes, until it ends or nobody takes it any more.
+/// Passes a body on as it comes, until it ends; whether it has. Where nobody takes it any more, what is left is read away for a while,
+/// so that a client which sends everything before it listens hears why.
 async fn forward(
-    body: Body,
+    mut body: Body,
     pieces: mpsc::Sender<Piece>,
     timeout: Duration,
     limit: usize,
-) -> Result<(), Error> {
-    let mut body = body;
-    let (mut have, mut since_deadline) = (0_usize, 0);
+) -> Result<bool, Error> {
+    let (mut have, mut since_deadline, mut is_wanted) = (0_usize, 0, true);
     let mut deadline = Instant::now() + timeout;
     loop {
-        let frame = tokio::time::timeout_at(deadline, body.frame()).await.map_err(|_| Error::BodyTimeout)?;
+        let frame = tokio::select! {
+            () = pieces.closed(), if is_wanted => {
+                is_wanted = false;
+                deadline = deadline.min(Instant::now() + READ_AWAY);
+                continue;
+            }
+            frame = tokio::time::timeout_at(deadline, body.frame()) => frame,
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(_) if is_wanted => return Err(Error::BodyTimeout),
+            Err(_) => return Ok(false),
+        };
         let Some(frame) = frame else { break };
         let Ok(bytes) = frame.map_err(|_| Error::BodyBroken)?.into_data() else { continue };
         have = have.saturating_add(bytes.len());
         if have > limit {
-            return Err(Error::BodyTooLarge { limit });
+            return if is_wanted { Err(Error::BodyTooLarge { limit }) } else { Ok(false) };
         }
         since_deadline += bytes.len();
-        if pieces.send(Piece::Bytes(bytes)).await.is_err() {
-            // Whoever takes it in has found what is wrong with it.
-            return Ok(());
-        }
-        if since_deadline >= PROGRESS {
+        // That nobody takes it is seen above.
+        if is_wanted && pieces.send(Piece::Bytes(bytes)).await.is_ok() && since_deadline >= PROGRESS {
             (since_deadline, deadline) = (0, Instant::now() + timeout);
         }
     }
     let _ = pieces.send(Piece::End).await;
-    Ok(())
+    Ok(true)
 }
 
 /// What is done on a thread of its own.
@@ -214,6 +235,7 @@ impl Work {
         let (bindings, output) = stated.unwrap_or_default();
         let overrides = Overrides { bindings, output, tolerance: import.tolerance, ..Overrides::default() };
         let examined = import.examine(&sandbox, library, overrides)?;
+        let _naming = app.uploads.naming();
         let publication = import.prepare(repository, examined)?;
         if has_left() {
             return Ok(None);
@@ -435,4 +457,24 @@ impl Error {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::problem::Code;
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_one_that_fails() {
+        let code = |kind: io::ErrorKind| Error::of_storage(kind.into()).code();
+        assert_eq!(code(io::ErrorKind::StorageFull), Code::StorageFull);
+        assert_eq!(code(io::ErrorKind::QuotaExceeded), Code::StorageFull);
+        assert_eq!(code(io::ErrorKind::PermissionDenied), Code::RepositoryUnavailable);
+        let published = |kind: io::ErrorKind| {
+            let (action, path) = ("write", PathBuf::from("model.onnx"));
+            Error::from(package::Error::Io { action, path, source: kind.into() }).code()
+        };
+        assert_eq!(published(io::ErrorKind::StorageFull), Code::StorageFull);
+        assert_eq!(published(io::ErrorKind::PermissionDenied), Code::RepositoryUnavailable);
+    }
 }
