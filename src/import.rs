@@ -28,6 +28,7 @@ pub const TOLERANCE: f64 = 1e-5;
 
 /// What becomes a version, and what it is called.
 #[derive(Debug, Args)]
+#[group(skip)] // The subcommand has a group of this name.
 pub struct Import {
     /// The ONNX file.
     #[arg(value_name = "MODEL.onnx")]

@@ -26,11 +26,11 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 /// The same for a build without optimisation on a machine that runs other tests as well.
 const LATE: Duration = Duration::from_secs(10);
 
-/// Holds a time to what it may be in this build.
-fn check_soon(what: &str, found: Duration, limit: Duration) {
-    println!("{what} after {found:?}");
+/// Holds what is typical of some times to what it may be in this build: tests that run beside this one may hold any of them up.
+fn check_soon(mut found: Vec<Duration>, limit: Duration) {
+    found.sort();
     let limit = if is_full() { limit } else { LATE };
-    assert!(found <= limit, "{what} after {found:?}, expected {limit:?}");
+    assert!(found[found.len() / 2] <= limit, "live everywhere after {found:?}, expected {limit:?}");
 }
 
 fn empty() -> tempfile::TempDir {
@@ -83,7 +83,8 @@ fn said(gateway: &Gateway, text: &str) -> bool {
 
 /// Publishes a version by `scoregate import`.
 fn import(settings: &Settings, model: &str, version: &str, score: f32) {
-    let arguments = Importable::new(model, score).arguments(version);
+    let importable = Importable::new(model, score);
+    let arguments = importable.arguments(version);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = settings.run(&arguments);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -131,39 +132,41 @@ fn gateways_on_one_bucket_follow_each_other() {
                 settings
             }
         };
-        import(&of_both(), model, "1", 0.25);
+        // Published by a command, or copied in by hand.
+        let elsewhere = empty();
+        let publish = |version: &str, score: f32| {
+            if has_redis {
+                import(&of_both(), model, version, score);
+            } else {
+                bucket.copy(&publish_constant(elsewhere.path(), model, version, score), model, version);
+            }
+        };
+        publish("1", 0.25);
         let [(one, writer), (other, _)] = [start(of_both()), start(of_both())];
         for gateway in [&one, &other] {
             assert_eq!(ask_constant(gateway, model), Ok(("1".into(), 0.25)));
         }
-        // Copied in by hand, and published by a command.
-        let elsewhere = empty();
-        if has_redis {
-            import(&of_both(), model, "2", 0.75);
-        } else {
-            bucket.copy(&publish_constant(elsewhere.path(), model, "2", 0.75), model, "2");
-        }
+        publish("2", 0.75);
         for gateway in [&one, &other] {
             until_accepted(gateway, model, "2");
         }
-        for (round, (version, score)) in [("2", 0.75), ("1", 0.25), ("2", 0.75)].into_iter().enumerate() {
-            let begun = Instant::now();
-            assert_eq!(promote(&one, &writer, model, version).0, 200);
-            for gateway in [&one, &other] {
-                until_served(gateway, model, version);
-                assert_eq!(ask_constant(gateway, model), Ok((version.into(), score)));
-            }
-            check_soon(&format!("{model} {version} live everywhere"), begun.elapsed(), limit);
-            // And by a command, elsewhere.
-            if round == 2 {
+        let swaps =
+            [("2", 0.75), ("1", 0.25), ("2", 0.75), ("1", 0.25), ("2", 0.75)].map(|(version, score)| {
                 let begun = Instant::now();
-                let done = of_both().run(&["models", "promote", &format!("{model}@1")]);
-                assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-                println!("the command itself took {:?}", begun.elapsed());
-                let begun = Instant::now();
-                until_served(&other, model, "1");
-                check_soon("promoted by a command", begun.elapsed(), limit);
-            }
+                assert_eq!(promote(&one, &writer, model, version).0, 200);
+                for gateway in [&one, &other] {
+                    until_served(gateway, model, version);
+                    assert_eq!(ask_constant(gateway, model), Ok((version.into(), score)));
+                }
+                begun.elapsed()
+            });
+        println!("{model}: live everywhere after {swaps:?}");
+        check_soon(swaps.into(), limit);
+        // And by a command, elsewhere.
+        let done = of_both().run(&["models", "promote", &format!("{model}@1")]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        for gateway in [&one, &other] {
+            until_served(gateway, model, "1");
         }
         assert!(!said(&one, "panicked") && !said(&other, "panicked"));
     }
@@ -191,9 +194,9 @@ fn gateways_on_one_directory_are_told_by_redis() {
         }
         begun.elapsed()
     };
-    for version in ["2", "1", "2"] {
-        check_soon("live everywhere", swap(version), AT_ONCE);
-    }
+    let swaps = ["2", "1", "2", "1", "2"].map(swap);
+    println!("told by Redis: live everywhere after {swaps:?}");
+    check_soon(swaps.into(), AT_ONCE);
     // A notice that was missed is made up for when the way is open again.
     proxy.cut();
     assert_eq!(promote(&one, &writer, "steady", "1").0, 200);
@@ -202,7 +205,8 @@ fn gateways_on_one_directory_are_told_by_redis() {
     assert_eq!(ask_constant(&other, "steady"), Ok(("2".into(), 0.75)));
     proxy.mend();
     until_served(&other, "steady", "1");
-    check_soon("live everywhere", swap("2"), AT_ONCE);
+    let after = swap("2");
+    assert!(after < LATE, "notices come again after the way was cut: {after:?}");
 }
 
 #[test]

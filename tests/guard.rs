@@ -9,7 +9,7 @@ use scoregate_schemas::Rollout;
 use serde_json::{Value, json};
 
 use crate::shadow::{Way, comparison, empty, publish, roll_out, start};
-use crate::support::{Answer, Gateway, Request, pause, wait_for};
+use crate::support::{Answer, Gateway, PATIENCE, Request, pause, wait_for, wait_within};
 
 const PREDICT: &str = "/v1/models/duel/predict";
 const BATCH: &str = "/v1/models/duel/predict/batch";
@@ -50,7 +50,8 @@ fn batch(gateway: &Gateway, rows: &str) -> Answer {
 
 /// Waits until version 2 is no canary any more.
 fn until_dropped(gateway: &Gateway, models: &Path) -> Value {
-    wait_for("the canary to be taken back", || rollout(models).canaries.is_empty().then_some(()));
+    let dropped = wait_within(PATIENCE, || rollout(models).canaries.is_empty().then_some(()));
+    assert!(dropped.is_some(), "the canary is not taken back:\n{}", gateway.log().join("\n"));
     let found = wait_for("the gateway to follow", || {
         let found = gateway.get("/v1/models/duel/rollout").json();
         found["canaries"].as_array().unwrap().is_empty().then_some(found)
@@ -70,6 +71,8 @@ fn one_that_fails_is_taken_back_after_a_few_requests() {
     publish(models.path(), "2", Way::Ratio);
     let gateway = start(models.path(), "", &[]);
     roll_out(&gateway, "duel", &canary(50.0));
+    // What was answered before it was first looked at does not count.
+    pause(LOOKED_AT);
     let ask = |who: u32| {
         let row = json!({"a": 2, "b": 1, "who": format!("customer-{who}")});
         gateway.post(PREDICT, row.to_string())

@@ -1,13 +1,12 @@
 //! Publishing that ends in the middle, at any step: there is the whole version or none, and another try publishes it.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use scoregate_model::package::{Package, Repository};
 
 use crate::support::bucket::{Bucket, Moment, Trap};
-use crate::support::constant::{Importable, ask_constant, publish_constant};
+use crate::support::constant::{Importable, ask_constant};
 use crate::support::{Gateway, Settings, is_full, scratch, wait_for, wait_within};
 
 /// How often somebody is killed.
@@ -91,10 +90,10 @@ fn traced(settings: &Settings, arguments: &[&str], at: Option<Call<'_>>) -> Vec<
 #[test]
 fn a_directory_has_whole_versions_or_none() {
     let models = empty();
-    publish_constant(models.path(), "steady", "first", 0.25);
-    let gateway = watching(settings().models(models.path()));
     let importable = Importable::new("steady", 0.75);
     let command = settings().models(models.path());
+    assert!(publish_again(&command, &importable, "first"));
+    let gateway = watching(settings().models(models.path()));
     let import = |version: &str, at: Option<Call<'_>>| {
         let arguments = importable.arguments(version);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -135,45 +134,39 @@ fn a_directory_has_whole_versions_or_none() {
 #[test]
 fn a_bucket_has_whole_versions_or_none() {
     let bucket = Bucket::start();
-    let direct = || bucket.of(settings());
+    let trap = Trap::before(&bucket);
     let importable = Importable::new("steady", 0.75);
-    let command = direct();
+    // One mirror for all who publish, so that each has the same to ask.
+    let command = Bucket::by(settings(), trap.port);
     assert!(publish_again(&command, &importable, "first"));
-    let gateway = watching(direct());
-    let import = |trap: &Trap, version: &str| {
-        let settings = Bucket::by(settings(), trap.port);
+    let gateway = watching(bucket.of(settings()));
+    let import = |version: &str, last: Option<(usize, Moment)>| {
         let arguments = importable.arguments(version);
-        let mut child = settings.start_command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        trap.set(&child);
-        child.wait().unwrap()
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        trap.run(last, || command.start_command(&arguments))
     };
-    let counting = Trap::before(&bucket, usize::MAX, Moment::Before);
-    assert!(import(&counting, "counted").success());
-    let count = counting.requests();
+    let (count, is_done) = import("counted", None);
+    assert!(is_done && count > 8, "{count} requests");
     let mut versions = vec!["counted".to_owned()];
     let (mut left, rounds) = (0, rounds());
     for round in 0..rounds {
         let version = format!("killed-{round}");
         let moment = [Moment::Before, Moment::Half, Moment::After][round % 3];
-        // The first request lists what is there, before the model is examined.
+        // The first requests see what is there, before the model is examined.
         let at = 1 + round * (count - 2) / (rounds - 1);
-        let trap = Trap::before(&bucket, at, moment);
-        let status = import(&trap, &version);
-        assert!(!status.success(), "it was killed at request {at}, {moment:?}");
+        let (_, is_done) = import(&version, Some((at, moment)));
+        assert!(!is_done, "it was killed at request {at} of {count}, {moment:?}");
         let is_there = bucket.get(&format!("steady/{version}/manifest.json")).is_some();
         left += usize::from(!is_there);
-        assert_eq!(
-            publish_again(&command, &importable, &version),
-            !is_there,
-            "{version} at request {at}, {moment:?}"
-        );
+        let again = publish_again(&command, &importable, &version);
+        assert_eq!(again, !is_there, "{version} at request {at} of {count}, {moment:?}");
         versions.push(version);
     }
     println!("{rounds} killed, of which {left} before the version was there, of {count} requests");
     assert!(left >= rounds / 4 && left < rounds, "kills have to come before and after: {left}");
     check_usable(&gateway, &command, "steady", &versions, 0.75);
     // Whoever begins with nothing finds all of them whole.
-    let fresh = direct();
+    let fresh = bucket.of(settings());
     let listed = fresh.run(&["models", "list"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert_eq!(listed.lines().count(), versions.len() + 2, "{listed}");

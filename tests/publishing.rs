@@ -542,7 +542,7 @@ fn a_model_that_hangs_crashes_or_eats_memory_is_named_and_the_gateway_serves_on(
 fn a_model_whose_sessions_would_fill_the_memory_is_not_loaded() {
     let (models, state) = (empty(), empty());
     publish(models.path(), "steady", "1", 0.25);
-    // Its session holds a matrix of 4,096 rows and columns, which are 64 MiB; two a worker make more than a gigabyte.
+    // Its session holds a matrix of 4,096 rows and columns, which are 64 MiB; two a worker, and one more, make more than a gigabyte.
     laborious("wide", "1", 0).publish(models.path(), late());
     let start = |workers: &str| {
         let settings = gateway(models.path()).set("SCOREGATE_STATE_DIR", state.path().to_str().unwrap());
@@ -554,7 +554,7 @@ fn a_model_whose_sessions_would_fill_the_memory_is_not_loaded() {
     let line = refusal(&gateway, "wide", "1");
     assert_eq!(line["code"], "model_memory", "{line}");
     let error = line["error"].as_str().unwrap();
-    assert!(error.contains("32 sessions") && error.contains("1024 MiB"), "{error}");
+    assert!(error.contains("33 sessions") && error.contains("1024 MiB"), "{error}");
     assert!(error.contains("SCOREGATE_MODEL_MEMORY") && error.contains("SCOREGATE_WORKERS"), "{error}");
     drop(gateway);
     // What was measured is remembered, and fewer sessions fit.

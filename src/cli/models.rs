@@ -16,8 +16,8 @@ use crate::config::Settings;
 use crate::import;
 use crate::registry::Role;
 use crate::repository::Store;
-use crate::rollout::change::{Asked, Change, Changed};
 use crate::rollout;
+use crate::rollout::change::{Asked, Change, Changed};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelsCommand {
@@ -131,7 +131,7 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
         ModelsCommand::Show { repository, version } => {
             let model = version.split('@').next();
             print(&show(&repository.open(model)?, version)?)
-        },
+        }
         ModelsCommand::Diff(args) => diff(args),
         ModelsCommand::Promote { repository, version, breaking } => {
             let (model, name) = split(version)?;

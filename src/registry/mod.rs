@@ -3,6 +3,7 @@
 //! What requests see is a [`Snapshot`] that never changes; [`watch`] puts another in its place when something is published,
 //! promoted or refused.
 
+mod crew;
 mod explainer;
 mod records;
 mod seen;

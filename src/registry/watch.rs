@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use scoregate_model::acceptance::accept::Accepted;
 use scoregate_model::runtime::Runtime;
 
+use super::crew::Crew;
 use super::explainer::Unprepared;
 use super::seen::{Seen, Stage};
 use super::tools::{Tools, reasons_of};
-use super::version::{STACK_BYTES, Version};
+use super::version::Version;
 use super::watched::Watched;
 use super::{Error, Registry, Role, Snapshot};
 use crate::config::Settings;
@@ -37,6 +38,8 @@ pub struct Watcher {
     unlisted: Option<String>,
     report: Sender<Report>,
     reports: Receiver<Report>,
+    /// The threads that try, load and prepare.
+    crew: Crew,
     /// How many threads wait for a package that is tried.
     trying: usize,
     /// How many threads load a version.
@@ -100,6 +103,7 @@ impl Watcher {
             unlisted: None,
             report,
             reports,
+            crew: Crew::default(),
             trying: 0,
             loading: 0,
             unprepared: VecDeque::new(),
@@ -379,13 +383,11 @@ impl Watcher {
             }
         };
         let (of, name) = (model.clone(), version.clone());
-        let task = move || {
-            let outcome = work();
+        let tell = move |outcome| {
             // The watcher has ended if nobody listens.
             let _ = report.send(Report::Done(Done { model: of, version: name, id, outcome }));
         };
-        let thread = std::thread::Builder::new().name("scoregate-model".into()).stack_size(STACK_BYTES);
-        if let Err(error) = thread.spawn(task) {
+        if let Err(error) = self.crew.run(work, tell) {
             let detail = format!("cannot start a thread: {error}");
             let reasons =
                 Reasons { code: "no_thread".into(), reason: "cannot start a thread".into(), detail };
@@ -415,13 +417,14 @@ impl Watcher {
             if let Ok((version, unprepared)) = taken.recv() {
                 tools.prepare(&version, unprepared);
             }
+        };
+        let tell = move |()| {
             // The watcher has ended if nobody listens.
             let _ = report.send(Report::Prepared);
         };
-        let thread = std::thread::Builder::new().name("scoregate-explain".into()).stack_size(STACK_BYTES);
-        match thread.spawn(task) {
-            Ok(_) => {
-                // The thread takes what it is given before it ends.
+        match self.crew.run(task, tell) {
+            Ok(()) => {
+                // The thread takes what it is given before it has done.
                 let _ = work.send((version, unprepared));
                 self.preparing = true;
             }

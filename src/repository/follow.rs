@@ -469,16 +469,19 @@ async fn fetch(
     if let Some(fault) = fault.take_if(|_| before) {
         return Ok(Fetched::Kept(fault));
     }
-    // The same content that was stored anew.
-    let is_whole = || {
-        let mut files = chosen.iter();
-        files.all(|(name, _, found)| {
-            shared.mirror.bytes(model, version, name) == objects.get(found).map(|object| object.bytes)
-        })
-    };
-    if before && read_manifest(&here).is_ok_and(|(_, digest)| digest == digest_of(&text)) && is_whole() {
-        shared.mirror.note(model, version, &marks)?;
-        return Ok(Fetched::Same);
+    // The same content that was stored anew, unless what is here is not what it should be.
+    if before && read_manifest(&here).is_ok_and(|(_, digest)| digest == digest_of(&text)) {
+        let (here, files) = (here.clone(), files.clone());
+        let is_whole = move || {
+            let mut files = files.iter();
+            files.all(|(name, digest)| {
+                std::fs::read(here.join(name)).is_ok_and(|bytes| digest_of(&bytes) == *digest)
+            })
+        };
+        if tokio::task::spawn_blocking(is_whole).await.unwrap_or(false) {
+            shared.mirror.note(model, version, &marks)?;
+            return Ok(Fetched::Same);
+        }
     }
     let path = staging.path().join(MANIFEST);
     std::fs::write(&path, &text).map_err(|source| package::Error::Io { action: "write", path, source })?;

@@ -235,11 +235,6 @@ impl Change {
     fn apply(&self, before: Option<&Rollout>, asked: &Asked<'_>) -> Result<Rollout, Error> {
         let none = Rollout::default();
         let current = before.unwrap_or(&none);
-        if let Some(expected) = &asked.expected
-            && !expected.contains(&current.revision)
-        {
-            return Err(Error::Changed { revision: current.revision });
-        }
         let (mut live, mut shadow) = (current.live.clone(), current.shadow.clone());
         let shares = current.canaries.iter().map(|canary| (canary.version.clone(), canary.percent));
         let mut canaries: Vec<(String, f64)> = shares.collect();
@@ -287,7 +282,13 @@ impl Change {
         let revision = current.revision.saturating_add(1);
         let after = Rollout { previous: previous.cloned(), live, canaries, shadow, revision };
         check(&after)?;
-        Ok(after)
+        // What could never be done is refused for that (RFC 9110, section 13.2.1).
+        match &asked.expected {
+            Some(expected) if !expected.contains(&current.revision) => {
+                Err(Error::Changed { revision: current.revision })
+            }
+            _ => Ok(after),
+        }
     }
 
     /// What is done on the way from one rollout to the next.

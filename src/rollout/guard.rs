@@ -185,9 +185,9 @@ struct Trial {
     canary: Arc<Version>,
     slots: Vec<(u16, u16)>,
     since: Option<String>,
-    /// When it was first seen so.
+    /// When it was first seen so, at most a second after it was so.
     begin: SystemTime,
-    /// What the live version and the canary had answered by then.
+    /// What the live version and the canary had answered by then, which does not count.
     before: [Answered; 2],
     /// The revision that was decided on: nothing is decided twice.
     decided: Option<u64>,

@@ -1,5 +1,5 @@
-//! Which version of a model answers whom, durable in `rollout.json` beside its versions: [`change`] changes it, [`slots`] says who is
-//! who's, and [`shadow`] compares versions.
+//! Which version of a model answers whom, durable in `rollout.json` beside its versions: [`change`] changes it, [`slots`] deals entities
+//! out, [`shadow`] compares versions beside the answers, and [`guard`] takes back canaries that do worse.
 
 pub mod change;
 pub mod guard;

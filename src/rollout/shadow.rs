@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use scoregate_model::comparison::{Comparison, Side, Summary};
 use scoregate_model::features::{BodyError, FaultCode, FeatureRows};
-use scoregate_model::runtime::Scores;
+use scoregate_model::runtime::Score;
 use serde::Serialize;
 
 use crate::config::ShadowSettings;
@@ -31,6 +31,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_secs(1);
 /// Of so many runs one is timed, for which both versions have to run.
 const TIMED: u64 = 8;
+/// How many rows are added to what is known before others may look at it.
+const ADDED: usize = 256;
 /// What a job takes beside its body.
 const JOB_BYTES: usize = 256;
 
@@ -163,18 +165,22 @@ impl Shadows {
         }
     }
 
-    /// Forgets pairs of versions that are not compared any more.
+    /// Forgets pairs of versions that are not compared any more, or not with the same share.
     pub fn keep(&self, models: &Snapshot) {
-        let is_compared = |(model, live, other): &Key| {
+        let is_compared = |(model, live, other): &Key, pair: &Pair| {
             let split = models.models.get(model).and_then(|model| model.split.as_ref());
             split.is_some_and(|split| {
                 let is_other = |version: &Arc<Version>| version.manifest.version == *other;
-                split.live.manifest.version == *live
-                    && (split.shadow.as_ref().is_some_and(is_other)
-                        || split.canaries.iter().any(|canary| is_other(&canary.version)))
+                let canary = split.canaries.iter().find(|canary| is_other(&canary.version));
+                let is_same = match canary {
+                    Some(canary) => pair.since == canary.since,
+                    None => pair.since.is_none() && split.shadow.as_ref().is_some_and(is_other),
+                };
+                // Rows of a rollout that is not seen here yet have come already.
+                pair.revision > split.revision || split.live.manifest.version == *live && is_same
             })
         };
-        self.shared.pairs().retain(|key, _| is_compared(key));
+        self.shared.pairs().retain(|key, pair| is_compared(key, pair));
     }
 
     /// What is known of the pairs of those models that are `wanted`.
@@ -309,16 +315,16 @@ struct Read {
 
 impl Read {
     /// Reads the rows of `jobs`: one body, or several of one row each.
-    fn new(version: &Version, jobs: &[Box<Job>]) -> Self {
+    fn new(version: &Version, jobs: &[Job]) -> Self {
         match jobs {
             [job] if job.form != Form::Row => Self::batch(version, job),
             jobs => Self::singles(version, jobs),
         }
     }
 
-    fn singles(version: &Version, jobs: &[Box<Job>]) -> Self {
+    fn singles(version: &Version, jobs: &[Job]) -> Self {
         let mut rows = version.reader.empty(jobs.len());
-        let read = |job: &Box<Job>| {
+        let read = |job: &Job| {
             let before = rows.len();
             match version.reader.json_row(&job.body, &mut rows) {
                 Ok(()) if rows.len() > before => Ok(before),
@@ -359,23 +365,33 @@ impl Read {
         Self { rows, at }
     }
 
-    /// Runs those rows that pass: the scores of each, and what that took the processor.
-    fn run(&self, version: &Version) -> Option<(Scores, Duration)> {
-        let wanted: Vec<usize> = self.at.iter().filter_map(|at| at.as_ref().ok().copied()).collect();
-        let is_all = wanted.len() == self.rows.len();
-        let few = (!is_all).then(|| self.rows.select(&wanted));
+    /// Runs those rows that pass: the score of each, if it has a usable one, and what that took the processor.
+    fn run(&self, version: &Version) -> (Vec<Option<Score>>, Duration) {
+        let passed: Vec<usize> = self.at.iter().filter_map(|at| at.as_ref().ok().copied()).collect();
         let begin = processor_time();
-        let scores = version.run_aside(few.as_ref().unwrap_or(&self.rows)).ok()?;
-        Some((scores, processor_time().saturating_sub(begin)))
+        let scores = if passed.is_empty() { Vec::new() } else { run_some(version, &self.rows, &passed) };
+        (scores, processor_time().saturating_sub(begin))
     }
 
     /// What each row takes the processor.
-    fn time(&self, version: &Version) -> Option<Duration> {
-        self.run(version).map(|(_, took)| per_row(took, self.passed()))
+    fn time(&self, version: &Version) -> Duration {
+        let (scores, took) = self.run(version);
+        per_row(took, scores.len())
     }
+}
 
-    fn passed(&self) -> usize {
-        self.at.iter().filter(|at| at.is_ok()).count()
+/// Runs some of the rows. One whose answer is no usable one fails a run of many: it is looked for by halves.
+fn run_some(version: &Version, rows: &FeatureRows, some: &[usize]) -> Vec<Option<Score>> {
+    let few = (some.len() < rows.len()).then(|| rows.select(some));
+    match (version.run_aside(few.as_ref().unwrap_or(rows)), some) {
+        (Ok(scores), _) => scores.scores().map(Some).collect(),
+        (Err(_), [_]) => vec![None],
+        (Err(_), some) => {
+            let (one, two) = some.split_at(some.len() / 2);
+            let mut scores = run_some(version, rows, one);
+            scores.append(&mut run_some(version, rows, two));
+            scores
+        }
     }
 }
 
@@ -422,7 +438,7 @@ impl Worker {
                 match self.waiting.try_recv() {
                     Ok(job) => {
                         rows += job.places().len();
-                        jobs.push(job);
+                        jobs.push(*job);
                     }
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
@@ -437,17 +453,17 @@ impl Worker {
                 // Only now does the next one who has something to tell have to wake somebody.
                 let Ok(job) = self.waiting.recv() else { return };
                 quiet = Instant::now();
-                self.score(vec![job]);
+                self.score(vec![*job]);
             }
         }
     }
 
-    fn score(&mut self, mut jobs: Vec<Box<Job>>) {
-        let bytes: usize = jobs.iter().map(|job| job.bytes()).sum();
+    fn score(&mut self, mut jobs: Vec<Job>) {
+        let bytes: usize = jobs.iter().map(Job::bytes).sum();
         while let Some(first) = jobs.first() {
             let (answered, split) = (Arc::clone(&first.answered), Arc::clone(&first.split));
             let is_single = first.form == Form::Row;
-            let is_same = |job: &Box<Job>| {
+            let is_same = |job: &Job| {
                 is_single
                     && job.form == Form::Row
                     && Arc::ptr_eq(&job.answered, &answered)
@@ -473,7 +489,7 @@ impl Worker {
         self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn compare(&mut self, split: &Split, answered: &Arc<Version>, jobs: &[Box<Job>]) {
+    fn compare(&mut self, split: &Split, answered: &Arc<Version>, jobs: &[Job]) {
         let Some((counterpart, compared)) = other(split, answered) else { return };
         let live = &split.live;
         let is_shadow = Arc::ptr_eq(answered, live);
@@ -481,7 +497,7 @@ impl Worker {
         let read = Read::new(counterpart, jobs);
         // The live version's reader says what features are.
         let known = is_shadow.then(|| Read::new(live, jobs));
-        let ran = if read.passed() > 0 { read.run(counterpart) } else { None };
+        let (scores, took) = read.run(counterpart);
         let is_timed = self.runs % TIMED == 1;
         let timed = is_timed.then(|| match &known {
             Some(known) => known.time(answered),
@@ -489,49 +505,62 @@ impl Worker {
         });
         let canary = split.canaries.iter().find(|canary| Arc::ptr_eq(&canary.version, answered));
         let since = canary.and_then(|canary| canary.since.as_deref());
-        let mut pairs = self.shared.pairs();
         let name = |version: &Version| version.manifest.version.clone();
         let key = (live.manifest.name.clone(), name(live), name(compared));
         let role = if is_shadow { "shadow" } else { "canary" };
-        let fresh = || Pair::new(split, compared, role, since);
-        let pair = pairs.entry(key).or_insert_with(fresh);
-        if pair.since.as_deref() != since || pair.role != role {
-            if split.revision < pair.revision {
-                // They are of a share that it has no more.
-                return;
+        let failed = scores.iter().filter(|score| score.is_none()).count();
+        {
+            let mut pairs = self.shared.pairs();
+            let fresh = || Pair::new(split, compared, role, since);
+            let pair = pairs.entry(key.clone()).or_insert_with(fresh);
+            if pair.since.as_deref() != since || pair.role != role {
+                if split.revision < pair.revision {
+                    // They are of a share that it has no more.
+                    return;
+                }
+                *pair = fresh();
             }
-            *pair = fresh();
-        }
-        pair.revision = pair.revision.max(split.revision);
-        for code in read.at.iter().filter_map(|at| at.as_ref().err()) {
-            *pair.refused.entry(code.as_str()).or_default() += 1;
-        }
-        let passed = read.passed();
-        compared.tally.compared(Compared::Refused, read.at.len() - passed);
-        let Some((scores, took)) = ran else {
-            pair.failed += passed as u64;
-            compared.tally.compared(Compared::Failed, passed);
-            return;
-        };
-        if let Some(Some(own)) = timed {
-            let took = per_row(took, passed);
-            let times = if is_shadow { [own, took] } else { [took, own] };
-            for (spread, took) in pair.times.iter_mut().zip(times) {
-                spread.observe(took);
+            pair.revision = pair.revision.max(split.revision);
+            for code in read.at.iter().filter_map(|at| at.as_ref().err()) {
+                *pair.refused.entry(code.as_str()).or_default() += 1;
+            }
+            pair.failed += failed as u64;
+            if let Some(own) = timed.filter(|_| failed < scores.len()) {
+                let took = per_row(took, scores.len());
+                let times = if is_shadow { [own, took] } else { [took, own] };
+                for (spread, took) in pair.times.iter_mut().zip(times) {
+                    spread.observe(took);
+                }
             }
         }
         let features = known.as_ref().unwrap_or(&read);
-        let width = answered.task.width();
-        let told = jobs.iter().flat_map(|job| job.scores.chunks_exact(width));
-        let mut counterparts = scores.rows();
+        let told = jobs.iter().flat_map(|job| job.scores.chunks_exact(answered.task.width()));
+        let mut counterparts = scores.iter();
+        let mut both = told.zip(&read.at).zip(&features.at).filter_map(|((told, at), row)| {
+            let found = at.as_ref().ok().and_then(|_| counterparts.next())?.as_ref()?;
+            Some((*row.as_ref().ok()?, told, found.values()))
+        });
         let mut scored = 0;
-        for ((told, at), row) in told.zip(&read.at).zip(&features.at) {
-            let Some(found) = at.as_ref().ok().and_then(|_| counterparts.next()) else { continue };
-            let Ok(row) = row else { continue };
-            let (one, two) = if is_shadow { (told, found) } else { (found, told) };
-            pair.comparison.add(&features.rows, *row, one, two);
-            scored += 1;
+        loop {
+            // A few at a time: whoever wants to know what is known waits for a thread that may have to wait itself.
+            let mut pairs = self.shared.pairs();
+            let Some(pair) = pairs.get_mut(&key).filter(|pair| pair.since.as_deref() == since) else { break };
+            let before = scored;
+            for (row, told, found) in both.by_ref().take(ADDED) {
+                let (one, two) = if is_shadow { (told, found) } else { (found, told) };
+                pair.comparison.add(&features.rows, row, one, two);
+                scored += 1;
+            }
+            if scored - before < ADDED {
+                break;
+            }
         }
-        compared.tally.compared(Compared::Scored, scored);
+        for (outcome, rows) in [
+            (Compared::Scored, scored),
+            (Compared::Failed, failed),
+            (Compared::Refused, read.at.len() - scores.len()),
+        ] {
+            compared.tally.compared(outcome, rows);
+        }
     }
 }

@@ -131,20 +131,24 @@ pub(crate) struct Trap {
 struct State {
     store: SocketAddr,
     requests: AtomicUsize,
-    /// Whom to kill.
+    /// Which request is the last, from 0, and when in it.
+    last: Mutex<Option<(usize, Moment)>>,
+    /// Who is killed.
     victim: Mutex<Option<Pid>>,
-    at: usize,
-    moment: Moment,
 }
 
 impl Trap {
-    /// One that lets requests through until that with the number `at`, from 0.
-    pub(crate) fn before(bucket: &Bucket, at: usize, moment: Moment) -> Self {
+    /// One that lets everything through.
+    pub(crate) fn before(bucket: &Bucket) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let store = SocketAddr::from(([127, 0, 0, 1], bucket.port));
-        let state =
-            Arc::new(State { store, requests: AtomicUsize::new(0), victim: Mutex::new(None), at, moment });
+        let state = Arc::new(State {
+            store,
+            requests: AtomicUsize::new(0),
+            last: Mutex::new(None),
+            victim: Mutex::new(None),
+        });
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -156,28 +160,33 @@ impl Trap {
         Self { port, state }
     }
 
-    /// Says whom to kill.
-    pub(crate) fn set(&self, victim: &Child) {
-        let pid = Pid::from_raw(victim.id().try_into().unwrap());
+    /// Counts from 0 again, and kills who `start` starts at the request that is given, if one is. Says how many requests it sent, and
+    /// whether it succeeded.
+    pub(crate) fn run(&self, last: Option<(usize, Moment)>, start: impl FnOnce() -> Child) -> (usize, bool) {
+        let set = |last| *self.state.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        self.state.requests.store(0, Ordering::SeqCst);
+        set(last);
+        let mut child = start();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
         *self.state.victim.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
-    }
-
-    /// How many requests there were.
-    pub(crate) fn requests(&self) -> usize {
-        self.state.requests.load(Ordering::SeqCst)
+        let status = child.wait().unwrap();
+        set(None);
+        *self.state.victim.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        (self.state.requests.load(Ordering::SeqCst), status.success())
     }
 }
 
 impl State {
     fn serve(&self, mut client: TcpStream) {
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
-        let is_last = number == self.at;
-        if is_last && self.moment == Moment::Before {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let moment = last.and_then(|(last, moment)| (number == last).then_some(moment));
+        if moment == Some(Moment::Before) {
             return self.kill();
         }
         let Ok(mut store) = TcpStream::connect(self.store) else { return };
         let Some(request) = request(&mut client) else { return };
-        if is_last && self.moment == Moment::Half {
+        if moment == Some(Moment::Half) {
             let _ = store.write_all(&request[..request.len() / 2]);
             self.kill();
             let _ = store.shutdown(Shutdown::Both);
@@ -187,7 +196,7 @@ impl State {
         if store.write_all(&request).is_err() || store.read_to_end(&mut answer).is_err() {
             return;
         }
-        if is_last {
+        if moment.is_some() {
             return self.kill();
         }
         let _ = client.write_all(&answer);

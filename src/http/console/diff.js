@@ -57,7 +57,7 @@ function describe(found) {
     found.breaking.length === 0
       ? el("p", {}, `Nothing breaks: every row that ${from.model_version} takes passes ${to.model_version}.`)
       : el("div", { class: "fault" }, el("p", {}, "This breaks what clients rely on:"), el("ul", {}, found.breaking.map((broken) => el("li", {}, broken.detail)))),
-    table("What the versions are", ["", from.model_version, to.model_version], own, "They are the same."),
+    table("What the versions are", ["Fact", from.model_version, to.model_version], own, "They are the same."),
     table("Fields that differ", ["Field", "Change", "What", from.model_version, to.model_version], changes, "They take the same fields."),
     table("Metrics of both", columns("Metric", from.model_version, to.model_version, "Difference"), found.metrics.map((metric) => [
       metric.name.replaceAll("_", " "), ...[metric.from, metric.to].map((value) => (value === undefined ? none : plain(value))),

@@ -14,20 +14,20 @@ const FINDINGS = [
 export function features(root) {
   const parts = el("div", { class: "cards" });
   root.append(el("div", { class: "title" }, el("h2", {}, "Features"),
-    el("p", { class: "soft" }, "Of the rows that each live version has scored since it was loaded.")),
+    el("p", { class: "soft" }, "Of the rows that each version has scored since it was loaded.")),
     parts,
     el("dl", { class: "legend" }, FINDINGS.map(([, name, means]) => el("div", {}, el("dt", {}, name), el("dd", {}, means)))));
   return {
     update(history) {
       const live = history.now("scoregate_model_info");
-      renew(parts, live.length ? live.map((version) => one(history, version)) : [
+      renew(parts, live.length ? live.map((version) => one(history, version, live.filter(({ model }) => model === version.model).length > 1)) : [
         el("p", { class: "notice" }, "No model answers at the moment, or none that this credential may see."),
       ]);
     },
   };
 }
 
-function one(history, { model, version }) {
+function one(history, { model, version }, isOfSeveral) {
   const isOf = (series) => series.model === model && series.version === version;
   const scored = history.total("scoregate_rows_total", (series) => isOf(series) && series.outcome === "scored");
   const found = Map.groupBy(history.now("scoregate_feature_findings_total", isOf), (series) => series.feature);
@@ -52,7 +52,7 @@ function one(history, { model, version }) {
   return el("section", { class: "card" },
     el("h3", {}, model, el("span", { class: "soft" }, ` ${version}`)),
     el("p", {}, el("b", {}, rowsOf(scored)), " scored"),
-    table(`Unusual values of ${model}`, ["Feature", ...FINDINGS.map(([, name]) => `${name}#`)], rows, "This version has no features."),
+    table(`Unusual values of ${model}${isOfSeveral ? ` ${version}` : ""}`, ["Feature", ...FINDINGS.map(([, name]) => `${name}#`)], rows, "This version has no features."),
     scores && el("h4", {}, shares ? "Probabilities" : "Values"),
     scores && (all === 0 ? el("p", { class: "soft" }, "No row has been scored yet.") : el("figure", {},
       histogram(drawn, label),

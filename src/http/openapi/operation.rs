@@ -382,7 +382,8 @@ impl Operation {
                 codes.push(C::Overloaded);
             }
             Self::PutRollout => {
-                codes.extend(about_a_model.into_iter().chain(with_a_body).chain(of_a_rollout).chain(changing));
+                codes
+                    .extend(about_a_model.into_iter().chain(with_a_body).chain(of_a_rollout).chain(changing));
                 codes.extend([C::InvalidParameter, C::InvalidRollout, C::UnknownVersion, C::BreakingChange]);
             }
             Self::Rollback => {

@@ -108,8 +108,8 @@ def accepted_as_documented(ctx, response, case):
         case "malformed_json":
             known = is_text
         case "not_found" | "unknown_model" | "unknown_version" | "no_background":
-            # What the path, or a rollout, names is not there.
-            known = "{" in case.operation.path
+            # What the path, a rollout or a question about one model names is not there.
+            known = "{" in case.operation.path or "model" in query
         case "invalid_rollout" | "rollout_changed":
             # Shares that come to more than everything; a revision that nobody has read.
             known = case.operation.path.endswith("/rollout") or header(case, "if-match") is not None
