@@ -55,10 +55,12 @@ pub(super) fn remove_scratch(workspace: &Workspace) -> Result<()> {
     .context("the stack's secrets and data are left behind")
 }
 
-/// Removes images of runs that were ended before they could do it.
-pub(super) fn remove_forgotten(engine: &Engine) -> Result<()> {
+/// Removes images of runs that were ended before they could do it; one that a container still uses stays.
+pub(super) fn remove_forgotten(engine: &Engine) {
     let is_gone = |process: u32| kill(Pid::from_raw(process.cast_signed()), None) == Err(Errno::ESRCH);
-    remove_images(engine, is_gone)
+    if let Err(error) = remove_images(engine, is_gone) {
+        eprintln!("images of a run that is over are left: {error:#}");
+    }
 }
 
 /// Fails if a container, a network or a volume is there.

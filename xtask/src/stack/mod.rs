@@ -52,7 +52,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     system::require(if system::can_install() { &[&CURL, &DEBSECAN] } else { &[&CURL] })?;
     let without = [("scale", missing(&[NGINX])), ("observability", missing(&OBSERVABILITY))];
     let composes = Compose::all(tools::compose(workspace)?)?;
-    left::remove_forgotten(&engine)?;
+    left::remove_forgotten(&engine);
     engine.refresh(image::BASE);
     removed_in_the_end(
         || build_and_show(workspace, &engine, options, &composes, without),
