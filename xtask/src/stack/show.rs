@@ -25,6 +25,8 @@ const FIRST_SCORE_LIMIT: Duration = Duration::from_secs(60);
 const AFTERWARDS: Duration = Duration::from_secs(2);
 /// When nginx asks another gateway than one that says nothing (deploy/compose/nginx.conf), and by when that one has answered.
 const FROZEN: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(25)];
+/// Between two requests that nginx is to send where it likes.
+const SHORTLY: Duration = Duration::from_millis(100);
 /// So many bodies of some twelve megabytes each are more than nginx has memory.
 const LONG_BODIES: usize = 12;
 const LONG_BODY_ROWS: usize = 90_000;
@@ -34,9 +36,9 @@ const LONG_BODIES_FROZEN: usize = 4;
 /// What clients send while something is lost: some hundred rows a second, over so many connections.
 const RATE: f64 = 200.0;
 const CONNECTIONS: usize = 16;
-/// What 99 of 100 of them may wait at most; and where a gateway is killed, to which nginx tries to connect for a second.
+/// What 99 of 100 of them may wait at most; and where a gateway goes, to which nginx tries to connect for a second.
 const LATE: Duration = Duration::from_secs(2);
-const LATE_AFTER_KILL: Duration = Duration::from_secs(5);
+const LATE_WITHOUT_GATEWAY: Duration = Duration::from_secs(5);
 /// Rows that a caller of the plan `trial` may send an hour (deploy/compose/gateway/scoregate.toml).
 const TRIAL: u64 = 1_000;
 /// By how much of a quota two replicas may be off together, each of which holds a lease of 2 %.
@@ -329,7 +331,7 @@ impl Stack<'_> {
             self.engine.ask(&["start", &gateway])?;
             self.wait_healthy(&["gateway-2"])
         })?;
-        judge("a gateway killed", &outcome, CONNECTIONS as u64, LATE_AFTER_KILL)
+        judge("a gateway killed", &outcome, CONNECTIONS as u64, LATE_WITHOUT_GATEWAY)
     }
 
     /// A gateway says nothing any more, and the other answers in its place.
@@ -343,6 +345,8 @@ impl Stack<'_> {
             &requests::customers(LONG_BODY_ROWS),
         );
         let answers = at_once(CONNECTIONS + LONG_BODIES_FROZEN, |place| {
+            // One shortly after the other: those that wait for nginx to ask for addresses all go to the same one.
+            pause(SHORTLY * place as u32);
             let begun = Instant::now();
             if place < CONNECTIONS {
                 expect(self.predict(self.balanced, token), 200)?;
@@ -374,7 +378,7 @@ impl Stack<'_> {
             }
             Ok(())
         })?;
-        judge("both gateways restarted, one after the other,", &outcome, 0, LATE)
+        judge("both gateways restarted, one after the other,", &outcome, 0, LATE_WITHOUT_GATEWAY)
     }
 
     /// Numbers, dashboards and a trace are there to see.
