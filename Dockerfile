@@ -88,13 +88,6 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["scoregate", "healthcheck"]
 ENTRYPOINT ["scoregate"]
 CMD ["serve"]
-# Of which sources, and when (RFC 3339): known to whoever builds.
-ARG SOURCE
-ARG REVISION
-ARG CREATED
-LABEL org.opencontainers.image.source="$SOURCE" \
-      org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.created="$CREATED"
 
 FROM debian:bookworm-slim AS trainer
 LABEL org.opencontainers.image.title="Scoregate trainer" \
@@ -110,12 +103,6 @@ WORKDIR /tmp
 USER 65532:65532
 ENTRYPOINT ["scoregate-trainer"]
 CMD ["--help"]
-ARG SOURCE
-ARG REVISION
-ARG CREATED
-LABEL org.opencontainers.image.source="$SOURCE" \
-      org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.created="$CREATED"
 
 # ONNX Runtime for CUDA, with NVIDIA's libraries beside it.
 FROM build AS cuda

@@ -21,12 +21,12 @@ if ! mkdir -p "$secrets/issuer" || ! chmod 700 "$secrets" || ! [ -w "$secrets/is
 fi
 secrets=$(cd "$secrets" && pwd)
 
-# The issuer keeps a hash of a client's secret; its id and secret are printed, this once. Whoever calls this may be nobody in the container:
-# root may write there, and lets others read.
+# The issuer keeps a hash of a client's secret; its id and secret are printed, this once. Who was let in and out is recorded beside the
+# clients. Whoever calls this may be nobody in the container: root may write there, and lets others read.
 clients() {
     docker run --rm --user 0:0 --network none --read-only --tmpfs /tmp --volume "$secrets/issuer:/issuer" \
-        --env SCOREGATE_OAUTH_CLIENTS_FILE=/issuer/clients.json --env SCOREGATE_STATE_DIR=/tmp --entrypoint sh \
-        "$image" -euc 'scoregate clients "$@"; [ ! -e /issuer/clients.json ] || chmod 644 /issuer/clients.json' sh "$@"
+        --env SCOREGATE_OAUTH_CLIENTS_FILE=/issuer/clients.json --env SCOREGATE_STATE_DIR=/issuer --entrypoint sh \
+        "$image" -euc 'scoregate clients "$@"; chmod -R a+rX /issuer' sh "$@"
 }
 
 random() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }

@@ -13,6 +13,8 @@ use crate::support::{python, scratch, target, trainer_binary};
 
 /// The oldest and the newest Kubernetes that the manifests are for.
 const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
+/// What gateways that are asked every other second whether they are well leave out of their logs.
+const QUIET: &str = "info,scoregate::access::routine=off";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -160,8 +162,12 @@ fn nginx_holds_bodies_on_a_disk_and_waits_longer_than_a_gateway() {
     let server = Settings::load(Sources::default()).unwrap().server;
     assert_eq!(nginx("client_max_body_size"), format!("{}m", server.max_body_bytes >> 20));
     let seconds = |directive: &str| nginx(directive).trim_end_matches('s').parse::<u64>().unwrap();
-    let (one, all) = (seconds("proxy_read_timeout"), seconds("proxy_next_upstream_timeout"));
-    assert!(server.answer_timeout.as_secs() < one && one < all, "{one} s for each, {all} s for all");
+    let all = seconds("proxy_next_upstream_timeout");
+    for one in ["proxy_read_timeout", "proxy_send_timeout"] {
+        let each = seconds(one);
+        assert!(server.answer_timeout.as_secs() < each && each < all, "{one} {each} s, {all} s for all");
+    }
+    assert_eq!(seconds("client_body_timeout"), server.body_timeout.as_secs());
 }
 
 #[test]
@@ -196,7 +202,7 @@ fn the_trainer_leaves_out_what_it_cannot_fit() {
     ] {
         fs::copy(root().join(from), data.join(name)).unwrap();
     }
-    let path = format!("{}:{}", trainer_binary().parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", trainer_binary().parent().unwrap().display());
     let train = || {
         let mut train = Command::new("sh");
         train.args([&root().join("deploy/image/train"), &data]);
@@ -224,6 +230,18 @@ fn the_trainer_leaves_out_what_it_cannot_fit() {
     assert_eq!(published(), ["saas_churn"]);
     let (succeeded, told) = train();
     assert!(succeeded && told.contains("saas_churn is there already"), "{told}");
+
+    // A link that leads nowhere is somebody's own data as well: nothing is simulated in their place.
+    fs::remove_file(data.join("churn.csv")).unwrap();
+    std::os::unix::fs::symlink(directory.path().join("elsewhere.csv"), data.join("churn.csv")).unwrap();
+    let (succeeded, told) = train();
+    assert!(succeeded && left_out(&told, "churn.csv"), "{told}");
+    assert_eq!(published(), ["saas_churn"]);
+
+    // A model whose name begins as another one's does is another model.
+    fs::rename(data.join("saas_churn.csv"), data.join("saas_churn two.csv")).unwrap();
+    let (succeeded, told) = train();
+    assert!(succeeded && left_out(&told, "saas_churn two.csv"), "{told}");
 }
 
 /// The settings in a file of the repository.
@@ -241,7 +259,7 @@ fn the_gateway_takes_the_settings_of_the_stack() {
         let environment = services[service]["environment"].as_object().unwrap();
         let environment: Vec<(&str, &str)> =
             environment.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect();
-        let file = if service == "issuer" { "/dev/null" } else { "deploy/compose/scoregate.toml" };
+        let file = if service == "issuer" { "/dev/null" } else { "deploy/compose/gateway/scoregate.toml" };
         settings(file, &environment)
     };
     let gateway = settings_of("gateway");
@@ -251,6 +269,9 @@ fn the_gateway_takes_the_settings_of_the_stack() {
     assert_eq!(json!(gateway.auth.issuers[0].issuer), issuer["SCOREGATE_OAUTH_ISSUER"]);
     assert_eq!(json!(gateway.auth.issuers[0].audience), json!([issuer["SCOREGATE_OAUTH_AUDIENCE"]]));
     assert_eq!(gateway.public_url(), "http://127.0.0.1:8080");
+    for service in ["gateway", "issuer"] {
+        assert_eq!(settings_of(service).log.filter, QUIET, "{service}");
+    }
     // Whichever of them answers says the same of itself.
     assert_eq!(services["gateway-2"]["environment"], services["gateway"]["environment"]);
     for service in ["gateway", "gateway-2", "issuer"] {
@@ -292,6 +313,8 @@ fn kubernetes_takes_the_job_that_trains() {
     let of = |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap();
     let pod = &of("Job")["spec"]["template"];
     assert!(is_shut_in(&pod["spec"]), "{pod}");
+    let image = concat!("registry.example.com/scoregate-trainer:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(pod["spec"]["containers"][0]["image"], image);
     let policy = &of("NetworkPolicy")["spec"];
     assert_eq!(policy["podSelector"]["matchLabels"], pod["metadata"]["labels"]);
     assert_eq!(
@@ -380,6 +403,7 @@ fn kubernetes_takes_the_manifests() {
         "{volumes:?}"
     );
     let settings = settings("deploy/kubernetes/scoregate.toml", &[]);
+    assert_eq!(settings.log.filter, QUIET);
     assert_eq!(
         map["data"]["scoregate.toml"],
         fs::read_to_string(root().join("deploy/kubernetes/scoregate.toml")).unwrap()
@@ -388,6 +412,10 @@ fn kubernetes_takes_the_manifests() {
     let drain = (settings.server.drain_delay + settings.server.drain_timeout).as_secs();
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(wait + drain < grace, "{wait} s, then {drain} s, of {grace} s before it is killed");
+    assert_eq!(container["image"], concat!("registry.example.com/scoregate:", env!("CARGO_PKG_VERSION")));
+    // A directory, which is kept up to date in a running pod, as a single file of it is not.
+    let settings_at = json!({"name": "settings", "mountPath": "/etc/scoregate", "readOnly": true});
+    assert!(container["volumeMounts"].as_array().unwrap().contains(&settings_at), "{container}");
     let claims: Vec<&Value> =
         volumes.iter().map(|volume| &volume["persistentVolumeClaim"]["claimName"]).collect();
     for claim in documents.iter().filter(|document| document["kind"] == "PersistentVolumeClaim") {

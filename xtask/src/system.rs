@@ -52,6 +52,11 @@ pub(crate) const PYTHON_VENV: Package = Package {
     present: || succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])),
 };
 
+/// Whether packages can be installed here.
+pub(crate) fn can_install() -> bool {
+    Path::new("/usr/bin/apt-get").exists()
+}
+
 /// Makes sure of every package: installs what is missing as root, otherwise fails with the line that does.
 pub(crate) fn require(packages: &[&Package]) -> Result<()> {
     let missing: Vec<&str> =
@@ -61,7 +66,7 @@ pub(crate) fn require(packages: &[&Package]) -> Result<()> {
     }
     let names = missing.join(" ");
     let line = format!("apt-get update && apt-get install --yes --no-install-recommends {names}");
-    if !Path::new("/usr/bin/apt-get").exists() {
+    if !can_install() {
         bail!("missing on this system: {names} (Debian's names); install them and run this again");
     }
     if !nix::unistd::geteuid().is_root() {

@@ -38,7 +38,7 @@ pub(crate) enum Pace {
 pub(crate) enum Limit<'a> {
     For(Duration),
     Requests(u64),
-    /// As soon as this is set.
+    /// As soon as this is set; what was due by then is still sent.
     Until(&'a AtomicBool),
 }
 
@@ -82,6 +82,8 @@ struct Run<'a> {
     /// Until when every connection was busy; what was due before then waited for the server, not for this loop.
     starved_until: Instant,
     started: Instant,
+    /// When it was told to end.
+    told: Option<Instant>,
     sent: u64,
     outcome: Outcome,
 }
@@ -101,6 +103,7 @@ impl<'a> Run<'a> {
             idle: (0..load.connections).rev().collect(),
             starved_until: Instant::now(),
             started: Instant::now(),
+            told: None,
             sent: 0,
             outcome: Outcome::new()?,
         };
@@ -119,6 +122,11 @@ impl<'a> Run<'a> {
         let mut events = vec![EpollEvent::empty(); self.load.connections + 1];
         let mut last_event = self.started;
         loop {
+            if let Limit::Until(told) = self.load.limit
+                && told.load(Ordering::Relaxed)
+            {
+                self.told.get_or_insert_with(Instant::now);
+            }
             self.send_what_is_due()?;
             let now = Instant::now();
             let busy = self.load.connections - self.idle.len();
@@ -248,10 +256,11 @@ impl<'a> Run<'a> {
     fn planned(&self) -> Option<u64> {
         match (self.load.limit, self.load.pace) {
             (Limit::Requests(count), _) => Some(count),
-            (Limit::For(duration), Pace::Steady(per_second)) => {
+            (Limit::For(_) | Limit::Until(_), Pace::Steady(per_second)) => {
+                let duration = self.end()? - self.started;
                 Some((duration.as_secs_f64() * per_second).round() as u64)
             }
-            (Limit::For(_), Pace::AsAnswered) | (Limit::Until(_), _) => None,
+            (Limit::For(_) | Limit::Until(_), Pace::AsAnswered) => None,
         }
     }
 
@@ -262,14 +271,12 @@ impl<'a> Run<'a> {
             (Limit::Requests(count), Pace::Steady(per_second)) => {
                 Some(self.started + Duration::from_secs_f64(count as f64 / per_second))
             }
-            (Limit::Requests(_), Pace::AsAnswered) | (Limit::Until(_), _) => None,
+            (Limit::Requests(_), Pace::AsAnswered) => None,
+            (Limit::Until(_), _) => self.told,
         }
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        if let Limit::Until(told) = self.load.limit {
-            return told.load(Ordering::Relaxed);
-        }
         match self.planned() {
             Some(planned) => self.sent >= planned,
             None => self.end().is_some_and(|end| now >= end),

@@ -56,6 +56,11 @@ impl Outcome {
         self.statuses.values().sum()
     }
 
+    /// All that were to be sent.
+    pub(crate) fn requests(&self) -> u64 {
+        self.answers() + self.unanswered.values().sum::<u64>()
+    }
+
     /// Answers a second.
     pub(crate) fn rate(&self) -> f64 {
         self.answers() as f64 / self.elapsed.as_secs_f64()
@@ -69,7 +74,7 @@ impl Outcome {
 
     /// The share of requests in `[0, 1]` that ended in an error.
     pub(crate) fn error_rate(&self) -> f64 {
-        let all = self.answers() + self.unanswered.values().sum::<u64>();
+        let all = self.requests();
         if all == 0 { 0.0 } else { self.errors() as f64 / all as f64 }
     }
 

@@ -47,6 +47,18 @@ fn as_many_requests_are_sent_as_were_asked_for() {
     assert!(outcome.elapsed >= Duration::from_millis(390), "{:?}", outcome.elapsed);
 }
 
+/// What a load of so many requests a second over one connection comes to that is told to end after a while.
+fn told_after(duration: Duration, address: SocketAddr, per_second: f64) -> Outcome {
+    let told = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let load = scope.spawn(|| run(address, 1, Pace::Steady(per_second), Limit::Until(&told)));
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        let _ = never.recv_timeout(duration);
+        told.store(true, Ordering::Relaxed);
+        load.join().unwrap()
+    })
+}
+
 #[test]
 fn a_load_ends_when_it_is_told_to() {
     let address = server(|mut stream| {
@@ -54,16 +66,25 @@ fn a_load_ends_when_it_is_told_to() {
             stream.write_all(OK).unwrap();
         }
     });
-    let told = AtomicBool::new(false);
-    let outcome = thread::scope(|scope| {
-        let load = scope.spawn(|| run(address, 3, Pace::Steady(500.0), Limit::Until(&told)));
-        let (_keep, never) = std::sync::mpsc::channel::<()>();
-        let _ = never.recv_timeout(Duration::from_millis(300));
-        told.store(true, Ordering::Relaxed);
-        load.join().unwrap()
-    });
+    let outcome = told_after(Duration::from_millis(300), address, 500.0);
     assert_eq!(outcome.tally(), format!("200: {}", outcome.answers()));
-    assert!(outcome.answers() > 20, "{}", outcome.answers());
+    assert!(outcome.answers() >= 140, "{}", outcome.answers());
+}
+
+#[test]
+fn what_was_due_when_a_load_was_told_to_end_counts() {
+    let address = server(|mut stream| {
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        while request_arrives(&mut stream) {
+            let _ = never.recv_timeout(Duration::from_millis(20));
+            stream.write_all(OK).unwrap();
+        }
+    });
+    // Half a second at a hundred a second, of which the server answers fifty at most.
+    let outcome = told_after(Duration::from_millis(500), address, 100.0);
+    assert_eq!(outcome.tally(), format!("200: {}", outcome.answers()));
+    assert!(outcome.answers() >= 45, "{}", outcome.answers());
+    assert!(outcome.latency(1.0) > Duration::from_millis(400), "{:?}", outcome.latency(1.0));
 }
 
 #[test]

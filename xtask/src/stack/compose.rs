@@ -30,8 +30,14 @@ impl Compose {
         Ok(found)
     }
 
-    fn is_old(&self) -> bool {
+    /// Whether it is docker-compose 1.
+    pub(super) fn is_old(&self) -> bool {
         self.version.trim_start_matches('v').starts_with("1.")
+    }
+
+    /// Whether it can build images here: the new one leaves that to a plugin of Docker's.
+    pub(super) fn builds(&self) -> bool {
+        self.is_old() || succeeds(Command::new("docker").args(["buildx", "version"]))
     }
 
     pub(super) fn name(&self) -> String {

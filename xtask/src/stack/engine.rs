@@ -6,10 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::left;
 use crate::workspace::{capture, run, succeeds, succeeds_within};
 
 /// How long an image may take to be pulled, before it counts as out of reach.
 const PULL_LIMIT: Duration = Duration::from_secs(300);
+/// How long to look for a newer image than the one that is there.
+const REFRESH_LIMIT: Duration = Duration::from_secs(60);
+/// The builder whose images the engine itself has; others keep them to themselves.
+pub(super) const BUILDER: (&str, &str) = ("BUILDX_BUILDER", "default");
 
 /// Docker, or what answers in its place.
 pub(super) struct Engine {
@@ -52,13 +57,22 @@ impl Engine {
             .unwrap_or(false)
     }
 
-    /// Builds a target of the Dockerfile. It may reach what this machine reaches, a proxy on its loopback interface for one.
+    /// Pulls `image` again if that can be done soon: an official one is mended without another name.
+    pub(super) fn refresh(&self, image: &str) {
+        let pulled =
+            succeeds_within(self.command(&["pull", "--quiet", image]).stdout(Stdio::null()), REFRESH_LIMIT);
+        if !pulled.unwrap_or(false) {
+            eprintln!("{image} cannot be pulled again, and is used as it is here");
+        }
+    }
+
+    /// Builds a target of the Dockerfile, as an image that says of which run it is.
     pub(super) fn build(&self, root: &Path, target: &str, image: &str) -> Result<()> {
         eprintln!("building {image}");
-        let revision = format!("REVISION={}", super::tag());
+        let revision = format!("org.opencontainers.image.revision={}", left::tag());
         run(self
-            .command(&["build", "--network", "host", "--build-arg", &revision])
-            .args(["--target", target, "--tag", image, "."])
+            .command(&["build", "--label", &revision, "--target", target, "--tag", image, "."])
+            .env(BUILDER.0, BUILDER.1)
             .current_dir(root))
         .with_context(|| format!("the target {target} of the Dockerfile cannot be built"))
     }

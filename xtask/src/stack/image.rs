@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::engine::Engine;
+use super::left;
 use crate::onnxruntime;
-use crate::system::{self, DEBSECAN};
+use crate::system::DEBSECAN;
 use crate::workspace::{Workspace, succeeds_within};
 
 /// What the gateway's image may have beyond its base.
@@ -23,34 +24,8 @@ const LIST_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the image of a target is called.
 pub(super) fn name(target: &str) -> String {
-    match target {
-        "gateway" => format!("scoregate:{}", super::tag()),
-        target => format!("scoregate-{target}:{}", super::tag()),
-    }
-}
-
-/// Removes the images of this run, and of stages without a name all but the newest, which the next build begins with.
-pub(super) fn remove(engine: &Engine) -> Result<()> {
-    for reference in [format!("scoregate:{}", super::tag()), format!("scoregate-*:{}", super::tag())] {
-        let filter = format!("reference={reference}");
-        let names =
-            engine.ask(&["image", "ls", "--filter", &filter, "--format", "{{.Repository}}:{{.Tag}}"])?;
-        for name in names.lines() {
-            engine.ask(&["image", "rm", name])?;
-        }
-    }
-    // The one of `cuda` is built upon that of `build`.
-    for stage in ["cuda", "build"] {
-        let filter = format!("label=scoregate.stage={stage}");
-        let list = ["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", &filter];
-        for outdated in engine.ask(&list)?.lines().skip(1) {
-            // One that something else is built upon, or that another run uses, stays.
-            if engine.ask(&["image", "rm", outdated]).is_ok() {
-                println!("removed an outdated stage `{stage}`: {outdated}");
-            }
-        }
-    }
-    Ok(())
+    let repository = if target == "gateway" { "scoregate" } else { &format!("scoregate-{target}") };
+    format!("{repository}:{}", left::tag())
 }
 
 /// Prints what the images are, and fails where one is not what it should be.
@@ -89,7 +64,7 @@ fn check_settings(engine: &Engine, target: &str) -> Result<()> {
         ("command", &config["Cmd"], json!([command])),
         ("health check", &config["Healthcheck"]["Test"], health),
         ("title", &config["Labels"]["org.opencontainers.image.title"], json!(title)),
-        ("revision", &config["Labels"]["org.opencontainers.image.revision"], json!(super::tag())),
+        ("revision", &config["Labels"]["org.opencontainers.image.revision"], json!(left::tag())),
     ] {
         ensure!(*found == expected, "the image of {target} has {found} as its {what}, expected {expected}");
     }
@@ -138,23 +113,32 @@ fn inside(engine: &Engine, target: &str, path: &str) -> Result<String> {
 
 /// Asks Debian's security team about the packages in the image. Crates are asked about by `cargo xtask deny`.
 pub(super) fn scan(workspace: &Workspace, engine: &Engine) -> Result<()> {
-    system::require(&[&DEBSECAN])?;
-    let directory = tempfile::Builder::new().prefix("scan-").tempdir_in(&workspace.target)?;
-    let (status, found) = (directory.path().join("status"), directory.path().join("found"));
+    let skipped = |why: &str| {
+        eprintln!(
+            "\nSKIPPED: the image's Debian packages were NOT checked for vulnerabilities, because {why}. Crates are checked by \
+             `cargo xtask deny`.\n"
+        );
+        Ok(())
+    };
+    if !(DEBSECAN.present)() {
+        return skipped("there is no debsecan here, which only Debian and its kin have");
+    }
+    let directory = left::scratch(workspace);
+    fs::create_dir_all(&directory)?;
+    let (status, found) = (directory.join("status"), directory.join("found"));
     fs::write(&status, inside(engine, "gateway", "/var/lib/dpkg/status")?)?;
     let mut debsecan = Command::new("debsecan");
     debsecan.args(["--suite", "bookworm", "--only-fixed", "--status"]).arg(&status);
     debsecan.stdout(fs::File::create(&found)?);
     if !succeeds_within(&mut debsecan, LIST_LIMIT)? {
-        eprintln!(
-            "\nSKIPPED: the image's Debian packages were NOT checked for vulnerabilities, because their list could not be \
-             fetched; the reason is above. Crates are checked by `cargo xtask deny`.\n"
-        );
-        return Ok(());
+        return skipped("their list could not be fetched; the reason is above");
     }
     let found = fs::read_to_string(found)?;
     if !found.trim().is_empty() {
-        bail!("vulnerabilities of {BASE} that Debian has mended; pull it again:\n{found}");
+        let created = engine.ask(&["image", "inspect", "--format", "{{.Created}}", BASE])?;
+        bail!(
+            "vulnerabilities that Debian has mended, of {BASE} as it was made on {created}; pull a newer one:\n{found}"
+        );
     }
     println!("Debian knows of no vulnerability in the image's packages that it has mended");
     Ok(())

@@ -3,6 +3,8 @@
 mod compose;
 mod engine;
 mod image;
+mod left;
+mod running;
 mod show;
 
 use std::time::Instant;
@@ -14,15 +16,10 @@ use signal_hook::iterator::Signals;
 
 use self::compose::Compose;
 use self::engine::Engine;
-use self::show::Stack;
-use crate::system::{self, CURL};
+use self::running::Stack;
+use crate::system::{self, CURL, DEBSECAN};
 use crate::tools;
 use crate::workspace::Workspace;
-
-/// What the images are tagged with while they are tested, so that nobody else's are touched, another run's neither.
-fn tag() -> String {
-    format!("test-stack-{}", std::process::id())
-}
 
 /// What is built on and run beside, by the names of the Dockerfile and of docker-compose.yml.
 const OFFICIAL: [&str; 3] = ["rust:1.95-bookworm", image::BASE, "redis:7-bookworm"];
@@ -51,13 +48,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         skipped(&format!("{} has no image {missing} and cannot pull it", engine.name()));
         return Ok(());
     }
-    system::require(&[&CURL])?;
+    // debsecan is Debian's own; elsewhere the scan is left out.
+    system::require(if system::can_install() { &[&CURL, &DEBSECAN] } else { &[&CURL] })?;
     let without = [("scale", missing(&[NGINX])), ("observability", missing(&OBSERVABILITY))];
     let composes = Compose::all(tools::compose(workspace)?)?;
-
-    let shown = build_and_show(workspace, &engine, options, &composes, without);
-    let removed = image::remove(&engine);
-    shown.and(removed)
+    left::remove_forgotten(&engine);
+    engine.refresh(image::BASE);
+    removed_in_the_end(
+        || build_and_show(workspace, &engine, options, &composes, without),
+        || left::remove(workspace, &engine),
+    )
 }
 
 fn build_and_show(
@@ -86,6 +86,9 @@ fn build_and_show(
             );
         }
     }
+    if !composes.iter().any(Compose::is_old) {
+        eprintln!("NOT RUN: docker-compose 1, which this machine does not have.");
+    }
     println!("\nimages built in {:.0} s with {}", started.elapsed().as_secs_f64(), engine.name());
     image::report(engine, targets)?;
     image::scan(workspace, engine)?;
@@ -95,41 +98,41 @@ fn build_and_show(
         let stack = Stack::new(workspace, engine, compose)?;
         println!("\n== {}", compose.name());
         // What differs between them is over once the containers run.
-        let show = || match place {
+        let shown = match place {
             0 => stack.show_all(has_nginx, has_observability),
             _ => stack.show_first_score().map(drop),
         };
-        let remove = || stack.remove().and(image::remove(engine));
-        removed_in_the_end(&stack, show, remove).with_context(|| format!("with {}", compose.name()))?;
+        if shown.is_err() {
+            stack.print_logs();
+        }
+        let removed = stack.remove();
+        shown.and(removed).with_context(|| format!("with {}", compose.name()))?;
         println!("everything stopped and removed");
     }
     Ok(())
 }
 
-/// Does something with a stack and removes it, whatever comes of it; if Ctrl-C and its kin end it, removes everything.
+/// Does something and removes what it leaves, whatever comes of it, be it ended by Ctrl-C and its kin.
 fn removed_in_the_end(
-    stack: &Stack<'_>,
-    show: impl FnOnce() -> Result<()>,
-    remove_everything: impl FnOnce() -> Result<()> + Send,
+    run: impl FnOnce() -> Result<()>,
+    remove: impl Fn() -> Result<()> + Sync,
 ) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("could not listen for signals")?;
     let handle = signals.handle();
+    let remove = &remove;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 // Nobody is left to hear about a failure here.
-                let _ = remove_everything();
+                let _ = remove();
                 // The status that shells give to a command which a signal ended.
                 std::process::exit(128 + signal);
             }
         });
-        let shown = show();
-        if shown.is_err() {
-            stack.print_logs();
-        }
-        let removed = stack.remove();
+        let done = run();
+        let removed = remove();
         handle.close();
-        shown.and(removed)
+        done.and(removed)
     })
 }
 
