@@ -61,6 +61,6 @@ mod telemetry;
 mod tls;
 mod tokens;
 mod traces;
-mod webhook;
 mod upload;
+mod webhook;
 mod zoo;

@@ -37,11 +37,11 @@ use self::reader::{Reader, TableReader};
 pub use self::redis::RedisSettings;
 pub use self::telemetry::{AccessLog, LogFormat, LogSettings, OtlpProtocol, TraceSettings, log_filter_of};
 pub use self::values::duration;
-pub use self::webhook::WebhookSettings;
 use self::values::{
     COUNT, address, base_url, count, interval, labels, optional_path, origins, path, providers, switch, text,
     whole,
 };
+pub use self::webhook::WebhookSettings;
 
 /// Where models are if nobody says.
 pub const DEFAULT_MODELS_DIR: &str = "onnx_models";

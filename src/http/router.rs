@@ -14,7 +14,8 @@ use super::predict::ModelPath;
 use super::problem::Error;
 use super::serve::Side;
 use super::{
-    batch, console, diff, docs, health, metrics, models, monitoring, oauth, openapi, predict, publish, rollout,
+    batch, console, diff, docs, health, metrics, models, monitoring, oauth, openapi, predict, publish,
+    rollout,
 };
 use crate::app::App;
 use crate::config::Settings;
