@@ -14,6 +14,7 @@ use crate::auth::Auth;
 use crate::auth::issuer::{self, Issuer};
 use crate::cache::{self, Cache};
 use crate::config::{RuntimeSettings, Settings};
+use crate::diff::Diffs;
 use crate::follow;
 use crate::limiter::Limiter;
 use crate::redis::{self, Redis};
@@ -63,6 +64,8 @@ pub struct App {
     pub uploads: Uploads,
     /// Writes what is told of everything at once: neither those that serve wait for it, nor does it wait behind batches.
     pub telling: Aside,
+    /// Where it is found out how versions differ.
+    pub diffs: Diffs,
     /// Carries out what operators change in rollouts, one change after the other: however busy the gateway is, they are not held up.
     pub changing: Aside,
     registry: OnceLock<Arc<Registry>>,
@@ -171,6 +174,7 @@ impl App {
             webhooks,
             uploads: Uploads::new(&settings.state.dir),
             telling: Aside::start("scoregate-tell").map_err(Error::Thread)?,
+            diffs: Diffs::start().map_err(Error::Thread)?,
             changing: Aside::start("scoregate-change").map_err(Error::Thread)?,
             registry: OnceLock::new(),
             opened: AtomicBool::new(false),
@@ -208,6 +212,7 @@ impl App {
                 "the default model is not served: /v1/predict will answer 404"
             );
         }
+        self.shadows.follow(Arc::clone(&registry));
         self.registry.set(registry).expect("models are loaded once");
         let app = Arc::clone(self);
         let thread = std::thread::Builder::new().name("scoregate-watch".into());

@@ -1,7 +1,9 @@
 //! How two versions of a model differ: what they take, what they answer, how good they are, and what both say of their golden rows.
 //! Rows are told of by their number, never by what is in them.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use scoregate_model::features::{FeatureRows, RowReader};
 use scoregate_model::package::{GoldenRow, MODEL};
@@ -11,12 +13,18 @@ use scoregate_schemas::feature_schema::{FeatureSchema, Field};
 use scoregate_schemas::manifest::{Manifest, Metrics, Task};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
 
+use crate::aside::Aside;
+use crate::config::Serving;
 use crate::import::output_in_words;
 use crate::registry::Version;
 
-/// Golden rows that are scored at once.
-const PART: usize = 4_096;
+/// Golden rows that are scored at once: those of clients are not to wait long for them.
+pub const PART: usize = 256;
+
+/// So many pairs of versions are remembered: more than one model ever has loaded at once.
+const REMEMBERED: usize = 256;
 
 /// So many categories are named before the others are only counted.
 const NAMED: usize = 20;
@@ -30,6 +38,24 @@ pub struct Side<'s> {
     pub schema: &'s FeatureSchema,
     /// Bytes of its graph, where they are known.
     pub bytes: Option<u64>,
+    /// The labels that it answers with: its own, or the operator's.
+    pub labels: &'s [String],
+    /// The threshold by which it decides: its own, or the operator's.
+    pub threshold: f64,
+}
+
+impl<'s> Side<'s> {
+    /// A version as it is served here.
+    pub fn new(
+        manifest: &'s Manifest,
+        schema: &'s FeatureSchema,
+        bytes: Option<u64>,
+        serving: &'s Serving,
+    ) -> Self {
+        let labels = serving.labels.as_ref().unwrap_or(&manifest.labels);
+        let threshold = serving.threshold.unwrap_or(manifest.threshold);
+        Self { manifest, schema, bytes, labels, threshold }
+    }
 }
 
 /// How two versions differ.
@@ -155,6 +181,9 @@ pub struct GoldenDiff {
     pub rows_of: String,
     /// How many there are.
     pub rows: usize,
+    /// How many of them, the last ones, were not looked at.
+    #[serde(skip_serializing_if = "is_none")]
+    pub left_out: usize,
     /// How many both took.
     pub compared: usize,
     /// How many the one refused.
@@ -175,19 +204,54 @@ pub struct GoldenDiff {
     pub flips: Option<usize>,
 }
 
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Where a gateway finds out how versions differ.
+#[derive(Debug)]
+pub struct Diffs {
+    /// Reads what is on the disk: nobody else waits for it.
+    pub files: Aside,
+    /// What is known of golden rows, by the fingerprints of both versions, which never change. Whoever holds it is the only one that
+    /// scores them.
+    pub golden: Mutex<HashMap<[[u8; 32]; 2], Vec<GoldenDiff>>>,
+}
+
+impl Diffs {
+    /// Knows nothing yet.
+    ///
+    /// # Errors
+    /// The system's, if it has no more threads.
+    pub fn start() -> std::io::Result<Self> {
+        Ok(Self { files: Aside::start("scoregate-diff")?, golden: Mutex::default() })
+    }
+}
+
+/// Remembers what was found out about two versions.
+pub fn remember(
+    known: &mut HashMap<[[u8; 32]; 2], Vec<GoldenDiff>>,
+    versions: [[u8; 32]; 2],
+    found: &[GoldenDiff],
+) {
+    if known.len() >= REMEMBERED {
+        known.clear();
+    }
+    known.insert(versions, found.to_vec());
+}
+
 /// Scores golden rows with a version.
 #[derive(Debug)]
-pub struct Scorer<'s> {
-    version: &'s Version,
+struct Scorer {
+    version: Arc<Version>,
     /// Golden rows need not say whom they are about, and may be about the same.
     reader: RowReader,
 }
 
-impl<'s> Scorer<'s> {
-    /// With this version.
-    pub fn new(version: &'s Version) -> Self {
+impl Scorer {
+    fn new(version: &Arc<Version>) -> Self {
         let reader = RowReader::new(&version.schema.with_ignored_entity(), &version.manifest.bindings);
-        Self { version, reader }
+        Self { version: Arc::clone(version), reader }
     }
 
     fn run(&self, rows: &FeatureRows) -> Result<Scores, String> {
@@ -195,7 +259,7 @@ impl<'s> Scorer<'s> {
             return Ok(Scores::new(self.version.task.width(), Vec::new()));
         }
         let name = &self.version.manifest.version;
-        self.version.run(rows).map_err(|error| match error {
+        self.version.run_uncounted(rows).map_err(|error| match error {
             runtime::Error::Output(_) => {
                 format!("version {name} has no usable answer to some golden row")
             }
@@ -238,9 +302,9 @@ impl Facts {
             digest: manifest.files.get(MODEL).cloned().unwrap_or_default(),
             bytes: side.bytes,
             producer: manifest.source.producer.clone(),
-            output: output_in_words(&manifest.output, &manifest.labels),
-            labels: manifest.labels.clone(),
-            threshold: (manifest.output.task() == Task::Binary).then_some(manifest.threshold),
+            output: output_in_words(&manifest.output, side.labels),
+            labels: side.labels.to_vec(),
+            threshold: (manifest.output.task() == Task::Binary).then_some(side.threshold),
             tolerance: manifest.tolerance,
         }
     }
@@ -321,7 +385,9 @@ fn stated(schema: &FeatureSchema, name: &str) -> Map<String, Value> {
 fn only(these: &Map<String, Value>, those: &Map<String, Value>, is_private: bool) -> Option<Value> {
     let listed = |stated: &Map<String, Value>| stated.get("enum").and_then(Value::as_array).cloned();
     let (these, those) = (listed(these)?, listed(those).unwrap_or_default());
-    let only: Vec<Value> = these.into_iter().filter(|value| !those.contains(value)).collect();
+    let those: HashSet<&str> = those.iter().filter_map(Value::as_str).collect();
+    let is_only = |value: &Value| value.as_str().is_some_and(|value| !those.contains(value));
+    let only: Vec<Value> = these.into_iter().filter(is_only).collect();
     if is_private {
         return Some(format!("{} categories", only.len()).into());
     }
@@ -376,62 +442,77 @@ fn metrics(from: Option<&Metrics>, to: Option<&Metrics>) -> Vec<MetricDiff> {
     all.collect()
 }
 
-/// What `from` and `to` answer to golden rows, which are those of `rows_of` each.
-///
-/// # Errors
-/// A sentence: why their answers cannot be compared.
-pub fn compare_golden(
-    from: &Scorer<'_>,
-    to: &Scorer<'_>,
-    golden: &[(&str, Vec<GoldenRow>)],
-) -> Result<Vec<GoldenDiff>, String> {
-    let (one, other) = (from.version, to.version);
-    if one.task != other.task {
-        return Err("the two answer different questions, so that their scores cannot be compared".into());
-    }
-    // Of several classes, each probability is held against that of the same label.
-    let place = |label: &String| other.labels.iter().position(|known| known == label);
-    let places: Option<Vec<usize>> = match one.task {
-        Task::Multiclass { .. } => one.labels.iter().map(place).collect(),
-        Task::Binary | Task::Regression => Some(vec![0]),
-    };
-    let is_same_class = one.task != Task::Binary || one.labels.last() == other.labels.last();
-    let Some(places) = places.filter(|_| is_same_class) else {
-        return Err("their classes are called differently, so that their scores cannot be compared".into());
-    };
-    let present = golden.iter().filter(|(_, rows)| !rows.is_empty());
-    present.map(|(rows_of, rows)| compare_rows(from, to, rows_of, rows, &places)).collect()
+/// What two versions answer to golden rows, which are taken part by part.
+#[derive(Debug)]
+pub struct Comparison {
+    from: Scorer,
+    to: Scorer,
+    /// Of several classes, where the other has each of the one.
+    places: Vec<usize>,
+    found: Vec<GoldenDiff>,
+    /// How many of the last ones' rows were looked at, and the sum of their differences.
+    seen: usize,
+    sum: f64,
 }
 
-fn compare_rows(
-    from: &Scorer<'_>,
-    to: &Scorer<'_>,
-    rows_of: &str,
-    golden: &[GoldenRow],
-    places: &[usize],
-) -> Result<GoldenDiff, String> {
-    let task = from.version.task;
-    let mut found = GoldenDiff {
-        rows_of: rows_of.into(),
-        rows: golden.len(),
-        compared: 0,
-        refused_by_from: 0,
-        refused_by_to: 0,
-        mean_difference: None,
-        largest_difference: None,
-        worst_row: None,
-        flips: (task != Task::Regression).then_some(0),
-    };
-    let (mut sum, mut worst) = (0.0, -1.0);
-    for (part, rows) in golden.chunks(PART).enumerate() {
+impl Comparison {
+    /// Of these two.
+    ///
+    /// # Errors
+    /// A sentence: why their answers cannot be compared.
+    pub fn new(from: &Arc<Version>, to: &Arc<Version>) -> Result<Self, String> {
+        if from.task != to.task {
+            return Err("the two answer different questions, so that their scores cannot be compared".into());
+        }
+        // Of several classes, each probability is held against that of the same label.
+        let place = |label: &String| to.labels.iter().position(|known| known == label);
+        let places: Option<Vec<usize>> = match from.task {
+            Task::Multiclass { .. } => from.labels.iter().map(place).collect(),
+            Task::Binary | Task::Regression => Some(vec![0]),
+        };
+        let is_same_class = from.task != Task::Binary || from.labels.last() == to.labels.last();
+        let Some(places) = places.filter(|_| is_same_class) else {
+            return Err(
+                "their classes are called differently, so that their scores cannot be compared".into()
+            );
+        };
+        let (from, to) = (Scorer::new(from), Scorer::new(to));
+        Ok(Self { from, to, places, found: Vec::new(), seen: 0, sum: 0.0 })
+    }
+
+    /// The `rows` golden rows of a version follow, or the first of them.
+    pub fn begin(&mut self, rows_of: &str, rows: usize) {
+        (self.seen, self.sum) = (0, 0.0);
+        self.found.push(GoldenDiff {
+            rows_of: rows_of.into(),
+            rows,
+            left_out: rows,
+            compared: 0,
+            refused_by_from: 0,
+            refused_by_to: 0,
+            mean_difference: None,
+            largest_difference: None,
+            worst_row: None,
+            flips: (self.from.version.task != Task::Regression).then_some(0),
+        });
+    }
+
+    /// Takes the next rows.
+    ///
+    /// # Errors
+    /// A sentence: why answers to them cannot be compared.
+    pub fn take(&mut self, rows: &[GoldenRow]) -> Result<(), String> {
+        let (from, to) = (&self.from, &self.to);
+        let Some(found) = self.found.last_mut() else { return Ok(()) };
         let (mut one, mut other, mut taken) =
             (from.reader.empty(rows.len()), to.reader.empty(rows.len()), Vec::new());
-        for (at, row) in rows.iter().enumerate() {
+        for row in rows {
+            self.seen += 1;
             let took = (take(&from.reader, row, &mut one), take(&to.reader, row, &mut other));
             found.refused_by_from += usize::from(!took.0);
             found.refused_by_to += usize::from(!took.1);
             match took {
-                (true, true) => taken.push(part * PART + at + 1),
+                (true, true) => taken.push(self.seen),
                 (true, false) => one.forget_last(),
                 (false, true) => other.forget_last(),
                 (false, false) => {}
@@ -439,22 +520,26 @@ fn compare_rows(
         }
         let (was, is) = (from.run(&one)?, to.run(&other)?);
         for ((row, was), is) in taken.iter().zip(was.rows()).zip(is.rows()) {
-            let pairs = was.iter().zip(places).map(|(was, place)| (was - is[*place]).abs());
+            let pairs = was.iter().zip(&self.places).map(|(was, place)| (was - is[*place]).abs());
             let apart = pairs.fold(0.0, f64::max);
-            sum += apart;
-            if apart > worst {
-                (worst, found.worst_row, found.largest_difference) = (apart, Some(*row), Some(apart));
+            self.sum += apart;
+            if found.largest_difference.is_none_or(|largest| apart > largest) {
+                (found.worst_row, found.largest_difference) = (Some(*row), Some(apart));
             }
             if let Some(flips) = &mut found.flips {
-                *flips += usize::from(decision(from.version, was) != decision(to.version, is));
+                *flips += usize::from(decision(&from.version, was) != decision(&to.version, is));
             }
         }
+        found.left_out = found.left_out.saturating_sub(rows.len());
         found.compared += taken.len();
+        found.mean_difference = (found.compared > 0).then(|| self.sum / found.compared as f64);
+        Ok(())
     }
-    if found.compared > 0 {
-        found.mean_difference = Some(sum / found.compared as f64);
+
+    /// What was found.
+    pub fn finish(self) -> Vec<GoldenDiff> {
+        self.found
     }
-    Ok(found)
 }
 
 /// Reads a golden row; false if it does not pass.
@@ -550,8 +635,12 @@ impl Diff {
                 .iter()
                 .filter(|(count, _)| *count > 0)
                 .map(|(count, facts)| format!("; {count} refused by {}", facts.model_version));
+            let left = match golden.left_out {
+                0 => String::new(),
+                left => format!("; the last {left} are left out"),
+            };
             line(format!(
-                "golden     {} rows of {}{}",
+                "golden     {} rows of {}{}{left}",
                 golden.rows,
                 golden.rows_of,
                 refused.collect::<String>()

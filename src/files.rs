@@ -1,16 +1,16 @@
 //! What commands and gateways, which may run as different users, need for the files that they share: owners, locks, and
 //! stamps that tell whether a file has changed.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use scoregate_model::lock;
 
 /// How long another may hold a lock that is waited for.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is looked whether a lock is free.
-const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// What tells that a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +40,7 @@ impl Stamp {
 /// # Errors
 /// The system's, or [`io::ErrorKind::TimedOut`] if another holds the lock for longer than [`LOCK_PATIENCE`].
 pub fn lock(file: &File) -> io::Result<()> {
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if begun.elapsed() >= LOCK_PATIENCE => {
-                let text = format!("another process holds its lock for longer than {LOCK_PATIENCE:?}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-            }
-            Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_EVERY),
-        }
-    }
+    lock::wait(file, LOCK_PATIENCE)
 }
 
 /// Gives `file` the owner, group and mode of the one at `path` that it is to replace. Where there is none, it is as

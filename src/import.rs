@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use scoregate_model::acceptance::Golden;
+use scoregate_model::acceptance::child::Death;
 use scoregate_model::import::{Examined, Overrides, Request, TaskName, one_number};
 use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository, read_manifest};
 use scoregate_schemas::FeatureSchema;
@@ -18,10 +19,13 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::audit::{Actor, Event};
+use crate::audit::{self, Actor, Event};
 use crate::repository::Store;
 use crate::rollout;
 use crate::sandbox::{Finding, ImportJob, Job, Reasons, Sandbox};
+
+/// How often another name is tried, where one that is given by the day is taken meanwhile.
+const NAMES: usize = 100;
 
 /// How far answers may be from golden rows unless somebody says it.
 pub const TOLERANCE: f64 = 1e-5;
@@ -65,6 +69,21 @@ pub struct ImportArgs {
     /// Makes it live even if it refuses rows that the live version takes, or answers otherwise.
     #[arg(long, requires = "promote")]
     pub breaking: bool,
+    /// What is said of the graph.
+    #[command(flatten)]
+    said: Said,
+    /// A file that says bindings, output or both as a manifest does: `{"bindings": …, "output": …}`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "output", "link", "task", "positive"])]
+    bindings: Option<PathBuf>,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is said of a graph rather than inferred.
+#[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
+pub struct Said {
     /// The features that a graph input takes, in the order of its columns.
     #[arg(long, value_name = "NAME=FEATURE,…", value_parser = input)]
     input: Vec<(String, Vec<String>)>,
@@ -80,12 +99,6 @@ pub struct ImportArgs {
     /// The positive class, as the graph names it, or its column.
     #[arg(long, value_name = "CLASS")]
     positive: Option<String>,
-    /// A file that says bindings, output or both as a manifest does: `{"bindings": …, "output": …}`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "output", "link", "task", "positive"])]
-    bindings: Option<PathBuf>,
-    /// Prints the report as JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -119,6 +132,64 @@ pub fn tolerance(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "a number from 0 to 1, such as 1e-5".into())
 }
 
+impl Said {
+    /// What each flag may say, by its name.
+    pub const NAMES: [&str; 5] = ["input", "output", "link", "task", "positive"];
+
+    /// Reads the same from texts that are called as the flags are; of several inputs each has a line.
+    ///
+    /// # Errors
+    /// What was expected of which.
+    pub fn read<'t>(text: impl Fn(&str) -> Option<&'t str>) -> Result<Self, String> {
+        let text = |name: &str| text(name).map(str::trim).filter(|text| !text.is_empty());
+        fn one_of<T: ValueEnum>(name: &str, text: Option<&str>) -> Result<Option<T>, String> {
+            let expected = |_| {
+                let known = T::value_variants().iter().filter_map(T::to_possible_value);
+                let known: Vec<String> = known.map(|value| value.get_name().to_owned()).collect();
+                format!("the part {name} is none of {}", known.join(", "))
+            };
+            text.map(|text| T::from_str(text, false).map_err(expected)).transpose()
+        }
+        let inputs = text("input").into_iter().flat_map(str::lines).map(str::trim);
+        let inputs = inputs.filter(|line| !line.is_empty()).map(input).collect::<Result<_, _>>();
+        Ok(Self {
+            input: inputs.map_err(|expected| format!("the part input is not {expected}"))?,
+            output: text("output")
+                .map(|names| names.split(',').map(Into::into).collect())
+                .unwrap_or_default(),
+            link: one_of("link", text("link"))?,
+            task: one_of("task", text("task"))?,
+            positive: text("positive").map(Into::into),
+        })
+    }
+
+    /// The same with the `bindings` and `output` of a file.
+    pub fn overrides(
+        self,
+        (bindings, output): (Option<Bindings>, Option<Output>),
+        tolerance: f64,
+    ) -> Overrides {
+        Overrides {
+            inputs: self.input,
+            outputs: self.output,
+            link: self.link.map(|link| match link {
+                LinkArg::None => None,
+                LinkArg::Sigmoid => Some(Link::Sigmoid),
+                LinkArg::Softmax => Some(Link::Softmax),
+            }),
+            task: self.task.map(|task| match task {
+                TaskArg::Binary => TaskName::Binary,
+                TaskArg::Multiclass => TaskName::Multiclass,
+                TaskArg::Regression => TaskName::Regression,
+            }),
+            positive: self.positive,
+            bindings,
+            output,
+            tolerance,
+        }
+    }
+}
+
 fn input(text: &str) -> Result<(String, Vec<String>), String> {
     // Graph inputs may be called anything; features are behind the last equals sign.
     let (name, features) = text.rsplit_once('=').ok_or("NAME=FEATURE,FEATURE,…")?;
@@ -141,6 +212,9 @@ pub enum Error {
     /// The version cannot be published.
     #[error(transparent)]
     Package(#[from] package::Error),
+    /// What was to be done cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
     /// Something else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
@@ -171,28 +245,8 @@ impl ImportArgs {
     /// # Errors
     /// [`Error`] for a bindings file that cannot be read.
     pub fn overrides(&self) -> Result<Overrides, Error> {
-        let (bindings, output) = match &self.bindings {
-            None => (None, None),
-            Some(path) => read_bindings(path)?,
-        };
-        Ok(Overrides {
-            inputs: self.input.clone(),
-            outputs: self.output.clone(),
-            link: self.link.map(|link| match link {
-                LinkArg::None => None,
-                LinkArg::Sigmoid => Some(Link::Sigmoid),
-                LinkArg::Softmax => Some(Link::Softmax),
-            }),
-            task: self.task.map(|task| match task {
-                TaskArg::Binary => TaskName::Binary,
-                TaskArg::Multiclass => TaskName::Multiclass,
-                TaskArg::Regression => TaskName::Regression,
-            }),
-            positive: self.positive.clone(),
-            bindings,
-            output,
-            tolerance: self.import.tolerance,
-        })
+        let stated = self.bindings.as_deref().map(read_bindings).transpose()?;
+        Ok(self.said.clone().overrides(stated.unwrap_or_default(), self.import.tolerance))
     }
 }
 
@@ -201,14 +255,17 @@ impl ImportArgs {
 /// # Errors
 /// [`Error::Refused`] if it cannot be read.
 pub fn read_bindings(path: &Path) -> Result<(Option<Bindings>, Option<Output>), Error> {
-    let refused = |reason: String| Error::Refused {
+    let refused = |reason: String, found: &dyn std::fmt::Display| Error::Refused {
         code: "invalid_bindings".into(),
-        message: format!("{}: {reason}", path.display()),
+        message: format!("{}: {reason}: {found}", path.display()),
         reason,
     };
-    let text = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+    let text = std::fs::read(path).map_err(|error| refused("cannot be read".into(), &error))?;
     let stated: Stated = serde_json::from_slice(&text).map_err(|error| {
-        refused(format!("expected {{\"bindings\": …, \"output\": …}} as in a manifest: {error}"))
+        // What the error says besides repeats what stands there.
+        let (line, column) = (error.line(), error.column());
+        let expected = "expected {\"bindings\": …, \"output\": …} as in a manifest";
+        refused(format!("{expected}, found something else at line {line}, column {column}"), &error)
     })?;
     Ok((stated.bindings, stated.output))
 }
@@ -226,7 +283,7 @@ impl Import {
     /// Has the files examined in a child process.
     ///
     /// # Errors
-    /// [`Error::Refused`] if they are not to be published.
+    /// [`Error::Refused`] if they are not to be published, [`Error::Other`] if nobody can tell.
     pub fn examine(
         &self,
         sandbox: &Sandbox,
@@ -242,8 +299,15 @@ impl Import {
             overrides,
         };
         let job = Job::Import(Box::new(ImportJob { request, library }));
-        match sandbox.run(&job).unwrap_or_else(|death| Finding::Refused(death.into())) {
+        let found = match sandbox.run(&job) {
+            // That there is no process to look at a model says nothing of the model.
+            Err(death @ Death::Start(_)) => return Err(Error::Other(death.into())),
+            Err(death) => Finding::Refused(death.into()),
+            Ok(found) => found,
+        };
+        match found {
             Finding::Examined(examined) => Ok(*examined),
+            Finding::Unknown(why) => Err(Error::Other(anyhow::anyhow!(why))),
             Finding::Refused(Reasons { code, reason, detail }) => {
                 Err(Error::Refused { code, reason, message: detail })
             }
@@ -290,14 +354,16 @@ impl Import {
         let schema = FeatureSchema::parse(&schema).map_err(|error| Error::Other(error.into()))?;
         let now = OffsetDateTime::now_utc();
         let version = match &self.version {
-            Some(version) => version.clone(),
+            Some(version) => {
+                self.check_new(repository, version)?;
+                version.clone()
+            }
             None => repository.next_version(&self.name, &now.date().to_string())?,
         };
-        self.check_new(repository, &version)?;
         let manifest = Manifest {
             format: manifest::FORMAT,
             name: self.name.clone(),
-            version: version.clone(),
+            version,
             created_at: now.format(&Rfc3339).map_err(|error| Error::Other(error.into()))?,
             files: std::collections::BTreeMap::new(),
             schema: Value::Object(schema.document().clone()),
@@ -329,7 +395,8 @@ impl Import {
         }
         files.extend(reference.map(|reference| (REFERENCE, reference)));
         let breaking = differences(repository, &manifest, &schema);
-        Ok(Publication { manifest, files, digest, breaking, examined })
+        let is_named = self.version.is_some();
+        Ok(Publication { manifest, is_named, files, digest, breaking, examined })
     }
 }
 
@@ -349,6 +416,8 @@ fn differences(repository: &Repository, manifest: &Manifest, schema: &FeatureSch
 #[derive(Debug)]
 pub struct Publication {
     manifest: Manifest,
+    /// Whether somebody has given it its name; else it is called by the day.
+    is_named: bool,
     files: Vec<(&'static str, Vec<u8>)>,
     digest: String,
     breaking: Vec<Difference>,
@@ -362,25 +431,44 @@ impl Publication {
     }
 
     /// What the audit log says of it.
-    pub fn event(&self, actor: Actor) -> Event {
+    fn event(&self, actor: &Actor) -> Event {
         let Manifest { name, version, .. } = &self.manifest;
-        Event::new(actor, "version.published", format!("{name}@{version}"))
+        Event::new(actor.clone(), "version.published", format!("{name}@{version}"))
             .with("digest", self.digest.as_str())
     }
 
-    /// Publishes the version.
+    /// Publishes the version, and records that first. Where its name is given by the day and somebody else has taken that meanwhile,
+    /// the next one is tried.
     ///
     /// # Errors
-    /// [`package::Error`] if another one took its name meanwhile or a file cannot be written; then nothing is published.
-    pub fn carry_out(self, store: &Store) -> Result<Report, package::Error> {
-        let Self { manifest, files, digest, breaking, examined } = self;
-        let (model, version) = (manifest.name.clone(), manifest.version.clone());
-        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (*name, text.as_slice())).collect();
-        let directory = store.publish(manifest, &files)?;
+    /// [`Error`] if another one has the name that was asked for, a file cannot be written or nothing can be recorded; then nothing is
+    /// published.
+    pub fn carry_out(mut self, store: &Store, log: &audit::Log, actor: &Actor) -> Result<Report, Error> {
+        let files: Vec<(&str, &[u8])> =
+            self.files.iter().map(|(name, text)| (*name, text.as_slice())).collect();
+        let mut left = if self.is_named { 0 } else { NAMES };
+        let directory = loop {
+            log.record(&self.event(actor))?;
+            match store.publish(self.manifest.clone(), &files) {
+                Err(package::Error::Exists { .. }) if left > 0 => {
+                    left -= 1;
+                    self.manifest.version = following(&self.manifest.version);
+                }
+                published => break published?,
+            }
+        };
+        let (model, version) = (self.manifest.name, self.manifest.version);
         let live = store.local().read_rollout(&model)?.is_some_and(|rollout| rollout.live == version);
-        let breaking = breaking.iter().map(ToString::to_string).collect();
+        let breaking = self.breaking.iter().map(ToString::to_string).collect();
+        let (digest, examined) = (self.digest, self.examined);
         Ok(Report { model, version, directory, live, digest, breaking, examined })
     }
+}
+
+/// The name after one that was given by the day: `2026-11-23_10` after `2026-11-23_09`.
+fn following(version: &str) -> String {
+    let (date, number) = version.rsplit_once('_').unwrap_or((version, "0"));
+    format!("{date}_{:02}", number.parse::<u32>().unwrap_or(0).saturating_add(1))
 }
 
 impl Report {
@@ -495,5 +583,57 @@ pub fn metrics_in_words(metrics: &Metrics) -> String {
             found.r2.map_or("undefined".into(), |r2| format!("{r2:.4}")),
             found.rows
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_day_go_on() {
+        assert_eq!(following("2026-11-23_01"), "2026-11-23_02");
+        assert_eq!(following("2026-11-23_09"), "2026-11-23_10");
+        assert_eq!(following("2026-11-23_99"), "2026-11-23_100");
+    }
+
+    #[test]
+    fn what_is_said_in_texts_is_what_flags_say() {
+        let texts = [
+            ("input", "floats=a,b\n a=b=c , \n"),
+            ("output", "label,probabilities"),
+            ("link", " sigmoid\n"),
+            ("task", "binary"),
+            ("positive", "yes"),
+        ];
+        let text = |name: &str| texts.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+        let read = Said::read(text).unwrap().overrides((None, None), TOLERANCE);
+        assert_eq!(read.inputs[0], ("floats".into(), vec!["a".into(), "b".into()]));
+        assert_eq!(read.inputs[1].0, "a=b");
+        assert_eq!(read.outputs, ["label", "probabilities"]);
+        assert_eq!((read.link, read.task), (Some(Some(Link::Sigmoid)), Some(TaskName::Binary)));
+        assert_eq!(read.positive.as_deref(), Some("yes"));
+        let nothing = Said::read(|_| None).unwrap().overrides((None, None), TOLERANCE);
+        assert_eq!(nothing, Overrides { tolerance: TOLERANCE, ..Overrides::default() });
+        for (name, text, expected) in [
+            ("link", "logit", "the part link is none of none, sigmoid, softmax"),
+            ("task", "Binary", "the part task is none of binary, multiclass, regression"),
+            ("input", "floats", "the part input is not NAME=FEATURE,FEATURE,…"),
+        ] {
+            let error = Said::read(|asked| (asked == name).then_some(text)).unwrap_err();
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn clients_are_not_told_again_what_their_bindings_say() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"bindings": "canary-7f3a"}"#).unwrap();
+        let Err(Error::Refused { code, reason, message }) = read_bindings(file.path()) else {
+            panic!("a text is no bindings")
+        };
+        assert_eq!(code, "invalid_bindings");
+        assert!(reason.contains("line 1, column 26") && !reason.contains("canary"), "{reason}");
+        assert!(message.contains("canary-7f3a"), "who imports a file is told: {message}");
     }
 }

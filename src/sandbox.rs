@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, ModelSettings};
 use crate::registry::STACK_BYTES;
 
+/// By how much the priority is lower there: where everything is busy, a thread has a third of what one that scores has. Not less, as its
+/// time is limited by the clock.
+const NICENESS: i32 = 5;
+
 /// What is to be done in the sandbox.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +62,8 @@ pub enum Finding {
     Examined(Box<Examined>),
     /// It may not.
     Refused(Reasons),
+    /// Nobody can tell, for a reason that is not the model's: ONNX Runtime is not there, or a file cannot be read.
+    Unknown(String),
 }
 
 /// Whether a package may be served.
@@ -88,10 +94,11 @@ impl From<Refusal> for Reasons {
     }
 }
 
-impl From<Fault> for Reasons {
+impl From<Fault> for Finding {
     fn from(fault: Fault) -> Self {
-        let (code, reason) = (fault.code().into(), fault.reason());
-        Self { code, reason, detail: format!("{:#}", anyhow::Error::from(fault)) }
+        let (is_known, code, reason) = (fault.is_known(), fault.code().into(), fault.reason());
+        let detail = format!("{:#}", anyhow::Error::from(fault));
+        if is_known { Self::Refused(Reasons { code, reason, detail }) } else { Self::Unknown(detail) }
     }
 }
 
@@ -141,6 +148,8 @@ impl Sandbox {
 /// If there is none, or nobody takes the report.
 pub fn work() -> anyhow::Result<()> {
     let job: Job = child::job().context("this command is for the gateway itself")?;
+    // What scores goes first. One that cannot be slowed tries the model all the same.
+    let _ = rustix::process::nice(NICENESS);
     match job {
         Job::Accept(job) => {
             let verdict = match on_deep_stack(&job.library, |runtime| judge(&job, runtime))? {
@@ -150,9 +159,10 @@ pub fn work() -> anyhow::Result<()> {
             child::report(&verdict)?;
         }
         Job::Import(job) => {
-            let finding = match on_deep_stack(&job.library, |runtime| examine(runtime, &job.request))? {
-                Ok(examined) => Finding::Examined(Box::new(examined)),
-                Err(fault) => Finding::Refused(fault.into()),
+            let finding = match on_deep_stack(&job.library, |runtime| examine(runtime, &job.request)) {
+                Ok(Ok(examined)) => Finding::Examined(Box::new(examined)),
+                Ok(Err(fault)) => fault.into(),
+                Err(error) => Finding::Unknown(format!("{error:#}")),
             };
             child::report(&finding)?;
         }
@@ -177,4 +187,22 @@ fn on_deep_stack<T: Send>(library: &Path, work: impl FnOnce(&Runtime) -> T + Sen
 fn judge(job: &AcceptJob, runtime: &Runtime) -> Result<Accepted, Refusal> {
     let options = SessionOptions { intra_op_threads: job.intra_op_threads, execution_providers: Vec::new() };
     accept(&job.directory, runtime, &options, &job.scratch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_a_model_is_held_against_it() {
+        let io = Fault::Io { path: "model.onnx".into(), source: std::io::Error::other("EIO") };
+        let missing = scoregate_model::runtime::Error::LibraryMissing { tried: Vec::new() };
+        for fault in [io, missing.into()] {
+            assert!(matches!(Finding::from(fault), Finding::Unknown(_)));
+        }
+        let Finding::Refused(Reasons { code, .. }) = Finding::from(Fault::Link("no link".into())) else {
+            panic!("that is the model's")
+        };
+        assert_eq!(code, "link_unproved");
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,7 +21,6 @@ const LOCK: &str = ".lock";
 pub struct Uploads {
     directory: PathBuf,
     places: Arc<Semaphore>,
-    naming: Mutex<()>,
 }
 
 /// The right to take in one upload.
@@ -44,7 +43,7 @@ impl Uploads {
     /// Uploads under `state_dir`. What a gateway that was killed has left there is removed.
     pub fn new(state_dir: &Path) -> Self {
         let (directory, places) = (state_dir.join("uploads"), Arc::new(Semaphore::new(AT_ONCE)));
-        let uploads = Self { directory, places, naming: Mutex::default() };
+        let uploads = Self { directory, places };
         if let Err(error) = uploads.sweep() {
             let directory = uploads.directory.display().to_string();
             tracing::warn!(directory, error = %error, "what is left of uploads could not be removed");
@@ -56,11 +55,6 @@ impl Uploads {
     pub fn place(&self) -> Option<Place> {
         let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
         Some(Place { directory: self.directory.clone(), permit })
-    }
-
-    /// Keeps others from publishing meanwhile: two that are called by the day are not to be called the same.
-    pub fn naming(&self) -> MutexGuard<'_, ()> {
-        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes what is left of uploads, unless there are any now: gateways may share the directory.

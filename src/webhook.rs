@@ -2,9 +2,10 @@
 //! sent by a thread of its own.
 //!
 //! Events go out one after another in the order in which things were done, each again and again until it is taken or has become
-//! old. Nothing ever waits for them. No event holds anything of a row.
+//! old. Nothing ever waits for them, but the end of the gateway, a moment. No event holds anything of a row.
 
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::audit::Actor;
@@ -29,6 +31,8 @@ const MAX_WAITING: usize = 256;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How many seconds are waited after each time that an event is not taken; after the last one it is given up.
 const PAUSES_S: [u64; 7] = [1, 5, 20, 60, 180, 300, 600];
+/// How many of these pauses are made if the event itself is refused, so that it does not hold up those behind it.
+const PAUSES_OF_REFUSED: usize = 3;
 /// The largest file of a secret.
 const MAX_SECRET: usize = 4 * 1024;
 /// What a secret begins with.
@@ -69,7 +73,16 @@ pub struct WebhookCounts {
 #[derive(Debug)]
 pub struct Webhooks {
     waiting: Option<Sender<Event>>,
+    /// Takes when everything has to be told, and whoever waits for that.
+    last: Option<Sender<Last>>,
     counts: WebhookCounts,
+}
+
+/// The gateway ends.
+#[derive(Debug)]
+struct Last {
+    end: Instant,
+    done: mpsc::Sender<()>,
 }
 
 /// What is told.
@@ -86,9 +99,10 @@ impl Webhooks {
     /// # Errors
     /// [`Error`].
     pub fn start(settings: Option<&WebhookSettings>, counts: WebhookCounts) -> Result<Self, Error> {
-        let Some(settings) = settings else { return Ok(Self { waiting: None, counts }) };
+        let Some(settings) = settings else { return Ok(Self { waiting: None, last: None, counts }) };
         let key = read_secret(&settings.secret_file)?;
         let (waiting, taken) = channel(MAX_WAITING);
+        let (last, ends) = channel(1);
         let sender = Teller {
             client: client().map_err(|error| Error::Start(std::io::Error::other(error)))?,
             url: settings.url.clone(),
@@ -98,8 +112,18 @@ impl Webhooks {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Error::Start)?;
         let thread = std::thread::Builder::new().name("scoregate-webhook".into());
-        thread.spawn(move || runtime.block_on(sender.work(taken))).map_err(Error::Start)?;
-        Ok(Self { waiting: Some(waiting), counts })
+        thread.spawn(move || runtime.block_on(sender.work(taken, ends))).map_err(Error::Start)?;
+        Ok(Self { waiting: Some(waiting), last: Some(last), counts })
+    }
+
+    /// Sends each event that waits once more, and no longer than `patience`; what is not told by then is counted and given up.
+    pub fn flush(&self, patience: Duration) {
+        let Some(last) = &self.last else { return };
+        let (done, is_done) = mpsc::channel();
+        if last.try_send(Last { end: Instant::now() + patience, done }).is_ok() {
+            // The thread itself keeps to the time.
+            let _ = is_done.recv_timeout(patience + Duration::from_secs(1));
+        }
     }
 
     /// Tells what a change of the rollout of `model` has done, who has done it and why.
@@ -179,6 +203,8 @@ enum Told {
     Taken,
     /// Whoever is asked wants nothing any more.
     Unwanted,
+    /// This event is not wanted, as it is.
+    Refused(String),
     NotTaken(String),
 }
 
@@ -190,35 +216,78 @@ struct Teller {
 }
 
 impl Teller {
-    async fn work(self, mut waiting: Receiver<Event>) {
-        while let Some(event) = waiting.recv().await {
-            self.tell(&event).await;
+    async fn work(self, mut waiting: Receiver<Event>, mut ends: Receiver<Last>) {
+        let mut current = None;
+        let last = loop {
+            tokio::select! {
+                biased;
+                Some(last) = ends.recv() => break last,
+                event = waiting.recv() => match event {
+                    Some(event) => current = Some(event),
+                    None => return,
+                },
+            }
+            if let Some(event) = &current
+                && let Some(last) = self.tell(event, &mut ends).await
+            {
+                break last;
+            }
+            current = None;
+        };
+        waiting.close();
+        let mut left = 0;
+        while let Some(event) = current.take().or_else(|| waiting.try_recv().ok()) {
+            let told = tokio::time::timeout_at(last.end, self.send(&event, SystemTime::now())).await;
+            match told {
+                Ok(Told::Taken) => drop(self.counts.sent.inc()),
+                _ => left += 1,
+            }
         }
+        self.counts.failed.inc_by(left);
+        if left > 0 {
+            tracing::warn!(
+                events = left,
+                "events were not told: the gateway ends, and the webhook did not take them"
+            );
+        }
+        // Nobody may have waited for so long.
+        let _ = last.done.send(());
     }
 
-    async fn tell(&self, event: &Event) {
-        for pause in PAUSES_S.into_iter().map(Duration::from_secs).map(Some).chain([None]) {
-            let why = match self.send(event, SystemTime::now()).await {
+    /// Tells an event, or says that the gateway ends before that has come to an end.
+    async fn tell(&self, event: &Event, ends: &mut Receiver<Last>) -> Option<Last> {
+        for (tried, pause) in PAUSES_S.into_iter().map(Some).chain([None]).enumerate() {
+            let told = tokio::select! {
+                biased;
+                Some(last) = ends.recv() => return Some(last),
+                told = self.send(event, SystemTime::now()) => told,
+            };
+            let (why, pause) = match told {
                 Told::Taken => {
                     self.counts.sent.inc();
-                    return;
+                    return None;
                 }
                 Told::Unwanted => {
                     self.counts.failed.inc();
                     tracing::warn!(event.id, "an event was not told: the webhook says 410, it wants none");
-                    return;
+                    return None;
                 }
-                Told::NotTaken(why) => why,
+                Told::Refused(why) => (why, pause.filter(|_| tried < PAUSES_OF_REFUSED)),
+                Told::NotTaken(why) => (why, pause),
             };
-            match pause {
-                // A tenth more or less, so that replicas do not come together.
-                Some(pause) => tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * rand::random::<f64>())).await,
-                None => {
-                    self.counts.failed.inc();
-                    tracing::error!(event.id, error = why, "an event was not told: the webhook takes none");
-                }
+            let Some(pause) = pause else {
+                self.counts.failed.inc();
+                tracing::error!(event.id, error = why, "an event was not told: the webhook does not take it");
+                return None;
+            };
+            // A tenth more or less, so that replicas do not come together.
+            let pause = Duration::from_secs(pause).mul_f64(0.9 + 0.2 * rand::random::<f64>());
+            tokio::select! {
+                Some(last) = ends.recv() => return Some(last),
+                () = tokio::time::sleep(pause) => {}
             }
         }
+        None
     }
 
     async fn send(&self, event: &Event, now: SystemTime) -> Told {
@@ -234,7 +303,16 @@ impl Teller {
         match request.send().await {
             Ok(response) if response.status().is_success() => Told::Taken,
             Ok(response) if response.status() == reqwest::StatusCode::GONE => Told::Unwanted,
-            Ok(response) => Told::NotTaken(format!("found status {}", response.status().as_u16())),
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let why = format!("found status {status}");
+                match status {
+                    // Whoever says these may take it later.
+                    408 | 409 | 425 | 429 => Told::NotTaken(why),
+                    400..500 => Told::Refused(why),
+                    _ => Told::NotTaken(why),
+                }
+            }
             // Where it was to go may hold a secret.
             Err(error) => Told::NotTaken(format!("{:#}", anyhow::Error::from(error.without_url()))),
         }
@@ -248,6 +326,8 @@ fn signature(key: &hmac::Key, event: &Event, at: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use scoregate_schemas::Rollout;
 
     use super::*;
@@ -298,5 +378,55 @@ mod tests {
             (&"shadow.dropped".into(), &Value::Null)
         );
         assert_ne!(events[0].id, events[1].id);
+    }
+
+    /// Somebody who answers each request with the next of these statuses, and the last of them from then on; says how many there were.
+    fn receiver(statuses: &'static [u16]) -> (Url, mpsc::Receiver<usize>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let (asked, was_asked) = mpsc::channel();
+        std::thread::spawn(move || {
+            for (at, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                // Requests are small enough to come at once.
+                let mut request = [0; 16 * 1024];
+                let _ = stream.read(&mut request).unwrap();
+                let status = statuses[at.min(statuses.len() - 1)];
+                let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+                let _ = asked.send(at + 1);
+            }
+        });
+        (url, was_asked)
+    }
+
+    /// Tells two events to somebody who answers so, and how many were sent and failed once the gateway has ended.
+    fn ended(statuses: &'static [u16]) -> (u64, u64) {
+        let directory = tempfile::tempdir().unwrap();
+        let secret_file = directory.path().join("secret");
+        std::fs::write(&secret_file, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let (url, was_asked) = receiver(statuses);
+        let counts = WebhookCounts::default();
+        let webhooks = Webhooks::start(Some(&WebhookSettings { url, secret_file }), counts.clone()).unwrap();
+        let deed = |version: &str| Deed {
+            action: Action::ShadowSet,
+            version: version.into(),
+            digest: None,
+            percent: None,
+            from: None,
+        };
+        let changed = Changed { before: None, after: Rollout::of("a"), deeds: vec![deed("b"), deed("c")] };
+        webhooks.tell("m", &Actor::gateway(), &changed, &Map::new(), SystemTime::now());
+        was_asked.recv_timeout(DEADLINE).unwrap();
+        webhooks.flush(DEADLINE);
+        (counts.sent.get(), counts.failed.get())
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_told_once_more_and_what_is_lost_is_counted() {
+        // The first one waits for its second time by then.
+        assert_eq!(ended(&[500, 204]), (2, 0));
+        assert_eq!(ended(&[500, 204, 500]), (1, 1));
+        assert_eq!(ended(&[500]), (0, 2));
     }
 }

@@ -2,6 +2,7 @@
 //! is asked about, and every row by the version that says so.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use scoregate::rollout::slots::slot;
 use scoregate_model::package::Repository;
@@ -633,14 +634,25 @@ fn a_canary_that_fails_costs_its_own_rows() {
 #[test]
 fn a_canary_that_takes_too_long_is_to_blame_alone() {
     let world = World::with_layers(24);
-    let gateway = world.settings().set("SCOREGATE_ANSWER_TIMEOUT", "1s").start_with(&world.key);
-    world.give("50", &[&gateway]);
+    let patient = world.settings().set("SCOREGATE_ANSWER_TIMEOUT", "60s").start_with(&world.key);
+    world.give("50", &[&patient]);
     let customers = by_turns(&world, 4_000);
     let (few, many): (Vec<u32>, Vec<u32>) = customers.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+    let rows: Vec<String> = few[..1].iter().chain(&many).map(|customer| row(*customer)).collect();
+    let body = format!("[{}]", rows.join(","));
+    // A quarter of what it takes on this machine is too little.
+    let begin = Instant::now();
+    assert_eq!(patient.post(BATCH, body.clone()).status, 200);
+    let timeout = format!("{}ms", begin.elapsed().as_millis() / 4);
+    drop(patient);
+    let gateway = world.settings().set("SCOREGATE_ANSWER_TIMEOUT", &timeout).start_with(&world.key);
+    wait_for("both versions to answer", || {
+        let both = gateway.post(BATCH, format!("[{},{}]", row(few[0]), row(many[0])));
+        (both.status == 200 && both.text().contains("\"model_version\":\"2\"")).then_some(())
+    });
     let counts = |status| ["1", "2"].map(|version| answers_of(&gateway, "share", version, status));
     let before = counts("2xx");
-    let rows: Vec<String> = few[..1].iter().chain(&many).map(|customer| row(*customer)).collect();
-    let late = gateway.post(BATCH, format!("[{}]", rows.join(",")));
+    let late = gateway.post(BATCH, body);
     assert_eq!((late.status, late.code().as_str()), (504, "deadline"));
     assert_eq!(counts("2xx"), before);
     assert_eq!(answers_of(&gateway, "share", "2", "5xx"), 1);

@@ -15,7 +15,7 @@ use crate::support::graph::{FLOAT, Handmade, publish_share_model};
 use crate::support::world::bearer;
 use crate::support::{
     Answer, Client, Gateway, PREDICT, REFERENCE, Request, Settings, customer, node_packages, node_program,
-    repository, scratch,
+    repository, scratch, wait_for,
 };
 
 const LIVE: &str = "/v1/monitoring/live";
@@ -314,6 +314,10 @@ fn an_operator_sees_and_tries_everything() {
     assert_eq!(gateway.ask(&bearer(&token)).status, 200, "{}", String::from_utf8_lossy(&made.stderr));
     assert_eq!(gateway.post(PREDICT, customer(&[("plan_tier", "\"gold\"")])).status, 200);
 
+    wait_for("the shadow", || {
+        let two = gateway.get("/v1/models/share/versions/two").json();
+        (two["state"] == "shadow").then_some(())
+    });
     for top in 0..20 {
         let row = json!({"top": top, "bottom": 32}).to_string();
         assert_eq!(gateway.post("/v1/models/share/predict", row).status, 200);
@@ -424,6 +428,7 @@ fn check(seen: &Value, expected: &Value, row: &Value) {
     let golden = |version: &str| json!([version, "1 of 1", "0.5", "0.5", "1", "1"]);
     assert_eq!(seen["golden"], json!([golden("one"), golden("two")]));
     assert!(text("diff").contains("Nothing breaks"), "{}", text("diff"));
+    assert_eq!(seen["kept"], json!([1, seen["rollout"]]));
     // What is drawn is what metrics tell at that moment.
     let metric = |series: &str| -> u64 {
         let found = text("metrics").lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));

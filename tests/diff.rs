@@ -126,6 +126,15 @@ fn the_command_line_tells_how_versions_differ() {
     assert_eq!((&same["breaking"], &same["fields"]), (&json!([]), &json!([])));
     assert_eq!(same["golden"][0]["largest_difference"], json!(0.0));
     assert_eq!(same["golden"].as_array().unwrap().len(), 1);
+    // What the operator has set is what answers are given by.
+    let file = "[model.share]\nthreshold = 0.375\nlabels = [\"stay\", \"go\"]\n";
+    fs::write(settings.directory().join("scoregate.toml"), file).unwrap();
+    let served: Value = serde_json::from_str(&run(&["share@one", "two", "--json"])).unwrap();
+    for side in ["from", "to"] {
+        assert_eq!((&served[side]["threshold"], &served[side]["labels"][1]), (&json!(0.375), &json!("go")));
+    }
+    // A half and three eighths are a yes to both, the others to the second alone.
+    assert_eq!(served["golden"][0]["flips"], json!(2));
     for wrong in [&["share@one", "three"], &["share@three", "one"], &["other@one", "two"]] {
         assert!(!settings.run(&[&["models", "diff"], &wrong[..]].concat()).status.success(), "{wrong:?}");
     }
@@ -169,8 +178,10 @@ fn the_gateway_tells_the_same_and_golden_scores_of_what_is_loaded() {
     assert_eq!(gateway.ask(&request).code(), "insufficient_scope");
     // Golden rows that were changed since are no golden rows.
     fs::write(models.path().join("share/two/golden.jsonl"), "{}\n").unwrap();
-    let found = diff("from=one&to=two").json();
+    let found = diff("from=two&to=one").json();
     assert!(found["golden_unknown"].as_str().is_some(), "{found}");
+    // What was found out before is not found out again: versions do not change.
+    assert_eq!(diff("from=one&to=two").json()["golden"], golden());
 }
 
 fn roll_out(gateway: &Gateway, key: &str, rollout: &Value) {

@@ -9,7 +9,7 @@ use scoregate_schemas::Rollout;
 use serde_json::{Value, json};
 
 use crate::shadow::{Way, comparison, empty, publish, roll_out, start};
-use crate::support::{Answer, Gateway, PATIENCE, Request, pause, wait_for, wait_within};
+use crate::support::{Answer, Client, Gateway, PATIENCE, Request, pause, wait_for, wait_within};
 
 const PREDICT: &str = "/v1/models/duel/predict";
 const BATCH: &str = "/v1/models/duel/predict/batch";
@@ -111,6 +111,20 @@ fn one_that_decides_otherwise_is_taken_back_once_enough_rows_were_compared() {
     comparison(&gateway, "duel", "2", 450);
     pause(LOOKED_AT);
     assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0), "it is too early");
+    let request = gateway.with_key(Request::get("/v1/monitoring/comparisons?model=duel"));
+    let found = Client::connect(gateway.admin_addr).ask(&request).json();
+    let [verdict] = &found["verdicts"].as_array().unwrap()[..] else {
+        panic!("one canary is judged: {found}")
+    };
+    for (name, expected) in [
+        ("version", json!("2")),
+        ("percent", json!(100.0)),
+        ("verdict", json!("waiting")),
+        ("rows_compared", json!(450)),
+        ("rows_needed", json!(500)),
+    ] {
+        assert_eq!(verdict[name], expected, "{name} of {verdict}");
+    }
     batch(&gateway, &rows(450, 50));
     let deed = until_dropped(&gateway, models.path());
     assert_eq!(
@@ -217,4 +231,41 @@ fn testers_judge_themselves() {
     comparison(&gateway, "duel", "2", 100);
     pause(LOOKED_AT);
     assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0));
+}
+
+#[test]
+fn what_testers_ask_convicts_nobody() {
+    let models = empty();
+    publish(models.path(), "1", Way::Sum);
+    publish(models.path(), "2", Way::Ratio);
+    let gateway = start(models.path(), "", &[]);
+    roll_out(&gateway, "duel", &canary(5.0));
+    for _ in 0..30 {
+        let request = Request::post(PREDICT, r#"{"a":2,"b":1}"#).header("X-Model-Version", "canary");
+        assert_eq!(gateway.ask(&gateway.with_key(request)).status, 500);
+    }
+    pause(LOOKED_AT);
+    assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0));
+}
+
+#[test]
+fn two_that_are_good_do_not_stand_in_each_others_way() {
+    let models = empty();
+    for version in ["1", "2", "3"] {
+        publish(models.path(), version, Way::Sum);
+    }
+    let file = "[guard]\nmode = \"promote\"\nmin_rows = 50\nsteps = [5, 100]\nhold = \"0s\"\n";
+    let gateway = start(models.path(), file, &[]);
+    let share = |version: &str, percent: f64| json!({"version": version, "percent": percent});
+    roll_out(&gateway, "duel", &json!({"live": "1", "canaries": [share("2", 5.0), share("3", 30.0)]}));
+    let mut first = 0;
+    wait_for("both to have been promoted", || {
+        batch(&gateway, &rows(first, 2_000));
+        first += 2_000;
+        let found = rollout(models.path());
+        (found.live != "1" && found.canaries.is_empty()).then_some(())
+    });
+    let complaints: Vec<String> =
+        gateway.log().into_iter().filter(|line| line.contains("cannot be done")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
 }

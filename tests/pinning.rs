@@ -148,3 +148,18 @@ fn whoever_may_not_read_models_may_not_choose_among_them() {
     let unknown = gateway.ask(&post("/v1/models/none/predict", &reader, ROW).header(PIN, "1"));
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "unknown_model"));
 }
+
+#[test]
+fn a_version_that_is_called_like_a_label_is_meant_by_it() {
+    let models = models(&["1", "2", "canary"]);
+    let gateway = start(&models);
+    for version in ["2", "canary"] {
+        wait_for_state(&gateway, version, "accepted");
+    }
+    change(&gateway, &["canary", "share@2", "--percent", "0"]);
+    wait_for_state(&gateway, "2", "canary");
+    assert_eq!(pinned(&gateway, "canary"), "2");
+    change(&gateway, &["shadow", "share@canary"]);
+    wait_for_state(&gateway, "canary", "shadow");
+    assert_eq!((pinned(&gateway, "canary"), pinned(&gateway, "stable")), ("canary".into(), "1".into()));
+}

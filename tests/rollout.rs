@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -232,6 +233,7 @@ fn a_change_that_is_refused_says_why_and_changes_nothing() {
         (r#"{"live":"1","canaries":[{"version":"2","percent":"1"}]}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","canaries":[{"version":"1","percent":1}]}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","shadow":"1"}"#, 422, "invalid_rollout"),
+        (r#"{"live":"no name"}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","revision":7}"#, 422, "invalid_rollout"),
         (r#"{"canaries":[]}"#, 422, "invalid_rollout"),
         ("{", 422, "invalid_rollout"),
@@ -325,6 +327,27 @@ fn gateways_on_one_directory_follow_within_two_seconds() {
     converged("a rollback", &|| assert_eq!(one.roll_back().status, 200), ["live", "previous", "accepted"]);
     let command = || assert!(other.models(&["promote", "steady@3"]).status.success());
     converged("a command", &command, ["previous", "accepted", "live"]);
+}
+
+#[test]
+fn a_command_locks_no_gateway_out_and_a_restart_can_be_rolled_back() {
+    let models = published();
+    let lock = models.path().join("steady/.rollout.lock");
+    let _ = fs::remove_file(&lock);
+    let shy = Settings::bare().models(models.path()).under(&["sh", "-c", "umask 077; exec \"$@\"", "sh"]);
+    let shy = shy.set("PATH", "/usr/bin:/bin");
+    let output = shy.run(&["models", "promote", "steady@2"]);
+    assert!(output.status.success(), "{}", said(&output));
+    for path in [&lock, &models.path().join("steady/rollout.json")] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644, "{}", path.display());
+    }
+    // A gateway that starts in it loads the version before as well, and the answer to a rollback is the last of what was rolled back.
+    let world = World::start(gateway(models.path()).set("SCOREGATE_POLL_INTERVAL", "60s"));
+    world.wait_for_state("1", "previous");
+    assert_eq!(ask(&world.gateway, "steady"), Ok(("2".into(), 0.25)));
+    assert_eq!(world.roll_back().status, 200);
+    assert_eq!(ask(&world.gateway, "steady"), Ok(("1".into(), 0.125)));
 }
 
 #[test]

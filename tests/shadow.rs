@@ -165,12 +165,13 @@ fn bodies() -> Vec<(&'static str, &'static str, String)> {
     bodies
 }
 
-/// The scores of all rows, in order, as one version answers them.
+/// The scores of all rows, in order, as one version answers them: the one that is named, or with an empty name whichever does.
 fn scores(gateway: &Gateway, version: &str) -> Vec<f64> {
     let mut scores = Vec::new();
     let mut client = gateway.connect();
     for (target, media_type, body) in bodies() {
-        let request = Request::post(target, body).content_type(media_type).header("X-Model-Version", version);
+        let request = Request::post(target, body).content_type(media_type);
+        let request = if version.is_empty() { request } else { request.header("X-Model-Version", version) };
         let answer = client.ask(&gateway.with_key(request));
         assert_eq!(answer.status, 200, "{}", answer.text());
         let text = answer.text();
@@ -261,7 +262,9 @@ fn what_a_canary_answers_is_compared_with_the_live_version() {
     let gateway = start(models.path(), "[guard]\nmode = \"off\"\n", &[]);
     let canary = |percent: f64| json!({"live": "1", "canaries": [{"version": "2", "percent": percent}]});
     roll_out(&gateway, "duel", &canary(100.0));
-    let other = scores(&gateway, "canary");
+    // What testers ask is no sample of what it is sent.
+    scores(&gateway, "canary");
+    let other = scores(&gateway, "");
     let found = comparison(&gateway, "duel", "2", 1_000);
     assert_eq!(found["role"], "canary");
     let live = scores(&gateway, "stable");
@@ -275,6 +278,36 @@ fn what_a_canary_answers_is_compared_with_the_live_version() {
     assert!((50..150).contains(&by_canary), "{by_canary}");
     let again = comparison(&gateway, "duel", "2", by_canary);
     assert_ne!(again["since"], found["since"]);
+}
+
+#[test]
+fn a_rollout_that_is_written_by_hand_is_compared_too() {
+    let models = empty();
+    publish(models.path(), "1", Way::Sum);
+    publish(models.path(), "2", Way::Tilted);
+    let gateway = start(models.path(), "[guard]\nmode = \"off\"\n", &[]);
+    let rows = |count| Value::Array((0..count).map(row).collect()).to_string();
+    let canary = |percent: f64| json!({"live": "1", "canaries": [{"version": "2", "percent": percent}]});
+    roll_out(&gateway, "duel", &canary(50.0));
+    roll_out(&gateway, "duel", &canary(100.0));
+    assert_eq!(gateway.post(BATCH, rows(100)).status, 200);
+    comparison(&gateway, "duel", "2", 100);
+    // It has no revision, which is less than any other, and does not say since when.
+    for (percent, count) in [(99.99, 200), (100.0, 300)] {
+        fs::write(models.path().join("duel/rollout.json"), canary(percent).to_string()).unwrap();
+        wait_for("the gateway to follow", || {
+            let found = gateway.get("/v1/models/duel/rollout").json();
+            (found["canaries"][0]["percent"] == percent).then_some(())
+        });
+        wait_for("what was compared before to be forgotten", || {
+            let request = gateway.with_key(Request::get(COMPARISONS));
+            let found = Client::connect(gateway.admin_addr).ask(&request).json();
+            found["comparisons"].as_array().unwrap().is_empty().then_some(())
+        });
+        let answer = gateway.post(BATCH, rows(count));
+        let others = answer.text().matches("\"model_version\":\"1\"").count() as u64;
+        comparison(&gateway, "duel", "2", u64::from(count) - others);
+    }
 }
 
 #[test]

@@ -201,7 +201,22 @@ fn whatever_else_is_sent_is_refused_and_leaves_nothing() {
         ("a part twice", parts(&[("model", &model), ("model", &model)]), 400, "invalid_upload", None),
         ("a text twice", parts(&[("version", b"a"), ("version", b"b")]), 400, "invalid_upload", None),
         ("an unknown part", parts(&[("model", &model), ("modle", &model)]), 400, "invalid_upload", None),
-        ("a long name", parts(&[("model", &model), ("version", &large[..300])]), 400, "invalid_upload", None),
+        (
+            "a long name",
+            parts(&[("model", &model), ("version", &large[..20_000])]),
+            400,
+            "invalid_upload",
+            None,
+        ),
+        ("no link", parts(&[("model", &model), ("link", b"logit")]), 400, "invalid_upload", None),
+        ("no input", parts(&[("model", &model), ("input", b"floats")]), 400, "invalid_upload", None),
+        (
+            "the same in two ways",
+            parts(&[("model", &model), ("task", b"binary"), ("bindings", b"{}")]),
+            400,
+            "invalid_upload",
+            None,
+        ),
         ("no number", parts(&[("model", &model), ("tolerance", b"much")]), 400, "invalid_upload", None),
         ("a large number", parts(&[("model", &model), ("tolerance", b"2")]), 400, "invalid_upload", None),
         ("up and away", parts(&[("model", &model), ("version", b"../x")]), 400, "invalid_name", None),
@@ -257,7 +272,7 @@ fn whatever_else_is_sent_is_refused_and_leaves_nothing() {
         ),
         (
             "no bindings",
-            parts(&[("model", &model), ("bindings", b"{")]),
+            parts(&[("model", &model), ("bindings", b"{\"bindings\":\"canary-7f3a\"}")]),
             422,
             "model_refused",
             Some("invalid_bindings"),
@@ -371,6 +386,111 @@ fn of_two_that_take_one_name_one_wins() {
 }
 
 #[test]
+fn a_name_of_the_day_that_is_taken_meanwhile_costs_nobody_an_upload() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    // Another replica has taken the first name, which this one does not see yet: what is no directory is listed nowhere.
+    let tree = publisher.models.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let today = time::OffsetDateTime::now_utc().date();
+    for day in [today, today.next_day().unwrap()] {
+        fs::write(tree.join(format!("{day}_01")), "").unwrap();
+    }
+    let parts: [(&str, &[u8]); 3] = [("model", &model), ("schema", &schema), ("golden", &golden)];
+    let published = publisher.send(&parts);
+    assert_eq!(published.status, 201, "{}", published.text());
+    let version = published.json()["model_version"].as_str().unwrap().to_owned();
+    assert!(version.ends_with("_02"), "{version}");
+    let targets: Vec<Value> =
+        publisher.audited("version.published").into_iter().map(|event| event["target"].clone()).collect();
+    let tried = version.replace("_02", "_01");
+    assert_eq!(
+        targets[1..],
+        [format!("tree@{tried}"), format!("tree@{version}")],
+        "what was tried is recorded"
+    );
+}
+
+#[test]
+fn what_is_said_of_a_graph_is_heeded_as_flags_are() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    let send = |said: &[(&str, &[u8])]| {
+        let parts: [(&str, &[u8]); 3] = [("model", &model), ("schema", &schema), ("golden", &golden)];
+        let answer = publisher.send(&[&parts, said].concat());
+        (answer.status, answer.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    // The wrong way round, the golden rows do not come out.
+    assert_eq!(send(&[("input", b"x=b,a")]), (422, "golden_mismatch".into()));
+    assert_eq!(send(&[("input", b"x=a,b\n"), ("output", b"probabilities"), ("task", b"binary")]).0, 201);
+    assert_eq!(send(&[("output", b"nowhere")]).0, 422);
+    assert_eq!(send(&[("positive", b"0")]), (422, "golden_mismatch".into()));
+    assert_eq!(send(&[("link", b"softmax")]), (422, "golden_mismatch".into()));
+    // The operator reads why, and nothing of a row.
+    let told: Vec<Value> = publisher
+        .gateway
+        .log_so_far()
+        .iter()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"] == "upload refused")
+        .collect();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(told.iter().all(|line| line["model.name"] == "tree" && line["level"] == "WARN"), "{told:?}");
+    assert!(told[1]["error"].as_str().unwrap().contains("nowhere"), "{told:?}");
+}
+
+#[test]
+fn an_upload_is_not_held_in_memory() {
+    const MODEL: usize = 160 << 20;
+    let publisher = Publisher::new(|settings| settings);
+    let (_, schema, _) = good();
+    let mut body = form(&[("schema", &schema), ("model", b"")]);
+    let head = body.len() - format!("\r\n--{BOUNDARY}--\r\n").len();
+    let tail = body.split_off(head);
+    publisher.gateway.forget_peak();
+    let before = publisher.gateway.resident();
+    let mut client = Client::connect(publisher.gateway.admin_addr);
+    let length = (head + MODEL + tail.len()).to_string();
+    client
+        .send(publisher.request(TREE, &[]).without("content-length").header("Content-Length", length).head());
+    client.send(&body);
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..MODEL / piece.len() {
+        client.send(&piece);
+    }
+    let written =
+        || fs::metadata(publisher.uploads().first()?.join("model.onnx")).ok().map(|file| file.len());
+    wait_for("what was sent", || written().filter(|written| *written > (MODEL as u64) - (1 << 20)));
+    let grown = publisher.gateway.peak().saturating_sub(before);
+    println!("{} MiB more for an upload of {} MiB", grown >> 20, MODEL >> 20);
+    assert!(grown < 48 << 20, "{} MiB more for an upload of {} MiB", grown >> 20, MODEL >> 20);
+    client.send(&tail);
+    assert_eq!(client.answer().unwrap().code(), "invalid_model");
+}
+
+#[test]
+fn who_leaves_before_the_answer_publishes_nothing() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    // As many rows as take a while to examine.
+    let rows = reference(6 << 20);
+    let body = form(&[("schema", &schema), ("golden", &golden), ("reference", &rows), ("model", &model)]);
+    let mut client = Client::connect(publisher.gateway.admin_addr);
+    client.send(publisher.request(TREE, &body).head());
+    client.send(&body);
+    let has_come = || {
+        let upload = publisher.uploads().pop()?;
+        let length = fs::metadata(upload.join("model.onnx")).ok()?.len();
+        (length == model.len() as u64).then_some(())
+    };
+    wait_for("all of it", has_come);
+    drop(client);
+    wait_for("nothing to be left", || publisher.uploads().is_empty().then_some(()));
+    assert_eq!(publisher.versions(), Vec::<String>::new());
+    assert_eq!(publisher.audited("version.published").len(), 1, "that is the first model's");
+}
+
+#[test]
 fn few_are_taken_in_at_once_and_who_stalls_or_leaves_makes_room() {
     let publisher = Publisher::new(|settings| settings.set("SCOREGATE_BODY_TIMEOUT", "2s"));
     let (model, schema, golden) = good();
@@ -388,6 +508,11 @@ fn few_are_taken_in_at_once_and_who_stalls_or_leaves_makes_room() {
     assert_eq!(third.header("retry-after"), Some("1"));
     drop(leaving);
     wait_for("the one that left to be gone", || (publisher.uploads().len() == 1).then_some(()));
+    wait_for("its line", || {
+        let lines = publisher.gateway.log();
+        let mut lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find(|line| line["status"] == 499)
+    });
     assert_eq!(publisher.admin(&publisher.request(TREE, &body)).status, 201);
     let mut stalling = stalling;
     assert_eq!(stalling.answer().unwrap().code(), "body_timeout");

@@ -58,7 +58,7 @@ pub struct Side<'s> {
 #[derive(Debug)]
 pub struct Comparison {
     decisions: [Decision; 2],
-    /// Which class of the other is which of the reference, by label; of a model of classes alone.
+    /// Which class of the other is which of the reference, by label; of a model of classes alone, be they two.
     classes: Vec<usize>,
     is_comparable: bool,
     scores: Bins,
@@ -87,24 +87,28 @@ impl Comparison {
             Task::Regression if edges.is_empty() => Bins::Gathering(Vec::new()),
             Task::Binary | Task::Regression => Bins::between(edges),
         };
-        let place = |label: &String| other.labels.iter().position(|found| found == label);
-        let by_label: Option<Vec<usize>> = reference.labels.iter().map(place).collect();
-        let (classes, is_comparable) = match (reference.decision.task, other.decision.task) {
-            (Task::Multiclass { classes }, Task::Multiclass { classes: others }) => {
-                let by_label = by_label.filter(|places| places.len() == classes);
-                let by_place = (classes == others).then(|| (0..classes).collect());
-                let found = by_label.or(by_place);
-                (found.clone().unwrap_or_default(), found.is_some())
-            }
-            (one, two) => (Vec::new(), one == two),
+        let classes = |task| match task {
+            Task::Binary => 2,
+            Task::Multiclass { classes } => classes,
+            Task::Regression => 0,
         };
+        let (task, count) = (reference.decision.task, classes(reference.decision.task));
+        let place = |label: &String| other.labels.iter().position(|found| found == label);
+        let are_labelled = [&reference, &other].iter().all(|side| side.labels.len() == count && count > 0);
+        let classes: Option<Vec<usize>> = match task == other.decision.task {
+            false => None,
+            // Other labels mean something else, whatever stands in their place.
+            true if are_labelled => reference.labels.iter().map(place).collect(),
+            true => Some((0..count).collect()),
+        };
+        let is_comparable = classes.is_some();
         let features = reader.features().map(|field| {
             let distribution = distributions.iter().find(|found| found.name == field.name);
             Feature::new(field, distribution.map(|found| &found.distribution))
         });
         Self {
             decisions: [reference.decision, other.decision],
-            classes,
+            classes: classes.unwrap_or_default(),
             is_comparable,
             scores,
             moments: Moments::default(),
@@ -114,7 +118,7 @@ impl Comparison {
     }
 
     /// Counts a row: number `row` of `rows`, which the reader of the reference has read, and the numbers that the two versions have
-    /// answered. Two versions of different tasks cannot be compared, and then nothing is counted.
+    /// answered. Two versions of different tasks or labels cannot be compared, and then nothing is counted.
     pub fn add(&mut self, rows: &FeatureRows, row: usize, reference: &[f64], other: &[f64]) {
         if !self.is_comparable {
             return;
@@ -128,8 +132,9 @@ impl Comparison {
                 (reference[likeliest], other[self.classes[likeliest]])
             }
             Task::Binary => {
-                self.decided[first.of(reference)][second.of(other)] += 1;
-                (reference[0], other[0])
+                let is_swapped = self.classes[0] == 1;
+                self.decided[first.of(reference)][self.classes[second.of(other)]] += 1;
+                (reference[0], if is_swapped { 1.0 - other[0] } else { other[0] })
             }
             Task::Regression => (reference[0], other[0]),
         };
@@ -143,6 +148,11 @@ impl Comparison {
             let is_missing = missing.clone().any(|(_, feature)| *feature as usize == at);
             feature.add((!is_missing).then_some(column), row, two - one);
         }
+    }
+
+    /// Whether the two have the same task, and the same labels in whatever order.
+    pub fn is_comparable(&self) -> bool {
+        self.is_comparable
     }
 
     /// How many rows were counted.
@@ -189,6 +199,7 @@ impl Comparison {
         features.sort_by(|one, two| two.share.total_cmp(&one.share).then_with(|| one.name.cmp(&two.name)));
         features.truncate(TOLD);
         Summary {
+            comparable: self.is_comparable,
             rows,
             psi: self.psi(),
             correlation: self.moments.correlation(),
@@ -204,6 +215,8 @@ impl Comparison {
 /// The numbers of a [`Comparison`]; those that do not exist yet are none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
+    /// Whether the two have the same task, and the same labels in whatever order: otherwise nothing is counted.
+    pub comparable: bool,
     /// Rows that both have scored.
     pub rows: u64,
     /// See [`Comparison::psi`].
@@ -583,6 +596,30 @@ mod tests {
         let summary = found.summary();
         close(summary.largest_difference, 0.3);
         assert_eq!(summary.flips.unwrap().rows, 1);
+        // Another class in the place of one is another class.
+        let other = labels(&["a", "b", "d"]);
+        let mut found = Comparison::new(side(&one), side(&other), &[], &reader, &[]);
+        found.add(&rows, 0, &[0.5, 0.3, 0.2], &[0.5, 0.3, 0.2]);
+        assert_eq!((found.rows(), found.is_comparable(), found.flips()), (0, false, None));
+    }
+
+    #[test]
+    fn two_classes_are_compared_by_label_too() {
+        let reader = reader();
+        let rows = reader.json_rows(br#"[{"plan":"pro","name":"ann"}]"#, 9).unwrap().rows;
+        let one = labels(&["stay", "go"]);
+        let compare = |other: &[String], two: f64| {
+            let side = |labels| Side { decision: decision(Task::Binary, 0.5), labels };
+            let mut found = Comparison::new(side(&one), side(other), &[], &reader, &[]);
+            found.add(&rows, 0, &[0.875], &[two]);
+            let summary = found.summary();
+            (summary.comparable, summary.largest_difference, summary.flips.map(|flips| flips.rows))
+        };
+        // The probability of staying, of a model that decides the same.
+        assert_eq!(compare(&labels(&["go", "stay"]), 0.125), (true, Some(0.0), Some(0)));
+        assert_eq!(compare(&labels(&["go", "stay"]), 0.875), (true, Some(0.75), Some(1)));
+        assert_eq!(compare(&labels(&["stay", "leave"]), 0.875), (false, None, None));
+        assert_eq!(compare(&[], 0.875), (true, Some(0.0), Some(0)));
     }
 
     #[test]

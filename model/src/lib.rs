@@ -13,6 +13,7 @@ pub mod explain;
 pub mod features;
 pub mod import;
 pub mod inspect;
+pub mod lock;
 pub mod metrics;
 pub mod package;
 pub mod random;

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::acceptance::lint;
 use crate::explain::importance::Importance;
+use crate::lock;
 use crate::reference::{FeatureReference, Histogram};
 
 /// The manifest's file name.
@@ -37,6 +38,8 @@ const STAGING: &str = ".publishing-";
 const STAGED_ROLLOUT: &str = ".rollout-";
 /// When such a thing must be of a publisher that is dead.
 const DEAD: Duration = Duration::from_secs(86_400);
+/// How long another may hold the lock of a rollout, who reads and syncs the files of a version meanwhile.
+const ROLLOUT_PATIENCE: Duration = Duration::from_secs(10);
 /// The largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// The largest rollout that is read or written: it may name each of ten thousand slots.
@@ -656,7 +659,11 @@ impl Repository {
         // The first version of a model goes live; later ones wait to be promoted.
         let versions = directories(&parent)?;
         if versions.len() == 1 && fs::symlink_metadata(parent.join(ROLLOUT)).is_err() {
-            self.write_rollout(&manifest.name, &Rollout::of(manifest.version))?;
+            // Somebody may have said meanwhile who answers.
+            let begin = |found: Option<&Rollout>| {
+                Ok::<_, Error>(found.cloned().unwrap_or_else(|| Rollout::of(manifest.version.as_str())))
+            };
+            self.change_rollout(&manifest.name, begin)?;
         }
         Ok(target)
     }
@@ -678,22 +685,20 @@ impl Repository {
     /// change it at once apart.
     ///
     /// # Errors
-    /// [`Error`] if it cannot be read or written, and what `change` refuses; then nothing has changed.
+    /// [`Error`] if it cannot be read or written, or another holds the lock for too long, and what `change` refuses; then nothing has
+    /// changed.
     pub fn change_rollout<E: From<Error>>(
         &self,
         model: &str,
         mut change: impl FnMut(Option<&Rollout>) -> Result<Rollout, E>,
     ) -> Result<Rollout, E> {
         let path = self.root.join(model).join(".rollout.lock");
-        let opened = match File::options().create(true).append(true).open(&path) {
-            // Another user has made it. It is enough to read it, but for network file systems.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(&path),
-            opened => opened,
-        };
-        let lock = opened.map_err(io_error("lock", &path))?;
-        lock.lock().map_err(io_error("lock", &path))?;
-        let rollout = change(self.read_rollout(model)?.as_ref())?;
-        self.write_rollout(model, &rollout)?;
+        let _lock = lock::hold(&path, ROLLOUT_PATIENCE).map_err(io_error("lock", &path))?;
+        let before = self.read_rollout(model)?;
+        let rollout = change(before.as_ref())?;
+        if before.as_ref() != Some(&rollout) {
+            self.write_rollout(model, &rollout)?;
+        }
         Ok(rollout)
     }
 

@@ -3,6 +3,7 @@
 //! Only what is stated counts, not what the models learned. Nothing is found between two versions only if every row that the first
 //! takes passes the second, whether it comes as JSON, NDJSON or CSV; what is found may, at the edges, refuse no row that anybody sends.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::feature_schema::{
@@ -340,7 +341,7 @@ fn compare_texts(
     let is_open =
         |field: &Field, values: Option<&[String]>| values.is_none() || field.unknown == Unknown::Pass;
     let (was_open, open) = (is_open(live, known), is_open(other, taken));
-    let taken = taken.unwrap_or_default();
+    let taken: HashSet<&String> = taken.unwrap_or_default().iter().collect();
     let (least, most) = (other.length.minimum.unwrap_or(0), other.length.maximum.unwrap_or(usize::MAX));
     // A category that is listed passes, whatever its length; one that is not has to be as any text.
     let passes = |value: &String| {

@@ -3,6 +3,7 @@
 //! The order of `properties` is the order of features. Keywords that would constrain a value but that the gateway does
 //! not check are refused here, so that a schema never promises more than is enforced.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
@@ -600,6 +601,7 @@ impl Kind {
 
 fn categories(listed: &Value, pointer: &str, mistakes: &mut Mistakes) -> Vec<String> {
     let mut values: Vec<String> = Vec::new();
+    let mut known = HashSet::new();
     let Some(listed) = listed.as_array().filter(|listed| !listed.is_empty()) else {
         mistakes.add(&format!("{pointer}/enum"), "expected a non-empty array of strings".into());
         return values;
@@ -612,7 +614,7 @@ fn categories(listed: &Value, pointer: &str, mistakes: &mut Mistakes) -> Vec<Str
                 mistakes
                     .add(&format!("{pointer}/enum/{index}"), "a category cannot hold a NUL character".into());
             }
-            Value::String(text) if values.contains(text) => {
+            Value::String(text) if !known.insert(text) => {
                 mistakes.add(&format!("{pointer}/enum/{index}"), format!("\"{text}\" is listed twice"));
             }
             Value::String(text) => values.push(text.clone()),

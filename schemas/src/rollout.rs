@@ -48,7 +48,7 @@ impl Rollout {
         Self { live: live.into(), ..Self::default() }
     }
 
-    /// Every version that has to be loaded, the live one first; each once.
+    /// Every version that has a task now, the live one first; each once. The one before is loaded besides.
     pub fn versions(&self) -> Vec<&str> {
         let all = std::iter::once(&self.live).chain(self.canaries.iter().map(|canary| &canary.version));
         let mut found: Vec<&str> = Vec::new();

@@ -1,5 +1,7 @@
 //! `scoregate models diff`: how two versions of a model differ.
 
+use std::sync::Arc;
+
 use anyhow::bail;
 use clap::Args;
 use scoregate_model::package::{MODEL, Package, Repository};
@@ -9,7 +11,7 @@ use super::models::{RepositoryArgs, resolve};
 use super::print;
 use crate::app;
 use crate::config::{ExplainMode, Settings};
-use crate::diff::{GoldenDiff, Scorer, Side, compare_golden, diff as differences};
+use crate::diff::{Comparison, GoldenDiff, PART, Side, diff as differences};
 use crate::registry::{Version, load_offline};
 use crate::repository::Store;
 
@@ -42,9 +44,10 @@ pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<()> {
     }
     let packages = [read(repository, model, &from)?, read(repository, model, &to)?];
     let golden = golden(&settings, &runtime, &packages);
+    let serving = settings.serving(model);
     let [from, to] = packages.each_ref().map(|package| {
         let bytes = Some(package.graph.len() as u64);
-        Side { manifest: &package.manifest, schema: &package.schema, bytes }
+        Side::new(&package.manifest, &package.schema, bytes, &serving)
     });
     let found = differences(from, to, golden);
     print(&if args.json { serde_json::to_string_pretty(&found)? } else { found.text() })
@@ -73,10 +76,13 @@ fn golden(
             .map_err(|reasons| format!("version {version} cannot be served: {}", reasons.reason))
     };
     let [from, to] = packages.each_ref();
-    let (one, other) = (load(from)?, load(to)?);
-    let mut rows = vec![(from.manifest.version.as_str(), from.golden.clone())];
-    if from.manifest.version != to.manifest.version {
-        rows.push((to.manifest.version.as_str(), to.golden.clone()));
+    let mut comparison = Comparison::new(&Arc::new(load(from)?), &Arc::new(load(to)?))?;
+    let is_other = from.manifest.version != to.manifest.version;
+    for package in [from, to].into_iter().take(1 + usize::from(is_other)) {
+        if !package.golden.is_empty() {
+            comparison.begin(&package.manifest.version, package.golden.len());
+        }
+        package.golden.chunks(PART).try_for_each(|rows| comparison.take(rows))?;
     }
-    compare_golden(&Scorer::new(&one), &Scorer::new(&other), &rows)
+    Ok(comparison.finish())
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use scoregate_model::acceptance::child;
 
-use super::models::RepositoryArgs;
+use super::models::{RepositoryArgs, tell_replicas};
 use super::print;
 use crate::app;
 use crate::audit::{self, Actor};
@@ -22,6 +22,10 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
     store.refresh(Some(&import.name))?;
     let sandbox = Sandbox::new(&settings.models, settings.scoring.workers);
     let examined = import.examine(&sandbox, library, overrides).map_err(advised)?;
+    if args.promote {
+        // It is the live version of now that must not be broken, not that of a minute ago.
+        store.refresh(Some(&import.name))?;
+    }
     let publication = import.prepare(store.local(), examined)?;
     let breaking = publication.breaking();
     if args.promote && !args.breaking && !breaking.is_empty() {
@@ -34,8 +38,7 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
         return Err(Error::Refused { code, reason: message.clone(), message }.into());
     }
     let log = audit::Log::new(&settings.state.dir);
-    log.record(&publication.event(Actor::operator()))?;
-    let mut report = publication.carry_out(&store).map_err(Error::Package)?;
+    let mut report = publication.carry_out(&store, &log, &Actor::operator())?;
     if args.promote {
         let asked = Asked {
             breaking: args.breaking,
@@ -44,7 +47,7 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
         Change::Promote(report.version.clone()).carry_out(&asked)?;
         report.live = true;
     }
-    Store::tell_once(&settings);
+    tell_replicas(&settings);
     print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })
 }
 

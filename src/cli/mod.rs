@@ -37,6 +37,12 @@ const FIRST_REDIS: Duration = Duration::from_secs(1);
 /// How long traces that are left may take at the end.
 const LAST_TRACES: Duration = Duration::from_secs(1);
 
+/// How long events are sent at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// How long a run beside the answers is waited for at the end.
+const LAST_RUN: Duration = Duration::from_secs(2);
+
 /// An ONNX Runtime scoring gateway for tabular models.
 #[derive(Debug, Parser)]
 #[command(name = "scoregate", version)]
@@ -215,6 +221,9 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         tracing::info!(addr = %public_addr, admin_addr = %admin_addr, "ready");
         serving.await.context("the listeners panicked")?;
         app.requests.flush(LAST_TRACES);
+        app.webhooks.flush(LAST_EVENTS);
+        // No model may be run while ONNX Runtime is taken down.
+        app.shadows.stop(LAST_RUN);
         Ok(())
     })?;
     // Blocking work whose caller has left is not waited for.

@@ -148,8 +148,9 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
             };
             let wanted = Change::Canary { version: name.into(), percent };
             change(repository, model, &wanted, breaking.breaking)?;
+            let whom = if percent > 0.0 { "them" } else { "whoever asks for it by x-model-version" };
             print(&format!(
-                "{model} {name} is a canary with {percent} % of the entities: a running gateway that accepts it answers them with \
+                "{model} {name} is a canary with {percent} % of the entities: a running gateway that accepts it answers {whom} with \
                  it within 2 seconds"
             ))
         }
@@ -198,12 +199,21 @@ fn change(
 ) -> anyhow::Result<Changed> {
     let settings = repository.settings()?;
     let store = Store::open(&settings)?;
-    store.refresh(Some(model))?;
     let log = audit::Log::new(&settings.state.dir);
     let asked = Asked { breaking, ..Asked::new(&store, &log, model, Actor::operator(), SystemTime::now()) };
     let changed = change.carry_out(&asked)?;
-    Store::tell_once(&settings);
+    tell_replicas(&settings);
     Ok(changed)
+}
+
+/// Tells replicas that something has changed. Where that cannot be, it is done all the same.
+pub(super) fn tell_replicas(settings: &Settings) {
+    if let Err(error) = Store::tell_once(settings) {
+        warn(&format!(
+            "replicas are not told through Redis, and find out by looking: {:#}",
+            anyhow::Error::from(error)
+        ));
+    }
 }
 
 /// The repository to read `model` of, or all: of a bucket the mirror, brought up to date where that is possible.
@@ -212,9 +222,12 @@ pub(super) fn read(settings: &Settings, model: Option<&str>) -> anyhow::Result<R
         return Ok(Repository::new(&settings.models.dir));
     }
     let store = Store::open(settings)?;
-    if let Err(error) = store.refresh(model) {
-        let (store, error) = (store.name(), anyhow::Error::from(error));
-        warn(&format!("{store} cannot be read, and this is as it was the last time: {error:#}"));
+    match store.refresh(model) {
+        Ok(failed) => failed.iter().for_each(|(what, why)| warn(&format!("{what} cannot be fetched: {why}"))),
+        Err(error) => {
+            let (store, error) = (store.name(), anyhow::Error::from(error));
+            warn(&format!("{store} cannot be read, and this is as it was the last time: {error:#}"));
+        }
     }
     Ok(store.local().clone())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::reader::{Reader, TableReader};
 use super::values::{COUNT, count, duration, whole};
+use crate::rollout::slots;
 
 /// What is scored beside the answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +23,8 @@ pub struct GuardSettings {
     pub mode: GuardMode,
     /// `min_rows` (1,000): rows that have to be answered and compared before a canary is good, and before its scores can be bad.
     pub min_rows: u64,
-    /// `max_error_rate` (0.01): how much larger the share of failed requests may be than the live version's.
+    /// `max_error_rate` (0.01): how much larger the share of failed requests may be than the live version's; and that of rows that it does
+    /// not take, if it is to be given more.
     pub max_error_rate: f64,
     /// `max_latency_ratio` (2.0): how many times the live version's 99th percentile that of requests for one row may be.
     pub max_latency_ratio: f64,
@@ -86,7 +88,7 @@ fn number(value: &toml::Value) -> Option<f64> {
 /// Shares in percent, each larger than the one before.
 fn steps(value: &toml::Value) -> Option<Vec<f64>> {
     let steps: Vec<f64> = value.as_array()?.iter().map(number).collect::<Option<_>>()?;
-    let is_share = |step: &f64| *step > 0.0 && *step <= 100.0 && (step * 100.0).round() == step * 100.0;
+    let is_share = |step: &f64| slots::count(*step).is_some_and(|slots| slots > 0);
     let is_ascending = steps.windows(2).all(|pair| pair[0] < pair[1]);
     (!steps.is_empty() && is_ascending && steps.iter().all(is_share)).then_some(steps)
 }
@@ -141,7 +143,8 @@ impl TableReader<'_> {
         let psi = |value: &toml::Value| number(value).filter(|number| *number > 0.0);
         let time = |value: &toml::Value| duration(value.as_str()?).ok();
         let durations = "a duration such as 250ms, 15s, 2m, 1h or 90d";
-        let shares = "a list of percentages above 0 and up to 100, each larger than the one before, such as [5, 25, 100]";
+        let shares = "a list of percentages above 0 and up to 100 with at most two decimals, each larger than the one before, such as \
+                      [5, 25, 100]";
         GuardSettings {
             mode: all.mode,
             min_rows: self.take("min_rows", COUNT, whole).map_or(all.min_rows, |rows| rows as u64),
@@ -180,6 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn every_share_with_two_decimals_is_a_step() {
+        for hundredths in 1..=10_000 {
+            let share = toml::Value::Float(f64::from(hundredths) / 100.0);
+            assert!(steps(&toml::Value::Array(vec![share.clone()])).is_some(), "{share}");
+        }
+        let file = "[guard]\nsteps = [0.29, 1.1, 55.55]\n";
+        assert_eq!(load(&[], Some(file)).unwrap().guard.steps, [0.29, 1.1, 55.55]);
+    }
+
+    #[test]
     fn mistakes_say_what_is_expected() {
         for (file, expected) in [
             ("guard = 1\n", "expected a table"),
@@ -192,7 +205,8 @@ mod tests {
             ("[guard]\nmaxpsi = 0.1\n", "did you mean max_psi?"),
             ("[guard]\nsteps = [25, 5]\n", "each larger"),
             ("[guard]\nsteps = [0]\n", "each larger"),
-            ("[guard]\nsteps = [0.001]\n", "each larger"),
+            ("[guard]\nsteps = [0.001]\n", "at most two decimals"),
+            ("[guard]\nsteps = [5, 101]\n", "up to 100"),
             ("[guard]\nsteps = []\n", "each larger"),
             ("[guard]\nhold = 5\n", "a duration"),
             ("[shadow]\nsample = 2\n", "a number from 0 to 1"),

@@ -20,6 +20,7 @@ pub struct WebhookSettings {
 impl Reader {
     /// Webhooks, where somebody is to be told.
     pub(super) fn webhook(&mut self) -> Option<WebhookSettings> {
+        let before = self.mistakes.len();
         let url = self.take("SCOREGATE_WEBHOOK_URL", "webhook.url", "", |text| match text {
             "" => Ok(None),
             text => {
@@ -46,7 +47,14 @@ impl Reader {
                 self.mistakes.push(format!("SCOREGATE_WEBHOOK_URL: {expected}"));
                 None
             }
-            (None, _) => None,
+            // A URL that cannot be one is told already.
+            (None, Some(_)) if self.mistakes.len() > before => None,
+            (None, Some(_)) => {
+                let expected = "expected SCOREGATE_WEBHOOK_URL (webhook.url) too: it says where events go";
+                self.mistakes.push(format!("SCOREGATE_WEBHOOK_SECRET_FILE: {expected}"));
+                None
+            }
+            (None, None) => None,
         }
     }
 }
@@ -72,6 +80,8 @@ mod tests {
             assert!(mistakes.len() == 1 && mistakes[0].contains("a URL by https"), "{url}: {mistakes:?}");
         }
         let unsigned = load(&[("SCOREGATE_WEBHOOK_URL", "https://a")], None).unwrap_err();
+        let nowhere = load(&[("SCOREGATE_WEBHOOK_SECRET_FILE", "secret")], None).unwrap_err();
+        assert!(nowhere.len() == 1 && nowhere[0].contains("expected SCOREGATE_WEBHOOK_URL"), "{nowhere:?}");
         assert!(unsigned.len() == 1 && unsigned[0].contains("SCOREGATE_WEBHOOK_SECRET_FILE"), "{unsigned:?}");
     }
 }

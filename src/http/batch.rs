@@ -53,6 +53,9 @@ async fn score(
     let notes = Notes::of(parts);
     let choice = choose(app, model, admitted.caller(), parts)?;
     notes.version(&choice.first().tally);
+    if choice.is_pinned() {
+        notes.pinned();
+    }
     let input = content_format(&parts.headers, &[Format::Json, Format::Ndjson, Format::Csv])?;
     let output = match input {
         Format::Json => accepted_format(&parts.headers, &[Format::Json])?,
@@ -180,18 +183,22 @@ impl Work {
                 let (version, notes) = (Arc::clone(version), self.notes.clone());
                 (vec![Part::new(version, rows, notes, self.wanted.take())], Vec::new())
             }
-            None => self.distribute(&rows, &body)?,
+            None => self.distribute(rows, &body)?,
         };
         for Part { notes, rows, .. } in &parts {
             notes.rows(0, rows.faults.len());
             notes.look(rows, 0);
         }
         self.notes.end(Stage::Validation);
-        let split = self.choice.split();
-        let is_compared = || parts.iter().any(|part| self.app.shadows.wants(split, &part.version));
+        let is_compared = || parts.iter().any(|part| self.is_compared(&part.version));
         // An answer in CSV repeats the body, and whoever compares versions reads it; otherwise its memory makes room for the answer's.
         let sent = (self.output == Format::Csv || is_compared()).then_some((body, received));
         Ok(Read { parts, owners, submitted, prefix, sent, room: None, _decoded: decoded })
+    }
+
+    /// Whether anybody wants to know what `version` answers.
+    fn is_compared(&self, version: &Arc<Version>) -> bool {
+        self.app.shadows.wants(self.choice.split(), version) && self.choice.is_sample(version)
     }
 
     /// The rows of a body as `version` reads them, and what pointers to them begin with.
@@ -206,7 +213,7 @@ impl Work {
 
     /// Gives each of the `rows`, as the first version reads them, to the version that answers it; says whose each is, where they are
     /// not all of one.
-    fn distribute(&self, rows: &FeatureRows, body: &[u8]) -> Result<(Vec<Part>, Vec<u8>), Error> {
+    fn distribute(&self, mut rows: FeatureRows, body: &[u8]) -> Result<(Vec<Part>, Vec<u8>), Error> {
         let candidates: Vec<&Arc<Version>> = self.choice.candidates().collect();
         let candidate = |entity| {
             let version = self.choice.of(entity);
@@ -215,23 +222,34 @@ impl Work {
         let chosen: Vec<usize> = rows.entities_sent().map(candidate).collect();
         let answering = (0..candidates.len()).filter(|candidate| chosen.contains(candidate));
         let answering: Vec<usize> = answering.collect();
+        let reads_alike = |version: &Version| version.reader.reads_as(&self.choice.first().reader);
+        let last = answering.iter().rposition(|candidate| reads_alike(candidates[*candidate]));
         let mut parts = Vec::with_capacity(answering.len());
         for (at, candidate) in answering.iter().enumerate() {
             let version = candidates[*candidate];
             let is_own = |index: usize| chosen[index] == *candidate;
-            let mut own = if version.reader.reads_as(&self.choice.first().reader) {
-                rows.clone()
+            let own = if Some(at) == last {
+                // Nobody else needs them: all parts together hold each row once.
+                let mut own = std::mem::take(&mut rows);
+                rows.submitted = own.submitted;
+                own.retain(is_own);
+                own
+            } else if reads_alike(version) {
+                rows.part(&version.reader, is_own)
             } else {
                 match self.rows(version, body) {
-                    Ok((rows, _)) => rows,
+                    Ok((mut rows, _)) => {
+                        rows.retain(is_own);
+                        rows
+                    }
                     // Whom the header fits are answered all the same.
                     Err(BodyError::Header(faults)) => {
-                        FeatureRows::refused(rows.submitted, 0..rows.submitted, &faults)
+                        let places = (0..rows.submitted).filter(|index| is_own(*index));
+                        FeatureRows::refused(rows.submitted, places, &faults)
                     }
                     Err(error) => return Err(error.into()),
                 }
             };
-            own.retain(is_own);
             let notes = self.notes.of_part(at, &version.tally);
             parts.push(Part::new(Arc::clone(version), own, notes, None));
         }
@@ -247,8 +265,10 @@ impl Work {
     /// Takes the memory that the answer needs and the rows of the caller's quota, and looks for scores that were computed before.
     async fn prepare(&self, read: &mut Read, admitted: &mut Admitted, wish: Wish) -> Result<(), Error> {
         if self.choice.known().is_none() {
+            let end = Instant::now() + self.app.engine.answer_timeout() / 2;
             for part in &mut read.parts {
-                let patience = self.app.engine.answer_timeout() / 2;
+                // However many there are to be waited for, the caller waits no longer.
+                let patience = end.saturating_duration_since(Instant::now());
                 part.wanted = wanted(&self.query, &part.version, false, patience).await?;
             }
         }
@@ -303,9 +323,7 @@ impl Work {
         let mut failure = None;
         for part in read.parts.iter_mut().filter(|part| !part.rows.is_empty()) {
             let begin = Instant::now();
-            if are_several {
-                part.notes.begin_work();
-            }
+            part.notes.begin_work();
             let recalled = part.recalled.take();
             let recall = self.recall(&part.notes, caller, wish);
             let scored = part.version_scores(recalled, &recall, has_left);
@@ -326,15 +344,13 @@ impl Work {
             return Err(failure);
         }
         if let Some((body, _)) = &read.sent {
-            let split = self.choice.split();
-            let compared = read.parts.iter().filter(|part| self.app.shadows.wants(split, &part.version));
-            for part in compared {
-                if let Some(Ok(scored)) = &part.scored {
-                    let (places, scores) = (&part.rows.indices[..], scored.scores.values());
-                    let answered = Answered { body, form: self.input.form(), places, scores };
-                    self.app.shadows.offer(split, &part.version, answered);
-                }
-            }
+            let answered =
+                read.parts.iter().filter(|part| self.is_compared(&part.version)).filter_map(|part| {
+                    let Some(Ok(scored)) = &part.scored else { return None };
+                    let (version, places) = (&part.version, &part.rows.indices[..]);
+                    Some(Answered { version, places, scores: scored.scores.values() })
+                });
+            self.app.shadows.offer(self.choice.split(), body, self.input.form(), answered);
         }
         Ok(())
     }
@@ -471,7 +487,8 @@ impl Work {
         };
         let (body, held) = match &read.sent {
             Some((body, received)) if self.output == Format::Csv => (body.len(), received.held()),
-            Some((_, received)) => (0, received.held()),
+            // What was decoded is kept beside what was sent.
+            Some((body, received)) => (if received.is_gzip() { body.len() } else { 0 }, received.held()),
             None => (0, 0),
         };
         let mut wanted = body;

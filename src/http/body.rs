@@ -60,7 +60,7 @@ pub(super) async fn receive_at_most(
 }
 
 /// Whether a body broke off because its client has left, rather than by what it sent.
-fn has_left(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn has_left(error: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let is_end = |kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof);
     let causes = std::iter::successors(Some(error), |error| error.source());

@@ -1,13 +1,16 @@
 //! `GET /v1/models/{model}/diff`: how two versions of a model differ.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use scoregate_model::package::{GOLDEN, GoldenRow, MODEL, digest_of, max_bytes, read_golden, read_named};
+use scoregate_model::package::{
+    self, GOLDEN, GoldenRow, MODEL, digest_of, max_bytes, read_golden, read_named,
+};
 use scoregate_schemas::{FeatureSchema, Manifest};
 use url::form_urlencoded;
 
@@ -17,17 +20,17 @@ use super::predict::{ModelPath, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
 use crate::auth::Scope;
-use crate::diff::{Diff, GoldenDiff, Scorer, Side, compare_golden, diff};
+use crate::diff::{Comparison, Diff, GoldenDiff, PART, Side, diff, remember};
 use crate::limiter::Loss;
-use crate::registry::{Model, Published, State as Become};
+use crate::registry::{Published, State as Become, Version};
 use crate::rollout;
 use crate::scoring;
 
-/// Golden rows of a version that are scored for an answer; a command takes all of them.
-const MAX_ROWS: usize = 10_000;
+/// Golden rows of a version that are scored for an answer, at most; a command takes all of them.
+const MAX_ROWS: usize = 1_000;
 
-/// How much work that is taken for.
-const WORTH: usize = 4_096;
+/// How long scoring all of them may take, as it was measured.
+const WORK: Duration = Duration::from_secs(2);
 
 /// How two versions of a model differ.
 pub(super) async fn versions(
@@ -41,16 +44,14 @@ pub(super) async fn versions(
     let read = async {
         let (from, to) = named(&parts)?;
         accepted_format(&parts.headers, &[Format::Json])?;
-        let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
-        let (of, name) = (Arc::clone(&app), model.to_owned());
-        // Files are read and rows scored: not on a thread that serves connections.
-        let work = move |_: &dyn Fn() -> bool| {
-            let known = snapshot.models.get(&name).ok_or(scoring::Error::UnknownModel)?;
-            compare(&of, &name, known, &from, &to)
-        };
-        let found = app.engine.run(WORTH, false, work).await??;
+        let found = tokio::time::timeout(app.engine.answer_timeout(), find(&app, model, &from, &to));
+        let found = found.await.map_err(|_| scoring::Error::Deadline)??;
         let body = serde_json::to_vec(&found).expect("a difference serialises");
-        Ok(([(CONTENT_TYPE, HeaderValue::from_static(JSON))], body).into_response())
+        let headers = [
+            (CONTENT_TYPE, HeaderValue::from_static(JSON)),
+            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        Ok((headers, body).into_response())
     };
     Ok(admitted.answer(read.await))
 }
@@ -73,78 +74,167 @@ fn named(parts: &Parts) -> Result<(String, String), Error> {
     from.zip(to).ok_or_else(expected)
 }
 
-/// A version, and what its manifest says.
-struct Found<'f> {
-    published: &'f Published,
-    manifest: &'f Manifest,
-    schema: FeatureSchema,
-    bytes: Option<u64>,
+async fn find(app: &Arc<App>, model: &str, from: &str, to: &str) -> Result<Diff, Error> {
+    let snapshot = app.registry().ok_or(scoring::Error::NotReady)?.models();
+    let known = snapshot.models.get(model).ok_or(scoring::Error::UnknownModel)?;
+    let published = |version: &str| known.versions.get(version).ok_or(Error::UnknownVersion);
+    let (one, other) = (published(from)?, published(to)?);
+    let stated = (manifest_of(from, one)?, manifest_of(to, other)?);
+    let golden = match (loaded(from, one), loaded(to, other)) {
+        (Ok(one), Ok(other)) => golden(app, model, &one, &other).await?,
+        (Err(why), _) | (_, Err(why)) => Err(why),
+    };
+    let (of, model) = (Arc::clone(app), model.to_owned());
+    // Files are looked at and schemas read: not on a thread that serves connections.
+    let work = move || {
+        let (from, to) = stated;
+        let serving = of.settings.serving(&model);
+        let read = |manifest: &Manifest| {
+            let refused = || rollout::Error::Refused {
+                version: manifest.version.clone(),
+                reason: "its feature schema is not valid".into(),
+            };
+            let schema = FeatureSchema::from_document(manifest.schema.clone()).map_err(|_| refused())?;
+            let graph = of.store.local().directory(&model, &manifest.version).join(MODEL);
+            Ok::<_, Error>((schema, std::fs::metadata(graph).ok().map(|graph| graph.len())))
+        };
+        let ((from_schema, from_bytes), (to_schema, to_bytes)) = (read(&from)?, read(&to)?);
+        let from = Side::new(&from, &from_schema, from_bytes, &serving);
+        Ok(diff(from, Side::new(&to, &to_schema, to_bytes, &serving), golden))
+    };
+    app.diffs.files.run(work).await?
 }
 
-fn compare(app: &App, model: &str, known: &Model, from: &str, to: &str) -> Result<Diff, Error> {
-    let repository = app.store.local();
-    let find = |version: &str| {
-        let published = known.versions.get(version).ok_or(Error::UnknownVersion)?;
-        let refused = |reason: String| rollout::Error::Refused { version: version.into(), reason };
-        let stated = published.stated.as_ref().ok_or_else(|| {
-            refused(match &published.state {
-                Become::Refused(why) => why.reason.clone(),
-                Become::Checking | Become::Accepted | Become::Loaded(..) => "it is not looked at yet".into(),
-            })
-        })?;
-        let manifest = stated.manifest.as_ref();
-        let schema = FeatureSchema::from_document(manifest.schema.clone());
-        let schema = schema.map_err(|_| refused("its feature schema is not valid".into()))?;
-        let graph = std::fs::metadata(repository.directory(model, version).join(MODEL));
-        let bytes = graph.ok().map(|graph| graph.len());
-        Ok::<_, Error>(Found { published, manifest, schema, bytes })
-    };
-    let (one, other) = (find(from)?, find(to)?);
-    let rows = |found: &Found<'_>| {
-        golden_rows(&repository.directory(model, &found.manifest.version), found.manifest)
-    };
-    let golden = golden(&one, &other, &rows);
-    Ok(diff(one.side(), other.side(), golden))
+/// What a version says of itself.
+fn manifest_of(version: &str, published: &Published) -> Result<Arc<Manifest>, Error> {
+    let stated = published.stated.as_ref().ok_or_else(|| {
+        let reason = match &published.state {
+            Become::Refused(why) => why.reason.clone(),
+            Become::Checking | Become::Accepted | Become::Loaded(..) => "it is not looked at yet".into(),
+        };
+        rollout::Error::Refused { version: version.into(), reason }
+    })?;
+    Ok(Arc::clone(&stated.manifest))
 }
 
-impl Found<'_> {
-    fn side(&self) -> Side<'_> {
-        Side { manifest: self.manifest, schema: &self.schema, bytes: self.bytes }
+/// The version, if it is loaded, or what to do so that it is.
+fn loaded(version: &str, published: &Published) -> Result<Arc<Version>, String> {
+    published.state.version().cloned().ok_or_else(|| {
+        format!(
+            "version {version} is not loaded here; make it a canary of 0 percent or the shadow, or ask `scoregate models diff`"
+        )
+    })
+}
+
+/// What both answer to the golden rows of each, or why nobody knows. One question after the other, each answered once: versions never
+/// change. Rows are scored where those of batches are and in small parts, between which theirs have their turn; when whoever asked has
+/// left, no other part is begun.
+async fn golden(
+    app: &Arc<App>,
+    model: &str,
+    from: &Arc<Version>,
+    to: &Arc<Version>,
+) -> Result<Result<Vec<GoldenDiff>, String>, Error> {
+    let pair = [from.fingerprint, to.fingerprint];
+    let mut known = app.diffs.golden.lock().await;
+    if let Some(found) = known.get(&pair) {
+        return Ok(Ok(found.clone()));
     }
-}
-
-/// What both answer to the golden rows of each, or why nobody knows.
-fn golden(
-    one: &Found<'_>,
-    other: &Found<'_>,
-    rows: &dyn Fn(&Found<'_>) -> Result<Vec<GoldenRow>, String>,
-) -> Result<Vec<GoldenDiff>, String> {
-    let loaded = |found: &Found<'_>| {
-        let name = &found.manifest.version;
-        let version = found.published.state.version().cloned();
-        version.ok_or_else(|| {
-            format!(
-                "version {name} is not loaded here; make it a canary of 0 percent or the shadow, or ask `scoregate models diff`"
-            )
+    let is_other = from.manifest.version != to.manifest.version;
+    let versions = [from, to].into_iter().take(1 + usize::from(is_other));
+    let named: Vec<(PathBuf, Arc<Manifest>)> = versions
+        .map(|version| {
+            let manifest = &version.manifest;
+            (app.store.local().directory(model, &manifest.version), Arc::clone(manifest))
         })
+        .collect();
+    let most = most_rows(from.cost.row + to.cost.row);
+    let (one, other) = (Arc::clone(from), Arc::clone(to));
+    let prepare = move || {
+        let comparison = Comparison::new(&one, &other)?;
+        let golden = named.iter().map(|(directory, manifest)| {
+            let (count, rows) = golden_rows(directory, manifest, most)?;
+            Ok((manifest.version.clone(), count, rows))
+        });
+        Ok::<_, String>((comparison, golden.collect::<Result<Vec<_>, String>>()?))
     };
-    let (from, to) = (loaded(one)?, loaded(other)?);
-    let mut golden = vec![(one.manifest.version.as_str(), rows(one)?)];
-    if one.manifest.version != other.manifest.version {
-        golden.push((other.manifest.version.as_str(), rows(other)?));
+    let (mut comparison, golden) = match app.diffs.files.run(prepare).await? {
+        Ok(prepared) => prepared,
+        Err(why) => return Ok(Err(why)),
+    };
+    for (rows_of, count, mut rows) in golden {
+        if count > 0 {
+            comparison.begin(&rows_of, count);
+        }
+        while !rows.is_empty() {
+            let part: Vec<GoldenRow> = rows.drain(..rows.len().min(PART)).collect();
+            let scored = 2 * part.len();
+            let score = move |_: &dyn Fn() -> bool| {
+                let taken = comparison.take(&part);
+                taken.map(|()| comparison)
+            };
+            comparison = match app.engine.run(scored, false, score).await? {
+                Ok(comparison) => comparison,
+                Err(why) => return Ok(Err(why)),
+            };
+        }
     }
-    compare_golden(&Scorer::new(&from), &Scorer::new(&to), &golden)
+    let found = comparison.finish();
+    remember(&mut known, pair, &found);
+    Ok(Ok(found))
 }
 
-/// The first golden rows of a version; none where it has none.
-fn golden_rows(directory: &Path, manifest: &Manifest) -> Result<Vec<GoldenRow>, String> {
-    let Some(digest) = manifest.files.get(GOLDEN) else { return Ok(Vec::new()) };
+/// So many golden rows of each of two versions are scored by both, where a row costs both together so much.
+fn most_rows(cost: Duration) -> usize {
+    let fit = WORK.as_nanos() / (2 * cost.as_nanos()).max(1);
+    usize::try_from(fit).unwrap_or(MAX_ROWS).clamp(1, MAX_ROWS)
+}
+
+/// How many golden rows a version has, and the first of them, `most` at most.
+fn golden_rows(
+    directory: &Path,
+    manifest: &Manifest,
+    most: usize,
+) -> Result<(usize, Vec<GoldenRow>), String> {
+    let Some(digest) = manifest.files.get(GOLDEN) else { return Ok((0, Vec::new())) };
     let unreadable = |_| format!("the golden rows of version {} cannot be read", manifest.version);
     let path = directory.join(GOLDEN);
     let bytes = read_named(&path, max_bytes(GOLDEN)).map_err(unreadable)?;
     if digest_of(&bytes) != *digest {
         return Err(format!("the golden rows of version {} were changed", manifest.version));
     }
-    let end = bytes.split_inclusive(|byte| *byte == b'\n').take(MAX_ROWS).map(<[u8]>::len).sum();
-    read_golden(&path, &bytes[..end]).map_err(unreadable)
+    first_rows(&path, &bytes, most).map_err(unreadable)
+}
+
+/// How many rows these are, and the first of them.
+fn first_rows(path: &Path, bytes: &[u8], most: usize) -> Result<(usize, Vec<GoldenRow>), package::Error> {
+    let lines = || bytes.split_inclusive(|byte| *byte == b'\n');
+    let count = lines().filter(|line| !line.trim_ascii().is_empty()).count();
+    let end = lines().take(most).map(<[u8]>::len).sum();
+    Ok((count, read_golden(path, &bytes[..end])?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rows_are_taken_and_all_are_counted() {
+        let text = r#"{"features":{"a":1},"expected":0.5}"#.to_owned() + "\n";
+        let (count, rows) = first_rows(Path::new(GOLDEN), text.repeat(5).as_bytes(), 3).unwrap();
+        assert_eq!((count, rows.len()), (5, 3));
+        let (count, rows) = first_rows(Path::new(GOLDEN), text.trim_end().as_bytes(), 3).unwrap();
+        assert_eq!((count, rows.len()), (1, 1));
+        let wrong = [text.repeat(2), "{\n".into(), text].concat();
+        assert!(first_rows(Path::new(GOLDEN), wrong.as_bytes(), 3).is_err());
+        assert_eq!(first_rows(Path::new(GOLDEN), wrong.as_bytes(), 2).unwrap().0, 4);
+    }
+
+    #[test]
+    fn of_slow_versions_fewer_rows_are_scored() {
+        assert_eq!(most_rows(Duration::from_micros(1)), MAX_ROWS);
+        assert_eq!(most_rows(Duration::from_millis(10)), 100);
+        assert_eq!(most_rows(Duration::from_secs(60)), 1);
+        assert_eq!(most_rows(Duration::ZERO), MAX_ROWS);
+    }
 }

@@ -21,6 +21,7 @@ use super::problem::Error;
 use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::limiter::{Loss, PlanDescription};
+use crate::rollout::guard::Judged;
 use crate::rollout::shadow::Report;
 use crate::scoring;
 use crate::telemetry::samples::Samples;
@@ -72,6 +73,8 @@ pub(super) async fn live(State(app): State<Arc<App>>, request: Request) -> Resul
 struct Comparisons {
     at: String,
     comparisons: Vec<Report>,
+    /// What the guard makes of canaries.
+    verdicts: Vec<Judged>,
 }
 
 /// How shadows and canaries compare with the live versions, of one model or of all that the caller may use.
@@ -95,7 +98,9 @@ pub(super) async fn comparisons(State(app): State<Arc<App>>, request: Request) -
                 let is_wanted =
                     |name: &str| model.as_ref().map_or_else(|| caller.may_use(name), |model| name == model);
                 let comparisons = app.shadows.reports(is_wanted);
-                serde_json::to_vec(&Comparisons { at: now(), comparisons }).expect("counts serialise")
+                let verdicts = app.shadows.verdicts.of(is_wanted);
+                serde_json::to_vec(&Comparisons { at: now(), comparisons, verdicts })
+                    .expect("counts serialise")
             }
         };
         let body = app.telling.run(write).await?;

@@ -1,4 +1,7 @@
 //! `multipart/form-data` (RFC 7578), read piece by piece as it comes: no part is ever held in memory as a whole.
+//!
+//! Not the crate multer (3.1.0), which axum takes: it appends to one buffer whatever its stream has ready, and looks for the end of a
+//! part's head, and for the first boundary, without a bound but that of the whole body, so that a head of 1 GiB would be held in memory.
 
 use memchr::memmem::{Finder, find};
 
@@ -236,6 +239,8 @@ fn parameter(parameters: &str, wanted: &str) -> Result<Option<String>, Malformed
 
 #[cfg(test)]
 mod tests {
+    use scoregate_model::random::Random;
+
     use super::*;
 
     #[derive(Default)]
@@ -321,6 +326,93 @@ mod tests {
             for size in [1, 7, 100_000] {
                 assert!(read(body.as_bytes(), size).is_err(), "{what}");
             }
+        }
+    }
+
+    /// Bytes of which forms are made, put together by chance: most of them are no form.
+    fn scramble(random: &mut Random) -> Vec<u8> {
+        const PIECES: [&[u8]; 14] = [
+            b"--XyZ",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"--",
+            b"-",
+            b"\r",
+            b" \t",
+            b"Content-Disposition: form-data; name=\"a\"",
+            b"Content-Disposition: form-data; name=",
+            b"Content-Transfer-Encoding: base64",
+            b"\"",
+            b"\\",
+            b"\xff\0",
+            b"text",
+        ];
+        // Half of them begin well.
+        let begin: &[u8] = match random.below(2) {
+            0 => b"",
+            _ => b"--XyZ\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n",
+        };
+        let pieces = (0..random.below(24)).map(|_| PIECES[random.below(PIECES.len())]);
+        [begin].into_iter().chain(pieces).collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn whatever_comes_is_read_alike_however_it_is_cut_and_what_goes_in_comes_out() {
+        let mut random = Random::new(9, "forms");
+        let (mut forms, mut others) = (0, 0);
+        for _ in 0..20_000 {
+            let scrambled = scramble(&mut random);
+            let whole = read(&scrambled, scrambled.len().max(1));
+            let cut = read(&scrambled, 1 + random.below(9));
+            assert_eq!(whole, cut, "{}", scrambled.escape_ascii());
+            // The same bytes as a part's: whatever they are, unless the boundary is among them.
+            let body = [
+                b"--XyZ\r\nContent-Disposition: form-data; name=\"part\"\r\n\r\n",
+                scrambled.as_slice(),
+                b"\r\n--XyZ--",
+            ]
+            .concat();
+            if find(&[b"\r\n", scrambled.as_slice()].concat(), b"\r\n--XyZ").is_none() {
+                let expected = Ok(vec![("part".to_owned(), scrambled)]);
+                assert_eq!(read(&body, 1 + random.below(9)), expected, "{}", body.escape_ascii());
+            }
+            *(if whole.is_ok() { &mut forms } else { &mut others }) += 1;
+        }
+        assert!(forms > 100 && others > 1_000, "{forms} forms, {others} others");
+    }
+
+    #[test]
+    fn little_is_kept_of_whatever_comes() {
+        let head = b"--XyZ\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n";
+        for begin in [&b""[..], b"--XyZ", b"--XyZ\r\n", head] {
+            for filling in [&b"x"[..], b"\r\n", b"\r\n--Xy", b" "] {
+                let (mut reader, mut parts) = (Reader::new("XyZ"), Nobody);
+                let mut fed = reader.feed(begin, &mut parts);
+                let piece = filling.repeat(16 * 1024 / filling.len());
+                for _ in 0..64 {
+                    fed = fed.and_then(|()| reader.feed(&piece, &mut parts));
+                    assert!(reader.unread.len() <= piece.len() + MAX_HEAD_BYTES, "{}", reader.unread.len());
+                }
+            }
+        }
+    }
+
+    /// Takes parts and keeps nothing of them.
+    struct Nobody;
+
+    impl Parts for Nobody {
+        type Refusal = Malformed;
+
+        fn begin(&mut self, _: &str) -> Result<(), Malformed> {
+            Ok(())
+        }
+
+        fn take(&mut self, _: &[u8]) -> Result<(), Malformed> {
+            Ok(())
+        }
+
+        fn end(&mut self) -> Result<(), Malformed> {
+            Ok(())
         }
     }
 

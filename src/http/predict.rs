@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderValue;
 use hyper::http::request::Parts;
@@ -14,7 +15,7 @@ use scoregate_model::features::{BodyError, FeatureRows};
 use scoregate_model::runtime::Score;
 
 use super::admission::{PIN, Verified, verify};
-use super::body::{Format, accepts_picture, content_format, receive};
+use super::body::{Format, Received, accepts_picture, content_format, receive};
 use super::explain::{self, Reasons, Wanted};
 use super::problem::{Error, Fault};
 use super::{cache, wire};
@@ -49,6 +50,9 @@ async fn score(
     let notes = &Notes::of(parts);
     let choice = choose(app, model, caller, parts)?;
     notes.version(&choice.first().tally);
+    if choice.is_pinned() {
+        notes.pinned();
+    }
     content_format(&parts.headers, &[Format::Json])?;
     let is_picture = accepts_picture(&parts.headers)?;
     let (query, patience) = (parts.uri.query().unwrap_or_default(), app.engine.answer_timeout() / 2);
@@ -62,21 +66,29 @@ async fn score(
     // A row is a few hundred bytes; a body of megabytes is work, whatever is in it.
     let rows = 1 + received.raw().len() / 1_024;
     let is_small = rows == 1 && !received.is_gzip();
+    let (small, large) = if is_small { (Some(received), None) } else { (None, Some(received)) };
+    let body = small.as_ref().map_or(&[][..], Received::raw);
+    // A large body, and what it holds, as long as somebody needs it.
+    let mut sent = None;
     let elsewhere;
-    let (version, body, row) = if is_small {
-        (choice.of_row(received.raw()), received.raw(), None)
-    } else {
-        let choice = choice.clone();
-        let read = move |_: &dyn Fn() -> bool| -> Result<_, Error> {
-            let body = received.decode(limit)?;
-            let version = Arc::clone(choice.of_row(&body));
-            let row = scoring::read_alone(&version, &body);
-            Ok(((version, body, received), row))
-        };
-        let (read, row) = app.engine.run(rows, false, read).await??;
-        elsewhere = read;
-        (&elsewhere.0, &elsewhere.1[..], Some(row))
+    let (version, row) = match large {
+        None => (choice.of_row(body), None),
+        Some(received) => {
+            let choice = choice.clone();
+            let read = move |_: &dyn Fn() -> bool| -> Result<_, Error> {
+                let body = received.decode(limit)?;
+                let version = Arc::clone(choice.of_row(&body));
+                let row = scoring::read_alone(&version, &body);
+                Ok((version, row, (body, received)))
+            };
+            let (version, row, read) = app.engine.run(rows, false, read).await??;
+            sent = Some(read);
+            elsewhere = version;
+            (&elsewhere, Some(row))
+        }
     };
+    let is_wanted = app.shadows.wants(choice.split(), version) && choice.is_sample(version);
+    sent = sent.filter(|_| is_wanted);
     if choice.known().is_none() {
         notes.version(&version.tally);
         // Boxed, so that requests of models without canaries carry none of its state.
@@ -84,6 +96,7 @@ async fn score(
     }
     // The row, for whoever explains it.
     let mut copy = FeatureRows::default();
+    notes.begin_work();
     let scored = match row {
         None if app.engine.fits_inline(rows, version.cost) => {
             let copy = wanted.as_ref().map(|_| &mut copy);
@@ -105,9 +118,10 @@ async fn score(
     })?;
     notes.rows(1, 0);
     notes.scores(std::iter::once(score.values()));
-    if app.shadows.wants(choice.split(), version) {
-        let answered = Answered { body, form: Form::Row, places: &[0], scores: score.values() };
-        app.shadows.offer(choice.split(), version, answered);
+    if is_wanted {
+        let body = sent.take().map_or_else(|| Bytes::copy_from_slice(body), |(body, _)| body);
+        let answered = Answered { version, places: &[0], scores: score.values() };
+        app.shadows.offer(choice.split(), &body, Form::Row, [answered]);
     }
     let (mut response, status) = match wanted.filter(|wanted| wanted.applies(version, score.values())) {
         None => (json(wire::one(version, score.values(), None)), status),

@@ -402,7 +402,9 @@ impl Error {
                 rollout::Error::Changed { .. } => Code::RolloutChanged,
                 rollout::Error::Breaking { .. } => Code::BreakingChange,
                 rollout::Error::Audit(_) => Code::AuditUnavailable,
-                rollout::Error::Unknown { .. } | rollout::Error::Refused { .. } => Code::VersionUnusable,
+                rollout::Error::Unknown { .. }
+                | rollout::Error::Unclear { .. }
+                | rollout::Error::Refused { .. } => Code::VersionUnusable,
                 rollout::Error::Package(_) if error.is_refusal() => Code::VersionUnusable,
                 rollout::Error::Package(_) => Code::RepositoryUnavailable,
             },

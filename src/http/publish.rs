@@ -16,14 +16,14 @@ use hyper::StatusCode;
 use hyper::body::{Body as _, Bytes};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
 use hyper::http::request::Parts as Head;
-use scoregate_model::import::Overrides;
 use scoregate_model::package::{self, GOLDEN, MODEL, Repository, read_manifest};
+use scoregate_schemas::manifest::{Bindings, Output};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::admission::Admitted;
-use super::body::{Format, accepted_format};
+use super::body::{Format, accepted_format, has_left};
 use super::models::JSON;
 use super::multipart::{self, Malformed, Parts, Reader};
 use super::predict::{ModelPath, no_parameters, verify_for_model};
@@ -32,13 +32,14 @@ use crate::app::{self, App};
 use crate::audit::Actor;
 use crate::auth::Scope;
 use crate::import::{
-    Error as ImportError, Import, Report, TOLERANCE, bindings_in_words, output_in_words, read_bindings,
+    Error as ImportError, Import, Report, Said, TOLERANCE, bindings_in_words, output_in_words, read_bindings,
     tolerance,
 };
 use crate::limiter::Loss;
 use crate::rollout;
 use crate::sandbox::Sandbox;
 use crate::scoring;
+use crate::telemetry::notes::{Notes, Stage};
 use crate::uploads::{Place, Upload};
 
 /// Pieces of a body that wait to be written.
@@ -47,6 +48,9 @@ const QUEUE: usize = 4;
 /// As much has to come within each body timeout: whoever is slower is not sending.
 const PROGRESS: usize = 1 << 20;
 
+/// How long an upload may take in all: it has one of few places.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
 /// The largest schema, and as much about bindings.
 const MAX_SCHEMA_BYTES: usize = 4 << 20;
 
@@ -54,7 +58,7 @@ const MAX_SCHEMA_BYTES: usize = 4 << 20;
 const READ_AWAY: Duration = Duration::from_secs(5);
 
 /// The longest text among the parts.
-const MAX_TEXT_BYTES: usize = 256;
+const MAX_TEXT_BYTES: usize = 16 << 10;
 
 /// The longest reason that a client is told.
 const MAX_REASON_CHARS: usize = 2_000;
@@ -108,8 +112,8 @@ async fn receive(
             let _ = answer.send(done);
         }
     };
-    thread.spawn(work).map_err(Error::Storage)?;
-    let has_ended = forward(body, pieces, app.settings.server.body_timeout, limit).await?;
+    thread.spawn(work).map_err(|error| Error::Publishing(Box::new(error)))?;
+    let has_ended = forward(body, pieces, app.settings.server.body_timeout, limit, &Notes::of(parts)).await?;
     let report = match answered.await.map_err(|_| Error::Panicked)? {
         Ok(report) => report,
         Err(error) => {
@@ -147,8 +151,41 @@ async fn forward(
     pieces: mpsc::Sender<Piece>,
     timeout: Duration,
     limit: usize,
+    notes: &Notes,
 ) -> Result<bool, Error> {
-    let (mut have, mut since_deadline, mut is_wanted) = (0_usize, 0, true);
+    let (begin, mut have) = (Instant::now(), 0);
+    let forwarded = forward_pieces(&mut body, pieces, timeout, limit, &mut have).await;
+    notes.received(have);
+    notes.receiving(begin.elapsed());
+    notes.end(Stage::Body);
+    forwarded.map_err(|stopped| match stopped {
+        Stopped::Broken(error) => {
+            if has_left(&error) {
+                notes.left();
+            }
+            Error::BodyBroken
+        }
+        Stopped::Slow => Error::BodyTimeout,
+        Stopped::Long => Error::BodyTooLarge { limit },
+    })
+}
+
+/// Why a body is read no further.
+enum Stopped {
+    Broken(axum::Error),
+    Slow,
+    Long,
+}
+
+async fn forward_pieces(
+    body: &mut Body,
+    pieces: mpsc::Sender<Piece>,
+    timeout: Duration,
+    limit: usize,
+    have: &mut usize,
+) -> Result<bool, Stopped> {
+    let (mut since_deadline, mut is_wanted) = (0, true);
+    let last = Instant::now() + LONGEST.max(timeout);
     let mut deadline = Instant::now() + timeout;
     loop {
         let frame = tokio::select! {
@@ -161,19 +198,19 @@ async fn forward(
         };
         let frame = match frame {
             Ok(frame) => frame,
-            Err(_) if is_wanted => return Err(Error::BodyTimeout),
+            Err(_) if is_wanted => return Err(Stopped::Slow),
             Err(_) => return Ok(false),
         };
         let Some(frame) = frame else { break };
-        let Ok(bytes) = frame.map_err(|_| Error::BodyBroken)?.into_data() else { continue };
-        have = have.saturating_add(bytes.len());
-        if have > limit {
-            return if is_wanted { Err(Error::BodyTooLarge { limit }) } else { Ok(false) };
+        let Ok(bytes) = frame.map_err(Stopped::Broken)?.into_data() else { continue };
+        *have = have.saturating_add(bytes.len());
+        if *have > limit {
+            return if is_wanted { Err(Stopped::Long) } else { Ok(false) };
         }
         since_deadline += bytes.len();
         // That nobody takes it is seen above.
         if is_wanted && pieces.send(Piece::Bytes(bytes)).await.is_ok() && since_deadline >= PROGRESS {
-            (since_deadline, deadline) = (0, Instant::now() + timeout);
+            (since_deadline, deadline) = (0, last.min(Instant::now() + timeout));
         }
     }
     let _ = pieces.send(Piece::End).await;
@@ -231,18 +268,22 @@ impl Work {
         }
         let library = app::library(&settings.runtime).map_err(|error| Error::Publishing(Box::new(error)))?;
         let sandbox = Sandbox::new(&settings.models, settings.scoring.workers);
-        let stated = received.file("bindings").map(|path| read_bindings(&path)).transpose()?;
-        let (bindings, output) = stated.unwrap_or_default();
-        let overrides = Overrides { bindings, output, tolerance: import.tolerance, ..Overrides::default() };
-        let examined = import.examine(&sandbox, library, overrides)?;
-        let _naming = app.uploads.naming();
+        let overrides = received.said()?.overrides(received.stated()?, import.tolerance);
+        let examined = import.examine(&sandbox, library, overrides).inspect_err(|error| self.log(error))?;
         let publication = import.prepare(repository, examined)?;
         if has_left() {
             return Ok(None);
         }
-        app.audit.record(&publication.event(Actor::caller(&self.caller)))?;
-        let report = publication.carry_out(&app.store)?;
-        Ok(Some(report))
+        Ok(Some(publication.carry_out(&app.store, &app.audit, &Actor::caller(&self.caller))?))
+    }
+
+    /// Tells the operator why an upload is refused: all of it, of which the client hears the reason alone.
+    fn log(&self, error: &ImportError) {
+        let ImportError::Refused { code, reason, message } = error else { return };
+        // What is said of rows may repeat what stands in them.
+        let is_of_rows = ["invalid_reference", "invalid_golden", "golden_mismatch"].contains(&code.as_str());
+        let error = if is_of_rows { reason } else { message };
+        tracing::warn!(model.name = self.model, caller = self.caller, code, error, "upload refused");
     }
 }
 
@@ -261,7 +302,7 @@ enum Open {
 }
 
 /// The parts: what each is called, and in which file it is kept, if it is one.
-const PARTS: [(&str, Option<&str>); 7] = [
+const PARTS: [(&str, Option<&str>); 12] = [
     ("model", Some(MODEL)),
     ("schema", Some(SCHEMA)),
     ("reference", Some("reference.csv")),
@@ -269,6 +310,11 @@ const PARTS: [(&str, Option<&str>); 7] = [
     ("bindings", Some(BINDINGS)),
     ("version", None),
     ("tolerance", None),
+    ("input", None),
+    ("output", None),
+    ("link", None),
+    ("task", None),
+    ("positive", None),
 ];
 
 /// What the schema is kept as.
@@ -293,6 +339,24 @@ impl<'u> Received<'u> {
 
     fn text(&self, name: &str) -> Option<&str> {
         self.texts.iter().find(|(known, _)| *known == name).map(|(_, text)| text.as_str())
+    }
+
+    /// What is said of the graph in words.
+    fn said(&self) -> Result<Said, Error> {
+        if self.file("bindings").is_some()
+            && let Some(name) = Said::NAMES.into_iter().find(|name| self.text(name).is_some())
+        {
+            let words =
+                format!("found the parts bindings and {name}, expected one of them: bindings say it all");
+            return Err(Error::Upload(words));
+        }
+        Said::read(|name| self.text(name)).map_err(Error::Upload)
+    }
+
+    /// What is said of it as a manifest does.
+    fn stated(&self) -> Result<(Option<Bindings>, Option<Output>), Error> {
+        let stated = self.file("bindings").map(|path| read_bindings(&path)).transpose()?;
+        Ok(stated.unwrap_or_default())
     }
 
     /// What is to be published. Without a schema of its own a version has the live one's.
@@ -432,6 +496,7 @@ impl From<ImportError> for Error {
                 Self::Model { code, reason: reason.chars().take(MAX_REASON_CHARS).collect() }
             }
             ImportError::Package(error) => error.into(),
+            ImportError::Audit(error) => error.into(),
             ImportError::Other(error) => Self::Publishing(error.into()),
         }
     }

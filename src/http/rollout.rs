@@ -2,7 +2,7 @@
 //! changes it is on the admin listener alone.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use hyper::http::request::Parts;
+use scoregate_model::package::check_name;
 use scoregate_schemas::Rollout;
 use scoregate_schemas::rollout::SLOTS;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,11 @@ use crate::registry::{Model, Role, Snapshot, State as Become};
 use crate::rollout;
 use crate::rollout::change::{Asked, Change, Serving};
 use crate::scoring;
+
+/// How long an answer waits until this gateway follows what was changed.
+const FOLLOWED: Duration = Duration::from_secs(1);
+/// How long a version is waited for that is published and not mirrored here yet.
+const FETCHED: Duration = Duration::from_secs(5);
 
 /// What a client asks for.
 #[derive(Deserialize)]
@@ -94,15 +100,11 @@ pub(super) async fn get_rollout(
     let read = async {
         no_parameters(&parts)?;
         accepted_format(&parts.headers, &[Format::Json])?;
-        let serving = serving(&app, model)?;
-        let (of, name) = (Arc::clone(&app), model.to_owned());
-        let read = move || {
-            let repository = of.store.local();
-            let versions = repository.versions(&name).map_err(rollout::Error::from)?;
-            rollout::stated(repository, &name, &versions, serving.live.as_deref())
-        };
-        let found = app.telling.run(read).await??;
-        describe(&app, model, &found)
+        // As it is followed here, which takes no look at a disk.
+        let snapshot = models(&app)?;
+        let known = snapshot.models.get(model).ok_or(scoring::Error::UnknownModel)?;
+        let rollout = known.rollout.as_ref().ok_or_else(|| unclear(known))?;
+        describe(&app, model, rollout)
     };
     Ok(admitted.answer(read.await))
 }
@@ -152,6 +154,11 @@ async fn put(
     let received = receive(app, parts, body).await?;
     let decoded = received.decode(app.settings.server.max_body_bytes)?;
     let Wanted { live, canaries, shadow } = serde_json::from_slice(&decoded).map_err(|_| Error::Rollout)?;
+    // Names are repeated in what is refused.
+    let names = std::iter::once(&live).chain(canaries.iter().map(|share| &share.version)).chain(&shadow);
+    for name in names {
+        check_name("version", name).map_err(|_| Error::Rollout)?;
+    }
     let canaries = canaries.into_iter().map(|share| (share.version, share.percent)).collect();
     change(app, model, admitted, parts, Change::Replace { live, canaries, shadow }, breaking).await
 }
@@ -174,6 +181,7 @@ async fn change(
                 expected,
                 breaking,
                 serving,
+                patience: Some(FETCHED),
                 ..Asked::new(&app.store, &app.audit, &model, actor.clone(), now)
             };
             let changed = change.carry_out(&asked)?;
@@ -187,6 +195,15 @@ async fn change(
     // Digests are checked and files synced, which is not for a thread that serves connections; nor does a rollback wait behind batches.
     let work = tokio::time::timeout(app.engine.answer_timeout(), app.changing.run(work));
     let changed = work.await.map_err(|_| scoring::Error::Deadline)???;
+    if let Some(registry) = app.registry() {
+        // What is answered after this is answered by it, unless looking at the repository takes long.
+        let revision = changed.after.revision;
+        let is_followed = |snapshot: &Snapshot| {
+            let rollout = snapshot.models.get(model).and_then(|known| known.rollout.as_ref());
+            rollout.is_none_or(|rollout| rollout.revision >= revision)
+        };
+        let _ = tokio::time::timeout(FOLLOWED, registry.until(is_followed)).await;
+    }
     describe(app, model, &changed.after)
 }
 
@@ -206,24 +223,28 @@ fn models(app: &App) -> Result<Arc<Snapshot>, Error> {
     Ok(app.registry().ok_or(scoring::Error::NotReady)?.models())
 }
 
+/// Why nothing can be told of a model's rollout.
+fn unclear(known: &Model) -> Error {
+    let reason = known.refusal.as_ref().map_or_else(String::new, |refused| refused.reason.clone());
+    rollout::Error::Unclear { reason }.into()
+}
+
 /// Whether a version may answer that breaks what clients rely on.
 fn may_break(parts: &Parts) -> Result<bool, Error> {
     let expected = "breaking=true or breaking=false, at most once";
     let mut found = None;
     for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
-        let value = match value.as_ref() {
-            "true" => true,
-            "false" => false,
-            _ if name == "breaking" => {
-                return Err(Error::Parameter(format!(
-                    "found another value of breaking, expected {expected}"
-                )));
-            }
-            _ => false,
-        };
         if name != "breaking" {
             return Err(Error::Parameter(format!("found a parameter of another name, expected {expected}")));
         }
+        let value = match value.as_ref() {
+            "true" => true,
+            "false" => false,
+            _ => {
+                let text = format!("found another value of breaking, expected {expected}");
+                return Err(Error::Parameter(text));
+            }
+        };
         if found.replace(value).is_some() {
             return Err(Error::Parameter(format!("found breaking twice, expected {expected}")));
         }
@@ -240,7 +261,10 @@ fn expected(headers: &HeaderMap) -> Option<Vec<u64>> {
     if lines.is_empty() || tags.contains(&"*") {
         return None;
     }
-    let revision = |tag: &&str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    let revision = |tag: &&str| {
+        let revision: u64 = tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
+        (format!("\"{revision}\"") == **tag).then_some(revision)
+    };
     Some(tags.iter().filter_map(revision).collect())
 }
 
@@ -307,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_rollout_may_be_expected_to_have_one_of_some_revisions() {
-        let cases: [(&[&str], Option<&[u64]>); 7] = [
+        let cases: [(&[&str], Option<&[u64]>); 8] = [
             (&[], None),
             (&["*"], None),
             (&["\"7\""], Some(&[7])),
@@ -316,6 +340,7 @@ mod tests {
             (&["W/\"7\""], Some(&[])),
             (&["7"], Some(&[])),
             (&["\"seven\""], Some(&[])),
+            (&["\"+7\"", "\"007\""], Some(&[])),
         ];
         for (lines, wanted) in cases {
             let lines = lines.iter().map(|line| (IF_MATCH, HeaderValue::from_static(line)));

@@ -13,6 +13,7 @@ pub mod watch;
 mod watched;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,7 @@ use scoregate_model::acceptance::Golden;
 use scoregate_model::package;
 use scoregate_schemas::manifest::Manifest;
 use scoregate_schemas::{FeatureSchema, Rollout};
+use tokio::sync::Notify;
 
 pub use self::explainer::{Prepared, Unexplained};
 pub use self::tools::load_offline;
@@ -57,6 +59,8 @@ fn first_model(directory: &str) -> String {
 #[derive(Debug, Default)]
 pub struct Registry {
     snapshot: ArcSwap<Snapshot>,
+    /// Tells that there is another.
+    shown: Notify,
     /// Wakes whoever follows the repository, where somebody does.
     waker: Option<Waker>,
 }
@@ -73,6 +77,8 @@ pub struct Snapshot {
 pub struct Model {
     /// The versions that are loaded, and which of them answers whom; nothing as long as the live one is not.
     pub split: Option<Arc<Split>>,
+    /// The rollout that is followed.
+    pub rollout: Option<Arc<Rollout>>,
     /// Every version that is published, by name, and the one that answers.
     pub versions: BTreeMap<String, Published>,
     /// Why the version that is to answer does not.
@@ -139,13 +145,14 @@ impl Split {
         std::iter::once(&self.live).chain(others)
     }
 
-    /// The version that is called so, or labelled so: `stable` is the live one, `canary` the first of the canaries.
+    /// The version that is called so, or else labelled so: `stable` is the live one, `canary` the first of the canaries.
     pub fn named(&self, name: &str) -> Option<&Arc<Version>> {
-        match name {
+        let called = self.versions().find(|version| version.manifest.version == name);
+        called.or_else(|| match name {
             "stable" => Some(&self.live),
             "canary" => self.canaries.first().map(|canary| &canary.version),
-            name => self.versions().find(|version| version.manifest.version == name),
-        }
+            _ => None,
+        })
     }
 }
 
@@ -269,7 +276,7 @@ impl State {
 impl Registry {
     /// An empty one, whose follower `waker` wakes.
     fn new(waker: Waker) -> Self {
-        Self { snapshot: ArcSwap::default(), waker: Some(waker) }
+        Self { waker: Some(waker), ..Self::default() }
     }
 
     /// The version of `model` that answers everybody for whom no other one is named.
@@ -294,7 +301,21 @@ impl Registry {
         }
     }
 
+    /// Waits until the models are as `wanted`.
+    pub async fn until(&self, wanted: impl Fn(&Snapshot) -> bool) {
+        loop {
+            let mut shown = pin!(self.shown.notified());
+            // From here on it is heard.
+            shown.as_mut().enable();
+            if wanted(&self.models()) {
+                return;
+            }
+            shown.await;
+        }
+    }
+
     fn put(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.shown.notify_waiters();
     }
 }

@@ -75,6 +75,7 @@ impl Tools {
             runtime: &self.runtime,
             // The threads of connections and the blocking ones may all score at once.
             sessions: 2 * workers,
+            is_compared: self.settings.shadow.sample > 0.0,
             workers,
             memory: self.settings.models.memory as u64,
             scratch: scratch.path(),

@@ -122,7 +122,7 @@ pub(super) enum LoadError {
     /// Its sessions would hold more memory than a model may.
     #[error(
         "its {sessions} sessions would hold {} MiB of memory, and a model may have {} MiB; raise SCOREGATE_MODEL_MEMORY, or \
-         lower SCOREGATE_WORKERS, of which each takes two sessions", .needed.div_ceil(1 << 20), .limit >> 20
+         lower SCOREGATE_WORKERS, of which each takes two sessions; what compares versions takes one, unless SCOREGATE_SHADOW_SAMPLE is 0", .needed.div_ceil(1 << 20), .limit >> 20
     )]
     Memory {
         /// How many sessions are opened.
@@ -176,6 +176,8 @@ pub(super) struct Loading<'l> {
     pub(super) runtime: &'l Runtime,
     /// As many as threads that may score at once, so that none is waited for.
     pub(super) sessions: usize,
+    /// Whether versions are compared beside the answers, on a session more.
+    pub(super) is_compared: bool,
     /// Threads that may open sessions at once.
     pub(super) workers: usize,
     /// What the sessions of one version may hold in memory, in bytes.
@@ -204,8 +206,7 @@ impl Version {
             .check(&package.manifest)
             .map_err(|problem| LoadError::Settings { model: package.manifest.name.clone(), problem })?;
         let sessions = loading.sessions;
-        // One more beside those that answer.
-        let opened = sessions + 1;
+        let opened = sessions + usize::from(loading.is_compared);
         let session_bytes = accepted.session_bytes.saturating_mul(opened as u64);
         if session_bytes > loading.memory {
             return Err(LoadError::Memory { sessions: opened, needed: session_bytes, limit: loading.memory });
@@ -223,8 +224,11 @@ impl Version {
         };
         let opener =
             Opener { package: &package, served: &served, reader: &known, trial: &trial, loading, accepted };
-        let (mut pool, golden) = opener.open(&options(&on_cpu), opened)?;
-        let aside = Pool::new(pool.pop().into_iter().collect());
+        let (mut pool, golden) = opener.open(&options(&on_cpu), sessions)?;
+        // By one thread, whose priority is the lowest: those that ONNX Runtime would start have another.
+        let alone = SessionOptions { intra_op_threads: 1, ..options(&on_cpu) };
+        let aside = loading.is_compared.then(|| opener.one(&alone)).transpose()?;
+        let aside = Pool::new(aside.into_iter().collect());
         let cost = measure(&mut pool[0], &trial)?;
         let (task, float32) = (pool[0].task(), pool[0].is_float32());
         let accelerator = if on_cpu.len() < providers.len() {
@@ -373,13 +377,26 @@ impl Version {
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Scores>, runtime::Error> {
         let begin = Instant::now();
+        let scores = self.score(rows, stop);
+        self.tally.ran(begin.elapsed());
+        scores
+    }
+
+    /// Scores as [`Version::run`] does, where it does, but for nobody who sent rows: it is not counted among the runs of those.
+    ///
+    /// # Errors
+    /// As [`Version::run`].
+    pub fn run_uncounted(&self, rows: &FeatureRows) -> Result<Scores, runtime::Error> {
+        Ok(self.score(rows, &|| false)?.expect("nothing stops it"))
+    }
+
+    fn score(&self, rows: &FeatureRows, stop: &dyn Fn() -> bool) -> Result<Option<Scores>, runtime::Error> {
         let scores = match &self.accelerator {
             Some(accelerator) if rows.len() >= accelerator.min_rows => {
                 accelerator.pool.lend().run_unless(rows, stop)
             }
             _ => self.pool.lend().run_unless(rows, stop),
         };
-        self.tally.ran(begin.elapsed());
         scores.map_err(runtime::Error::without_values)
     }
 

@@ -28,6 +28,9 @@ use crate::sandbox::Reasons;
 /// How long a start waits for models that are still being tried, once one of them answers.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the longest wait is while something is to be done that no thread reports.
+const DUE: Duration = Duration::from_secs(1);
+
 /// Keeps a [`Registry`] in step with a repository.
 #[derive(Debug)]
 pub struct Watcher {
@@ -174,7 +177,11 @@ impl Watcher {
 
     /// Waits until a thread has come to something, or it is time to look again.
     fn wait(&mut self) {
-        let mut next = self.reports.recv_timeout(self.tools.settings.models.poll_interval).ok();
+        let interval = self.tools.settings.models.poll_interval;
+        // What rests, is waited for, or is to be freed does not wait for the next look at a repository that is looked at seldom.
+        let is_due = !self.retired.is_empty() || !self.models.values().all(Watched::is_at_rest);
+        let interval = if is_due { interval.min(DUE) } else { interval };
+        let mut next = self.reports.recv_timeout(interval).ok();
         while let Some(report) = next {
             match report {
                 Report::Changed => {}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use scoregate_model::package::{ROLLOUT, Repository};
 use scoregate_schemas::Rollout;
 
-use super::seen::{Seen, Stage, is_of_files, stamp};
+use super::seen::{Seen, Stage, is_of_files, is_of_machine, stamp};
 use super::{LoadedCanary, Model, Published, Refused, Role, Split, State, Stated, Version};
 use crate::files::Stamp;
 use crate::rollout::{self, Candidate};
@@ -20,7 +20,7 @@ pub(super) struct Watched {
     /// What the rollout hangs on, as it was when it was chosen.
     basis: Basis,
     /// Which version is to answer whom, as far as that could be told last.
-    plan: Option<Rollout>,
+    plan: Option<Arc<Rollout>>,
     /// Why that cannot be told any more, if it cannot.
     unclear: Option<Reasons>,
     /// The versions that are loaded, by name: those of the plan, and the one that answers until another can.
@@ -84,8 +84,8 @@ impl Watched {
             .collect();
         match rollout::choose(repository, model, &candidates, self.serving()) {
             Ok(rollout) => {
-                let news = self.unclear.is_some() || self.plan.as_ref() != Some(&rollout);
-                (self.plan, self.unclear) = (Some(rollout), None);
+                let news = self.unclear.is_some() || self.plan.as_deref() != Some(&rollout);
+                (self.plan, self.unclear) = (Some(Arc::new(rollout)), None);
                 news
             }
             Err(error) => {
@@ -212,6 +212,12 @@ impl Watched {
             || self.is_at_its_best() && canaries.all(|canary| is_settled(&canary.version))
     }
 
+    /// Whether nothing has to be tried again, and nothing is waited for that is to answer.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let rests = |seen: &Seen| seen.reasons().is_some_and(|reasons| is_of_machine(&reasons.code));
+        self.is_settled() && !self.versions.values().any(rests)
+    }
+
     /// Logs once why versions are refused, and why the one that is to answer does not. A package whose files are not whole
     /// may be in the middle of being copied: it is given `grace`.
     pub(super) fn complain(&mut self, model: &str, grace: Duration) {
@@ -290,7 +296,8 @@ impl Watched {
             };
             versions.insert(name.clone(), published);
         }
-        Model { split: self.split.clone(), versions, refusal: self.obstacle().map(Refused::of) }
+        let refusal = self.obstacle().map(Refused::of);
+        Model { split: self.split.clone(), rollout: self.plan.clone(), versions, refusal }
     }
 }
 

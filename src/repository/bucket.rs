@@ -7,6 +7,7 @@
 //!
 //! A rollout is replaced only in place of the one that was read.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -90,8 +91,49 @@ impl Bucket {
         self.shared.wake.notify_one();
     }
 
-    pub(super) fn refresh(&self, model: Option<&str>) -> Result<(), package::Error> {
-        self.wait(Follower::new(Arc::clone(&self.shared)).refresh(model))
+    /// Brings the mirror up to date, and says what could not be fetched, and why.
+    pub(super) fn refresh(&self, model: Option<&str>) -> Result<Vec<(String, String)>, package::Error> {
+        let refreshed = self.wait(Follower::new(Arc::clone(&self.shared)).refresh(model, None))?;
+        Ok(refreshed.failed)
+    }
+
+    /// Fetches the versions of `model` that are `named` and not mirrored yet, and says which ones are published.
+    pub(super) fn bring(
+        &self,
+        model: &str,
+        named: &BTreeSet<&str>,
+        patience: Option<Duration>,
+    ) -> Result<Vec<String>, package::Error> {
+        let mirror = &self.shared.mirror;
+        let absent = |version: &str| mirror.bytes(model, version, MANIFEST).is_none();
+        let wanted = named.iter().filter(|version| package::check_name("version", version).is_ok());
+        let wanted: BTreeSet<String> =
+            wanted.filter(|version| absent(version)).map(|version| (*version).to_owned()).collect();
+        if wanted.is_empty() {
+            return self.mirror().versions(model);
+        }
+        let fetch = Follower::new(Arc::clone(&self.shared)).refresh(Some(model), Some(wanted.clone()));
+        let error = |version: &str, source| {
+            let path = self.shared.client.place(&format!("{model}/{version}"));
+            package::Error::Io { action: "fetch", path, source }
+        };
+        let fetched = match patience {
+            None => self.wait(fetch),
+            Some(patience) => {
+                let late = |_| Err(error("", io::ErrorKind::TimedOut.into()));
+                self.wait(async { tokio::time::timeout(patience, fetch).await.unwrap_or_else(late) })
+            }
+        };
+        let mut fetched = fetched?;
+        for version in wanted.iter().filter(|version| absent(version)) {
+            let what = format!("{model}@{version}");
+            if let Some((_, why)) = fetched.failed.iter().find(|(failed, _)| *failed == what) {
+                return Err(error(version, io::Error::other(why.clone())));
+            }
+            // Not all of it is there.
+            fetched.versions.retain(|found| found != version);
+        }
+        Ok(fetched.versions)
     }
 
     /// Follows the bucket; `changed` is called whenever something in the mirror has.
@@ -203,20 +245,34 @@ impl Bucket {
         }
         let object = self.commit(&key, &text)?.ok_or_else(exists)?;
         self.mirror_version(&manifest, &text, files, &object);
-        // The first version of a model goes live; later ones wait to be promoted.
-        let listed = self.wait(client.list(Some(&model)))?;
+        // It is published, whatever becomes of the rest.
+        if let Err(error) = self.begin_rollout(&model, &version) {
+            tracing::warn!(
+                model.name = model,
+                model.version = version,
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "a version is published, and whether it is to be live cannot be told or written; promote one"
+            );
+        }
+        self.mirror_rollout(&model);
+        Ok(client.place(&format!("{model}/{version}")))
+    }
+
+    /// The first version of a model goes live; later ones wait to be promoted.
+    fn begin_rollout(&self, model: &str, version: &str) -> Result<(), package::Error> {
+        let client = &self.shared.client;
+        let listed = self.wait(client.list(Some(model)))?;
         let manifests = listed.iter().filter(|(key, _)| {
             let parts: Vec<&str> = key.split('/').collect();
             matches!(parts.as_slice(), [_, _, file] if *file == MANIFEST)
         });
         let rollout = format!("{model}/{ROLLOUT}");
         if manifests.count() == 1 && !listed.iter().any(|(key, _)| *key == rollout) {
-            let text = text_of(&Rollout::of(version.clone()))
+            let text = text_of(&Rollout::of(version))
                 .map_err(|source| package::Error::Rollout { path: client.place(&rollout), source })?;
             self.wait(client.write(&rollout, text, PutMode::Create))?;
         }
-        self.mirror_rollout(&model);
-        Ok(client.place(&format!("{model}/{version}")))
+        Ok(())
     }
 
     /// Writes the manifest, with which there is a version, only where there is none; then it says what was written.

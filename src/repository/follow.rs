@@ -1,8 +1,9 @@
 //! [`Follower`]: keeps the mirror in step with the bucket.
 //!
 //! One list of the bucket says what has changed: every object's tag is in it. Versions that are new or other than before are fetched
-//! beside that, two at a time, and put in their place when they are whole. A rollout is mirrored once the versions that it names are:
-//! whoever reads the mirror never finds one that names a version on its way.
+//! beside that, two at a time, and put in their place when they are whole. A rollout is mirrored once its live version is, so that the
+//! one before answers meanwhile; canaries and shadows that come later are the live version's until then. What goes wrong with one model
+//! or version is its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -85,6 +86,15 @@ enum Stage {
     Fetching,
 }
 
+/// What has come of one look.
+#[derive(Debug)]
+pub(super) struct Refreshed {
+    /// The versions that the bucket lists.
+    pub(super) versions: Vec<String>,
+    /// What could not be fetched, and why.
+    pub(super) failed: Vec<(String, String)>,
+}
+
 /// Follows a bucket.
 #[derive(Debug)]
 pub(super) struct Follower {
@@ -95,6 +105,12 @@ pub(super) struct Follower {
     fetching: JoinSet<(Key, Result<Fetched, package::Error>)>,
     /// What a start waits for: versions that may be to answer.
     urgent: BTreeSet<Key>,
+    /// Models whose rollout could not be mirrored: when that is tried again, and what was said of it.
+    resting: BTreeMap<String, (Instant, String)>,
+    /// What is fetched of the versions of a model; all if nothing is said.
+    wanted: Option<BTreeSet<String>>,
+    /// What could not be fetched and why, for somebody who looks once.
+    failed: Option<Vec<(String, String)>>,
     /// Whether anything in the mirror has changed that nobody was told of.
     changed: bool,
     /// Whether files of the mirror were compared with the bucket's, which is done once.
@@ -109,18 +125,35 @@ impl Follower {
             rollouts: BTreeMap::new(),
             fetching: JoinSet::new(),
             urgent: BTreeSet::new(),
+            resting: BTreeMap::new(),
+            wanted: None,
+            failed: None,
             changed: false,
             compared: false,
         }
     }
 
-    /// Brings the mirror up to date once, of one model or of all.
-    pub(super) async fn refresh(mut self, model: Option<&str>) -> Result<(), package::Error> {
+    /// Brings the mirror up to date once, of one model or of all, or `wanted` versions of it alone.
+    pub(super) async fn refresh(
+        mut self,
+        model: Option<&str>,
+        wanted: Option<BTreeSet<String>>,
+    ) -> Result<Refreshed, package::Error> {
+        (self.wanted, self.failed) = (wanted, Some(Vec::new()));
         loop {
-            self.look(model).await?;
-            let Some(done) = self.fetching.join_next().await else { return Ok(()) };
+            let listed = self.look(model).await?;
+            let Some(done) = self.fetching.join_next().await else {
+                let versions = listed.into_values().flat_map(|of_model| {
+                    let is_there: Vec<String> =
+                        of_model.versions.keys().filter(|version| of_model.has(version)).cloned().collect();
+                    is_there
+                });
+                return Ok(Refreshed {
+                    versions: versions.collect(),
+                    failed: self.failed.unwrap_or_default(),
+                });
+            };
             match done {
-                Ok((_, Err(error))) => return Err(error),
                 Ok((key, fetched)) => self.take(key, fetched),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             }
@@ -133,7 +166,7 @@ impl Follower {
         loop {
             let looked = self.look(None).await;
             match &looked {
-                Ok(()) => {
+                Ok(_) => {
                     pause = interval;
                     if told.take().is_some() {
                         tracing::info!(
@@ -185,38 +218,67 @@ impl Follower {
         stages.all(|stage| stage.is_some_and(|stage| !matches!(stage, Stage::Fetching)))
     }
 
-    /// Looks at the bucket once: starts to fetch what is new, and mirrors what needs no fetching.
-    async fn look(&mut self, only: Option<&str>) -> Result<(), package::Error> {
+    /// Looks at the bucket once: starts to fetch what is new, and mirrors what needs no fetching. Says what it lists.
+    async fn look(&mut self, only: Option<&str>) -> Result<BTreeMap<String, Listed>, package::Error> {
         let listed = sort(self.shared.client.list(only).await?);
-        self.start_fetching(&listed).await?;
+        self.start_fetching(&listed).await;
         for (model, of_model) in &listed {
-            self.follow_rollout(model, of_model).await?;
+            self.follow_rollout(model, of_model).await;
         }
         self.remove_others(&listed, only).await?;
         self.compared = true;
-        Ok(())
+        Ok(listed)
+    }
+
+    /// Whether the rollout of `model` rests, which could not be mirrored.
+    fn rests(&self, model: &str) -> bool {
+        self.resting.get(model).is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    /// Has the rollout of `model` rest, which is no matter of other models.
+    fn rest(&mut self, model: &str, error: &package::Error) {
+        let error = in_words(error);
+        let rest = (Instant::now() + self.how_long(), error.clone());
+        let before = self.resting.insert(model.to_owned(), rest);
+        if before.is_none_or(|(_, said)| said != error) {
+            tracing::warn!(
+                model.name = model,
+                error,
+                "a rollout cannot be mirrored, and the one before holds; it is tried again"
+            );
+            self.failed.iter_mut().for_each(|failed| failed.push((model.to_owned(), error.clone())));
+        }
+    }
+
+    /// How long something rests that failed: whoever looks once does not try it twice.
+    fn how_long(&self) -> Duration {
+        if self.failed.is_some() { Duration::from_secs(86_400) } else { REST }
     }
 
     /// Starts to fetch what is new or other than before: first what is to answer.
-    async fn start_fetching(&mut self, listed: &BTreeMap<String, Listed>) -> Result<(), package::Error> {
+    async fn start_fetching(&mut self, listed: &BTreeMap<String, Listed>) {
         let mut wanted = Vec::new();
         for (model, of_model) in listed {
             for (version, objects) in of_model.versions.iter().filter(|(version, _)| of_model.has(version)) {
                 let marks: Marks =
                     objects.iter().map(|(name, object)| (name.clone(), object.mark.clone())).collect();
                 let key = (model.clone(), version.clone());
-                if self.has_to_fetch(&key, &marks, objects) {
+                let is_wanted = self.wanted.as_ref().is_none_or(|wanted| wanted.contains(version));
+                if self.has_to_fetch(&key, &marks, objects) && is_wanted {
                     wanted.push((key, marks, objects.clone()));
                 }
             }
         }
         if wanted.is_empty() {
-            return Ok(());
+            return;
         }
         for model in wanted.iter().map(|(key, ..)| key.0.clone()).collect::<BTreeSet<_>>() {
             let rollout = match listed[&model].rollout {
-                Some(_) => self.rollout(&model).await?,
-                None => None,
+                Some(_) if !self.rests(&model) => self.rollout(&model).await.unwrap_or_else(|error| {
+                    self.rest(&model, &error);
+                    None
+                }),
+                _ => None,
             };
             let of_model = wanted.iter().map(|(key, ..)| key).filter(|(of, _)| *of == model);
             let is_named =
@@ -235,7 +297,6 @@ impl Follower {
                 (key, fetched)
             });
         }
-        Ok(())
     }
 
     /// Whether a version has to be fetched whose objects have such marks.
@@ -285,6 +346,7 @@ impl Follower {
     /// Takes up what has come of fetching a version.
     fn take(&mut self, key: Key, fetched: Result<Fetched, package::Error>) {
         let (model, version) = (key.0.clone(), key.1.clone());
+        let how_long = self.how_long();
         let Some(known) = self.known.get_mut(&key) else { return };
         known.stage = match fetched {
             Ok(Fetched::Placed) => {
@@ -310,7 +372,9 @@ impl Follower {
                     error = in_words(&error),
                     "a version cannot be fetched; it is tried again"
                 );
-                Stage::Resting(Instant::now() + REST)
+                let (what, error) = (format!("{model}@{version}"), in_words(&error));
+                self.failed.iter_mut().for_each(|failed| failed.push((what.clone(), error.clone())));
+                Stage::Resting(Instant::now() + how_long)
             }
         };
     }
@@ -321,19 +385,26 @@ impl Follower {
         Ok(found.and_then(|(text, _)| serde_json::from_slice(&text).ok()))
     }
 
-    /// Mirrors the rollout of `model` if it is another one, once the versions that it names are there.
-    async fn follow_rollout(&mut self, model: &str, listed: &Listed) -> Result<(), package::Error> {
+    /// Mirrors the rollout of `model` if it is another one; where that fails, it rests.
+    async fn follow_rollout(&mut self, model: &str, listed: &Listed) {
         let mark = listed.rollout.as_ref().map(|object| object.mark.clone());
-        if self.rollouts.get(model) == Some(&mark) {
-            return Ok(());
+        if self.rollouts.get(model) == Some(&mark) || self.rests(model) {
+            return;
         }
-        if let Some(rollout) = self.rollout(model).await? {
-            let is_on_its_way = |version: &&str| {
-                let stage = self.known.get(&(model.to_owned(), (*version).to_owned()));
-                let is_settled = stage.is_some_and(|known| matches!(known.stage, Stage::Settled));
-                listed.has(version) && !is_settled
-            };
-            if rollout.versions().iter().any(is_on_its_way) {
+        match self.try_rollout(model, listed).await {
+            Ok(()) => drop(self.resting.remove(model)),
+            Err(error) => self.rest(model, &error),
+        }
+    }
+
+    /// Mirrors the rollout of `model`, unless its live version is on its way: then the one that is here holds until that has come. Where
+    /// there is none, it is mirrored at once, so that no other version answers in the place of the live one.
+    async fn try_rollout(&mut self, model: &str, listed: &Listed) -> Result<(), package::Error> {
+        let has_one = self.shared.mirror.repository().read_rollout(model).is_ok_and(|found| found.is_some());
+        if has_one && let Some(rollout) = self.rollout(model).await? {
+            let stage = self.known.get(&(model.to_owned(), rollout.live.clone())).map(|known| &known.stage);
+            let may_come = stage.is_none_or(|stage| matches!(stage, Stage::Fetching | Stage::Resting(_)));
+            if listed.has(&rollout.live) && may_come {
                 return Ok(());
             }
         }
@@ -371,7 +442,7 @@ impl Follower {
                 }
             }
             if of_model.is_none() {
-                self.follow_rollout(model, &Listed::default()).await?;
+                self.follow_rollout(model, &Listed::default()).await;
             }
         }
         self.urgent.retain(|(model, version)| listed.get(model).is_some_and(|listed| listed.has(version)));
@@ -469,18 +540,29 @@ async fn fetch(
     if let Some(fault) = fault.take_if(|_| before) {
         return Ok(Fetched::Kept(fault));
     }
-    // The same content that was stored anew, unless what is here is not what it should be.
-    if before && read_manifest(&here).is_ok_and(|(_, digest)| digest == digest_of(&text)) {
-        let (here, files) = (here.clone(), files.clone());
-        let is_whole = move || {
-            let mut files = files.iter();
-            files.all(|(name, digest)| {
-                std::fs::read(here.join(name)).is_ok_and(|bytes| digest_of(&bytes) == *digest)
-            })
+    // The same content that was stored anew, or another one, where what is here is whole: versions never change.
+    if before {
+        let at = here.clone();
+        let digest_if_whole = move || {
+            let (manifest, digest) = read_manifest(&at).ok()?;
+            let mut files = manifest.files.iter();
+            let is_whole = files.all(|(name, digest)| {
+                std::fs::read(at.join(name)).is_ok_and(|bytes| digest_of(&bytes) == *digest)
+            });
+            is_whole.then_some(digest)
         };
-        if tokio::task::spawn_blocking(is_whole).await.unwrap_or(false) {
-            shared.mirror.note(model, version, &marks)?;
-            return Ok(Fetched::Same);
+        let (is, was) = (digest_of(&text), tokio::task::spawn_blocking(digest_if_whole).await.ok().flatten());
+        match was {
+            Some(was) if was == is => {
+                shared.mirror.note(model, version, &marks)?;
+                return Ok(Fetched::Same);
+            }
+            Some(was) => {
+                let problem = format!("found digest {is}, expected {was}, which was published");
+                let path = client.place(&place(MANIFEST));
+                return Ok(Fetched::Kept(package::Error::Altered { path, problem }));
+            }
+            None => {}
         }
     }
     let path = staging.path().join(MANIFEST);

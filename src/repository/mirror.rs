@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scoregate_model::lock;
 use scoregate_model::package::{self, MANIFEST, ROLLOUT, Repository};
 use tempfile::TempDir;
 
@@ -19,6 +20,8 @@ use crate::files::{self, give_to_owner_of, make_directory};
 const STAGING: &str = ".mirroring-";
 /// What the lock is called.
 const LOCK: &str = ".lock";
+/// How long another may hold it, who asks the store meanwhile.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// When a directory that is left must be of a process that is dead.
 const DEAD: Duration = Duration::from_secs(3_600);
 
@@ -50,16 +53,7 @@ impl Mirror {
     /// Holds the lock until what is given is dropped.
     pub(super) fn lock(&self) -> Result<File, package::Error> {
         let path = self.repository.root().join(LOCK);
-        let error = |source| package::Error::Io { action: "lock", path: path.clone(), source };
-        let open = || match File::open(&path) {
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-                File::options().create(true).append(true).open(&path)
-            }
-            other => other,
-        };
-        let lock = open().map_err(error)?;
-        files::lock(&lock).map_err(error)?;
-        Ok(lock)
+        lock::hold(&path, PATIENCE).map_err(|source| package::Error::Io { action: "lock", path, source })
     }
 
     fn marks_file(&self, model: &str, version: &str) -> PathBuf {

@@ -10,6 +10,7 @@ mod client;
 mod follow;
 mod mirror;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -133,15 +134,43 @@ impl Store {
         Ok(published)
     }
 
-    /// Brings the mirror of a bucket up to date, of one `model` or of all, for a command that is about to read it. Where that fails,
-    /// the mirror is as it was.
+    /// Brings the mirror of a bucket up to date, of one `model` or of all, for a command that is about to read it, and says what of it
+    /// could not be fetched, and why. Where nothing can be, the mirror is as it was.
     ///
     /// # Errors
     /// [`package::Error`] if the store cannot be read.
-    pub fn refresh(&self, model: Option<&str>) -> Result<(), package::Error> {
+    pub fn refresh(&self, model: Option<&str>) -> Result<Vec<(String, String)>, package::Error> {
         match &self.place {
-            Place::Directory(_) => Ok(()),
+            Place::Directory(_) => Ok(Vec::new()),
             Place::Bucket(bucket) => bucket.refresh(model),
+        }
+    }
+
+    /// Sees to it that the versions of `model` that are `named` can be read, if they are published, within `patience` where that is
+    /// limited; and says which ones are published.
+    ///
+    /// # Errors
+    /// [`package::Error`] if the store cannot be read.
+    pub fn bring(
+        &self,
+        model: &str,
+        named: &BTreeSet<&str>,
+        patience: Option<Duration>,
+    ) -> Result<Vec<String>, package::Error> {
+        match &self.place {
+            Place::Directory(repository) => repository.versions(model),
+            Place::Bucket(bucket) => bucket.bring(model, named, patience),
+        }
+    }
+
+    /// Whether there may be a `model` of this name: of a bucket its mirror cannot say.
+    ///
+    /// # Errors
+    /// [`package::Error`] if the repository cannot be read.
+    pub fn may_have(&self, model: &str) -> Result<bool, package::Error> {
+        match &self.place {
+            Place::Directory(repository) => Ok(!repository.versions(model)?.is_empty()),
+            Place::Bucket(_) => Ok(true),
         }
     }
 
@@ -183,10 +212,15 @@ impl Store {
 
     /// Tells replicas once through Redis that something has changed, for a command: gateways that it cannot tell find out by
     /// looking.
-    pub fn tell_once(settings: &Settings) {
-        let Some(redis) = &settings.redis else { return };
-        // Who runs the command has been told what was done; that replicas hear of it half a second later is no failure.
-        let _ = redis::publish_once(redis, CHANNEL, TOLD);
+    ///
+    /// # Errors
+    /// [`redis::OpenError`] if the settings of Redis cannot be used; that it is not there is none, since replicas hear of it half a second
+    /// later.
+    pub fn tell_once(settings: &Settings) -> Result<(), redis::OpenError> {
+        match &settings.redis {
+            Some(redis) => redis::publish_once(redis, CHANNEL, TOLD),
+            None => Ok(()),
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! same rollout at once apart.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use scoregate_model::package::{self, MODEL, Package, Repository, read_manifest};
 use scoregate_schemas::compatibility::breaking;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Error, check, check_published, slots, stated};
+use super::{Error, check, check_published, complete, slots, stated};
 use crate::audit::{self, Actor, Event};
 use crate::repository::Store;
 
@@ -69,6 +69,8 @@ pub struct Asked<'a> {
     pub serving: Serving,
     /// More facts for the audit log, such as why.
     pub facts: Map<String, Value>,
+    /// How long versions are waited for that have to be fetched; as long as it takes if nothing is said.
+    pub patience: Option<Duration>,
 }
 
 /// What a gateway knows of a model's versions; a command knows nothing.
@@ -84,7 +86,21 @@ impl<'a> Asked<'a> {
     /// Whatever the revision, and nothing may break.
     pub fn new(store: &'a Store, log: &'a audit::Log, model: &'a str, actor: Actor, now: SystemTime) -> Self {
         let (expected, breaking, serving, facts) = (None, false, Serving::default(), Map::new());
-        Self { store, log, model, actor, now, expected, breaking, serving, facts }
+        Self { store, log, model, actor, now, expected, breaking, serving, facts, patience: None }
+    }
+
+    /// Records that what was recorded of `revision` was not carried out.
+    fn take_back(&self, revision: u64, code: &'static str) {
+        let event = Event::new(self.actor.clone(), NOT_CARRIED_OUT, self.model);
+        if let Err(error) = self.log.record(&event.with("revision", revision).with("code", code)) {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(
+                model.name = self.model,
+                revision,
+                error,
+                "a change that was recorded was not carried out, which cannot be recorded"
+            );
+        }
     }
 }
 
@@ -145,6 +161,9 @@ impl Action {
     }
 }
 
+/// What the audit log says where what was recorded before was not carried out, or where nobody can say whether it was.
+const NOT_CARRIED_OUT: &str = "rollout.change_failed";
+
 /// Why a rollout is not written.
 enum Halt {
     Refused(Error),
@@ -171,39 +190,51 @@ impl Change {
     /// [`Error`] if a version is not published or not whole, the rollout is another than expected, rows would be refused that the live
     /// version takes, or it cannot be recorded or written; then nothing has changed.
     pub fn carry_out(&self, asked: &Asked<'_>) -> Result<Changed, Error> {
-        let repository = asked.store.local();
-        let versions = repository.versions(asked.model)?;
         // It has no place for a rollout either.
-        if versions.is_empty() {
+        if !asked.store.may_have(asked.model)? {
             return Err(Error::NoModel { model: asked.model.into() });
         }
+        let repository = asked.store.local();
         let packages = Packages { repository, model: asked.model, read: RefCell::default() };
         let found = RefCell::new(None);
+        // The revision of which the audit log says that it comes.
+        let recorded = RefCell::new(None);
         let change = |current: Option<&Rollout>| {
+            // Others have written first, and all is found out anew.
+            if let Some(revision) = recorded.take() {
+                asked.take_back(revision, "rollout_changed");
+            }
             let before = match current {
-                Some(rollout) => Some(rollout.clone()),
-                None => self.begin(asked, repository, &versions)?,
+                // One that was written by hand may say nothing of slots; gateways follow it as it is completed.
+                Some(rollout) => Some(complete(rollout.clone()).unwrap_or_else(|_| rollout.clone())),
+                None => self.begin(asked)?,
             };
             let after = self.apply(before.as_ref(), asked)?;
-            let is_same = current.is_some_and(|before| is_same(before, &after));
+            let is_same = current.is_some() && before.as_ref().is_some_and(|before| is_same(before, &after));
             let deeds = if is_same {
                 Vec::new()
             } else {
-                check_versions(asked, &packages, &versions, before.as_ref(), &after)
+                check_versions(asked, &packages, before.as_ref(), &after)
                     .map_err(|error| self.told(error))?;
                 let deeds = self.deeds(&packages, before.as_ref(), &after);
                 for deed in &deeds {
                     asked.log.record(&deed.event(asked, after.revision)).map_err(Error::Audit)?;
+                    *recorded.borrow_mut() = Some(after.revision);
                 }
                 deeds
             };
-            let after = if is_same { current.cloned().unwrap_or_default() } else { after };
+            let after = if is_same { before.clone().unwrap_or_default() } else { after };
             *found.borrow_mut() = Some(Changed { before, after: after.clone(), deeds });
             if is_same { Err(Halt::Unchanged) } else { Ok(after) }
         };
         match asked.store.change_rollout(asked.model, change) {
             Ok(_) | Err(Halt::Unchanged) => {}
-            Err(Halt::Refused(error)) => return Err(error),
+            Err(Halt::Refused(error)) => {
+                if let Some(revision) = recorded.take() {
+                    asked.take_back(revision, error.code());
+                }
+                return Err(error);
+            }
         }
         Ok(found.into_inner().expect("what was written or left was found out before"))
     }
@@ -217,13 +248,15 @@ impl Change {
     }
 
     /// What a rollout begins with that was never written: the live version, as gateways tell it.
-    fn begin(
-        &self,
-        asked: &Asked<'_>,
-        repository: &Repository,
-        versions: &[String],
-    ) -> Result<Option<Rollout>, Error> {
-        match stated(repository, asked.model, versions, asked.serving.live.as_deref()) {
+    fn begin(&self, asked: &Asked<'_>) -> Result<Option<Rollout>, Error> {
+        let repository = asked.store.local();
+        // Each of them may be the live one.
+        asked.store.refresh(Some(asked.model))?;
+        let versions = repository.versions(asked.model)?;
+        if versions.is_empty() {
+            return Err(Error::NoModel { model: asked.model.into() });
+        }
+        match stated(repository, asked.model, &versions, asked.serving.live.as_deref()) {
             Ok(rollout) => Ok(Some(rollout).filter(|rollout| !rollout.live.is_empty())),
             // Whoever says which version is to be live need not know which one is.
             Err(Error::Unknown { .. }) if matches!(self, Self::Replace { .. } | Self::Promote(_)) => Ok(None),
@@ -271,17 +304,27 @@ impl Change {
                 shadow = None;
             }
         }
-        let mut canaries = slots::assign(&current.canaries, &canaries)?;
-        for canary in &mut canaries {
+        let replaced = Some(&current.live).filter(|before| !before.is_empty() && **before != live);
+        // One that this gateway never served is nothing to return to.
+        let replaced = replaced.filter(|before| !asked.serving.refused.contains_key(*before));
+        let previous = replaced.or(current.previous.as_ref()).filter(|previous| **previous != live);
+        let revision = current.revision.saturating_add(1);
+        let wanted = |(version, percent): &(String, f64)| Canary {
+            version: version.clone(),
+            percent: *percent,
+            slots: Vec::new(),
+            since: None,
+        };
+        let wanted = canaries.iter().map(wanted).collect();
+        let mut after = Rollout { previous: previous.cloned(), live, canaries: wanted, shadow, revision };
+        // Before slots are given, of which nobody gets any with a thousand canaries.
+        check(&after)?;
+        after.canaries = slots::assign(&current.canaries, &canaries)?;
+        for canary in &mut after.canaries {
             let known = current.canaries.iter().find(|known| known.version == canary.version);
             let known = known.filter(|known| known.percent == canary.percent);
             canary.since = known.map_or_else(|| Some(written(asked.now)), |known| known.since.clone());
         }
-        let replaced = Some(&current.live).filter(|before| !before.is_empty() && **before != live);
-        let previous = replaced.or(current.previous.as_ref()).filter(|previous| **previous != live);
-        let revision = current.revision.saturating_add(1);
-        let after = Rollout { previous: previous.cloned(), live, canaries, shadow, revision };
-        check(&after)?;
         // What could never be done is refused for that (RFC 9110, section 13.2.1).
         match &asked.expected {
             Some(expected) if !expected.contains(&current.revision) => {
@@ -373,33 +416,42 @@ fn written(now: SystemTime) -> String {
 fn check_versions(
     asked: &Asked<'_>,
     packages: &Packages<'_>,
-    versions: &[String],
     before: Option<&Rollout>,
     after: &Rollout,
 ) -> Result<(), Error> {
     let none = Rollout::default();
     let current = before.unwrap_or(&none);
-    let answering = std::iter::once(&after.live)
-        .filter(|live| **live != current.live)
-        .chain(after.canaries.iter().filter(|canary| grows(current, canary)).map(|canary| &canary.version));
-    let answering: Vec<&String> = answering.collect();
+    let is_replaced = after.live != current.live;
+    let is_return = current.previous.as_ref() == Some(&after.live);
+    let growing = after.canaries.iter().filter(|canary| grows(current, canary)).map(|canary| &canary.version);
     let shadow = after.shadow.iter().filter(|shadow| current.shadow.as_ref() != Some(shadow));
-    for version in answering.iter().copied().chain(shadow) {
+    let fresh = Some(&after.live).filter(|_| is_replaced).into_iter().chain(growing.clone()).chain(shadow);
+    let fresh: Vec<&str> = fresh.map(String::as_str).collect();
+    // Clients of whoever is live keep to it: whoever becomes so takes what the one before took, and canaries what is live then.
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    if !asked.breaking {
+        // What has answered before may answer again: whoever takes back a version must not be held up.
+        if is_replaced && !is_return && !current.live.is_empty() {
+            pairs.push((&current.live, &after.live));
+        }
+        let all = after.canaries.iter().map(|canary| &canary.version).filter(|_| is_replaced && !is_return);
+        let canaries: BTreeSet<&String> = growing.chain(all).collect();
+        pairs.extend(canaries.into_iter().map(|canary| (after.live.as_str(), canary.as_str())));
+    }
+    let named: BTreeSet<&str> =
+        pairs.iter().flat_map(|(one, other)| [*one, *other]).chain(fresh.iter().copied()).collect();
+    let versions = asked.store.bring(asked.model, &named, asked.patience)?;
+    for version in fresh {
         check_published(asked.model, version, versions.iter().map(String::as_str))?;
         if let Some(reason) = asked.serving.refused.get(version) {
-            return Err(Error::Refused { version: version.clone(), reason: reason.clone() });
+            return Err(Error::Refused { version: version.into(), reason: reason.clone() });
         }
         packages.check(version)?;
     }
-    let is_return = current.previous.as_ref() == Some(&after.live);
-    if asked.breaking || current.live.is_empty() {
-        return Ok(());
-    }
-    // What has answered before may answer again: whoever takes back a version must not be held up.
-    for version in answering.into_iter().filter(|version| !(is_return && **version == after.live)) {
-        let differences = packages.differences(&current.live, version);
+    for (live, version) in pairs {
+        let differences = packages.differences(live, version);
         if !differences.is_empty() {
-            let (version, live) = (version.clone(), current.live.clone());
+            let (version, live) = (version.into(), live.into());
             return Err(Error::Breaking { version, live, differences });
         }
     }
@@ -454,7 +506,6 @@ impl Packages<'_> {
 mod tests {
     use std::path::Path;
     use std::sync::Barrier;
-    use std::time::Duration;
 
     use scoregate_model::package::ROLLOUT;
     use scoregate_schemas::manifest::{self, Bindings, Output, Source, SourceKind};
@@ -744,6 +795,76 @@ mod tests {
         let refused = canary("b", 5.0).carry_out(&world.ask()).unwrap_err();
         assert_eq!((refused.code(), refused.is_refusal()), ("audit_unavailable", false));
         assert_eq!(world.store.local().read_rollout(MODEL_NAME).unwrap(), Some(Rollout::of("a")));
+    }
+
+    #[test]
+    fn what_was_recorded_and_not_written_is_taken_back() {
+        let world = World::new();
+        // One more member, and nobody would read it.
+        let long = "x".repeat(package::MAX_ROLLOUT_BYTES - 100);
+        let text = json!({"live": "a", "previous": long}).to_string();
+        std::fs::write(world.path().join(ROLLOUT), &text).unwrap();
+        let error = canary("b", 5.0).carry_out(&world.ask()).unwrap_err();
+        assert!(matches!(error, Error::Package(package::Error::TooLarge { .. })), "{error}");
+        assert_eq!(std::fs::read_to_string(world.path().join(ROLLOUT)).unwrap(), text);
+        let [set, failed] = world.events().try_into().unwrap();
+        assert_eq!((&set["action"], &set["revision"]), (&json!("canary.set"), &json!(1)));
+        assert_eq!((&failed["action"], &failed["revision"]), (&json!(NOT_CARRIED_OUT), &json!(1)));
+        assert_eq!((&failed["code"], &failed["target"]), (&json!(error.code()), &json!(MODEL_NAME)));
+    }
+
+    #[test]
+    fn who_is_answered_stays_so_when_a_rollout_written_by_hand_is_changed() {
+        let world = World::new();
+        let by_hand =
+            r#"{"live":"a","canaries":[{"version":"b","percent":5},{"version":"c","percent":0.5}]}"#;
+        std::fs::write(world.path().join(ROLLOUT), by_hand).unwrap();
+        let slots = |version: &str, changed: &Changed| {
+            let canary = changed.after.canaries.iter().find(|canary| canary.version == version);
+            canary.map(|canary| canary.slots.clone())
+        };
+        // As every gateway completes it; the same again changes nothing.
+        let same = canary("b", 5.0).carry_out(&world.ask()).unwrap();
+        assert_eq!((same.deeds.len(), slots("c", &same)), (0, Some(vec![(500, 550)])));
+        let more = canary("b", 25.0).carry_out(&world.ask()).unwrap();
+        assert_eq!(slots("b", &more), Some(vec![(0, 500), (550, 2_550)]));
+        assert_eq!(slots("c", &more), Some(vec![(500, 550)]));
+        let fewer = Change::Drop("b".into()).carry_out(&world.ask()).unwrap();
+        assert_eq!(slots("c", &fewer), Some(vec![(500, 550)]));
+    }
+
+    #[test]
+    fn thousands_of_canaries_are_refused_before_any_slot_is_given() {
+        let world = World::new();
+        let many: Vec<(&str, f64)> = vec![("", 0.0); 40_000];
+        let begun = std::time::Instant::now();
+        assert_eq!(world.change(&replace("a", &many, None)), Err("invalid_rollout"));
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn canaries_that_stay_take_what_the_next_live_version_takes() {
+        let world = World::new();
+        world.change(&canary("b", 5.0)).unwrap();
+        // Clients of d may send what b does not know.
+        let breaking = || Asked { breaking: true, ..world.ask() };
+        world.change_as(&canary("d", 1.0), breaking()).unwrap();
+        assert_eq!(world.change(&replace("d", &[("b", 5.0)], None)), Err("breaking_change"));
+        world.change_as(&Change::Promote("d".into()), breaking()).unwrap();
+        let error = Change::Promote("c".into()).carry_out(&world.ask()).unwrap_err();
+        assert_eq!(error.code(), "breaking_change");
+        // Back to the version before, nobody is held up.
+        assert!(world.change(&Change::Promote("a".into())).is_ok());
+    }
+
+    #[test]
+    fn a_version_that_was_never_served_is_none_to_return_to() {
+        let world = World::new();
+        world.change(&Change::Promote("b".into())).unwrap();
+        let refused = BTreeMap::from([("b".to_owned(), "it has no labels".to_owned())]);
+        let asked = Asked { serving: Serving { refused, ..Serving::default() }, ..world.ask() };
+        let after = world.change_as(&Change::Promote("c".into()), asked).unwrap().0;
+        assert_eq!(after, "live c, previous a, revision 2");
     }
 
     #[test]

@@ -50,6 +50,12 @@ pub enum Error {
         /// The version whose manifest cannot be read.
         version: String,
     },
+    /// Which version answers whom cannot be told.
+    #[error("which version answers whom cannot be told: {reason}")]
+    Unclear {
+        /// Why, in a sentence for clients.
+        reason: String,
+    },
     /// The shares of canaries are none, or too much.
     #[error(transparent)]
     Shares(#[from] slots::Error),
@@ -120,7 +126,7 @@ impl Error {
             Self::Package(error) => error.code(),
             Self::NoModel { .. } => "unknown_model",
             Self::NoVersion { .. } => "unknown_version",
-            Self::Unknown { .. } => "no_rollout",
+            Self::Unknown { .. } | Self::Unclear { .. } => "no_rollout",
             Self::Shares(_) | Self::Twice { .. } | Self::TooMany { .. } | Self::NoCanary { .. } => {
                 "invalid_rollout"
             }
@@ -163,10 +169,11 @@ pub struct Candidate<'c> {
     pub created_at: Option<&'c str>,
 }
 
-/// The rollout of `model`, if it can be followed: see [`stated`].
+/// The rollout of `model`, if it can be followed, with the slots of its canaries. Versions that were copied into a repository without
+/// one: the one that is `serving` already answers everybody, else the one that was published first.
 ///
 /// # Errors
-/// [`Error`] as [`stated`], or if the live version is not published.
+/// [`Error`] if the rollout cannot be read or never be followed, nothing tells, or the live version is not published.
 pub fn choose(
     repository: &Repository,
     model: &str,
@@ -178,12 +185,8 @@ pub fn choose(
     Ok(rollout)
 }
 
-/// What the rollout of `model` says, whether or not its versions are published, with the slots of its canaries. Versions that were copied
-/// into a repository without one: the one that is `serving` already answers everybody, else the one that was published first.
-///
-/// # Errors
-/// [`Error`] if the rollout cannot be read or never be followed, or nothing tells.
-pub fn stated(
+/// The same, whether or not the live version is published.
+fn stated(
     repository: &Repository,
     model: &str,
     versions: &[String],

@@ -6,18 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
 use scoregate_model::comparison::{Comparison, Side, Summary};
 use scoregate_model::features::{BodyError, FaultCode, FeatureRows};
 use scoregate_model::runtime::Score;
 use serde::Serialize;
 
+use super::guard::{Agreement, Verdicts};
 use crate::config::ShadowSettings;
-use crate::registry::{Snapshot, Split, Version};
+use crate::registry::{Registry, Snapshot, Split, Version};
 use crate::telemetry::Spread;
 use crate::telemetry::tally::Compared;
 
@@ -49,15 +51,12 @@ pub enum Form {
     Csv,
 }
 
-/// Rows that one version has answered: what was sent, and what was answered.
+/// The rows of a request that one version has answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
-    /// The whole body, decoded.
-    pub body: &'a [u8],
-    /// How rows are written in it.
-    pub form: Form,
-    /// The places of the rows that this version has answered, among those that were sent, ascending: as [`FeatureRows::indices`];
-    /// of a single row `[0]`.
+    /// The version.
+    pub version: &'a Arc<Version>,
+    /// The places of its rows among those that were sent, ascending: as [`FeatureRows::indices`]; of a single row `[0]`.
     pub places: &'a [u32],
     /// The numbers of each of these rows, row after row.
     pub scores: &'a [f64],
@@ -66,9 +65,11 @@ pub struct Answered<'a> {
 /// Compares versions with each other.
 #[derive(Debug)]
 pub struct Shadows {
-    jobs: SyncSender<Box<Job>>,
+    jobs: SyncSender<Job>,
     shared: Arc<Shared>,
     settings: ShadowSettings,
+    /// What the guard makes of it.
+    pub verdicts: Verdicts,
 }
 
 #[derive(Debug, Default)]
@@ -76,36 +77,80 @@ struct Shared {
     /// Bytes of what waits.
     bytes: AtomicUsize,
     pairs: Mutex<BTreeMap<Key, Pair>>,
+    /// Which versions there are to compare now, once that is known.
+    registry: OnceLock<Arc<Registry>>,
+    /// Held while models are run.
+    running: Mutex<()>,
+    is_stopped: AtomicBool,
 }
 
 /// The model, its live version and the other one.
 type Key = (String, String, String);
 
-/// What was answered, and waits to be scored once more.
+/// A request that was answered, and waits to be scored once more.
 #[derive(Debug)]
 struct Job {
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
+/// What one version has answered of it.
+#[derive(Debug)]
+struct Piece {
     split: Arc<Split>,
     answered: Arc<Version>,
-    body: Vec<u8>,
+    /// The whole body, decoded.
+    body: Bytes,
     form: Form,
     /// Of a single row none, which is there without saying.
     places: Vec<u32>,
     scores: Vec<f64>,
 }
 
-impl Job {
+impl Piece {
     fn places(&self) -> &[u32] {
         if self.form == Form::Row { &[0] } else { &self.places }
     }
+}
 
-    fn bytes(&self) -> usize {
-        taken(&self.body, &self.places, &self.scores)
+/// Two versions that are compared, and on which terms: with others it is another comparison.
+#[derive(Debug, Clone)]
+struct Terms {
+    live: Weak<Version>,
+    other: Weak<Version>,
+    role: &'static str,
+    since: Option<String>,
+    slots: Vec<(u16, u16)>,
+}
+
+impl PartialEq for Terms {
+    fn eq(&self, other: &Self) -> bool {
+        Weak::ptr_eq(&self.live, &other.live)
+            && Weak::ptr_eq(&self.other, &other.other)
+            && self.role == other.role
+            && self.since == other.since
+            && self.slots == other.slots
     }
 }
 
-/// What a job takes in memory, about.
-fn taken(body: &[u8], places: &[u32], scores: &[f64]) -> usize {
-    JOB_BYTES + body.len() + size_of_val(places) + size_of_val(scores)
+impl Terms {
+    /// On which terms `other` is compared with the live version of `split`, if it is.
+    fn of(split: &Split, other: &Version) -> Option<Self> {
+        let is_other = |version: &Arc<Version>| std::ptr::eq(Arc::as_ptr(version), other);
+        let terms = |version: &Arc<Version>, role, since, slots| Self {
+            live: Arc::downgrade(&split.live),
+            other: Arc::downgrade(version),
+            role,
+            since,
+            slots,
+        };
+        if let Some(canary) = split.canaries.iter().find(|canary| is_other(&canary.version)) {
+            let slots = canary.slots.clone();
+            return Some(terms(&canary.version, "canary", canary.since.clone(), slots));
+        }
+        let shadow = split.shadow.as_ref().filter(|shadow| is_other(shadow))?;
+        Some(terms(shadow, "shadow", None, Vec::new()))
+    }
 }
 
 /// The version with which what `answered` has answered is compared, and which of the two is not the live one.
@@ -115,6 +160,11 @@ fn other<'s>(split: &'s Split, answered: &'s Arc<Version>) -> Option<(&'s Arc<Ve
     }
     let is_canary = split.canaries.iter().any(|canary| Arc::ptr_eq(&canary.version, answered));
     is_canary.then_some((&split.live, answered))
+}
+
+fn key_of(live: &Version, other: &Version) -> Key {
+    let name = |version: &Version| version.manifest.version.clone();
+    (live.manifest.name.clone(), name(live), name(other))
 }
 
 impl Shadows {
@@ -127,7 +177,23 @@ impl Shadows {
         let shared = Arc::<Shared>::default();
         let worker = Worker { waiting, shared: Arc::clone(&shared), runs: 0 };
         std::thread::Builder::new().name("scoregate-shadow".into()).spawn(move || worker.work())?;
-        Ok(Self { jobs, shared, settings: settings.clone() })
+        Ok(Self { jobs, shared, settings: settings.clone(), verdicts: Verdicts::default() })
+    }
+
+    /// Asks `registry` from now on which versions there are to compare: what requests tell that began before a change is late.
+    pub fn follow(&self, registry: Arc<Registry>) {
+        // There is one.
+        let _ = self.shared.registry.set(registry);
+    }
+
+    /// Runs no model any more, once the run that is under way has ended; that is waited for for as long as `patience` lasts.
+    pub fn stop(&self, patience: Duration) {
+        self.shared.is_stopped.store(true, Ordering::SeqCst);
+        let end = Instant::now() + patience;
+        while matches!(self.shared.running.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < end
+        {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     /// Whether anybody wants to know what `answered`, which is one of `split`, has answered: as cheap as it can be asked.
@@ -135,52 +201,57 @@ impl Shadows {
         self.settings.sample > 0.0 && other(split, answered).is_some()
     }
 
-    /// Takes what `answered` has answered, for those who want to know; what cannot be taken is counted and forgotten. The body is
-    /// copied only if it is taken.
-    pub fn offer(&self, split: &Arc<Split>, answered: &Arc<Version>, rows: Answered<'_>) {
-        let Answered { body, form, places, scores } = rows;
-        let Some((_, compared)) = other(split, answered) else { return };
-        if places.is_empty() || (self.settings.sample < 1.0 && rand::random::<f64>() >= self.settings.sample)
-        {
+    /// Takes what was answered to a request, for those who want to know; what cannot be taken is counted and forgotten. `body` is that
+    /// of the request, decoded, in which rows are written in `form`; it is shared.
+    pub fn offer<'a>(
+        &self,
+        split: &Arc<Split>,
+        body: &Bytes,
+        form: Form,
+        answered: impl IntoIterator<Item = Answered<'a>>,
+    ) {
+        if self.settings.sample < 1.0 && rand::random::<f64>() >= self.settings.sample {
             return;
         }
-        let places = if form == Form::Row { &[] } else { places };
-        let bytes = taken(body, places, scores);
-        let drop = || compared.tally.compared(Compared::Dropped, scores.len() / answered.task.width());
-        if self.shared.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.settings.max_bytes {
-            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return drop();
-        }
-        let job = Job {
+        let is_wanted = |rows: &Answered<'_>| !rows.places.is_empty() && self.wants(split, rows.version);
+        let piece = |Answered { version, places, scores }: Answered<'_>| Piece {
             split: Arc::clone(split),
-            answered: Arc::clone(answered),
-            body: body.into(),
+            answered: Arc::clone(version),
+            body: body.clone(),
             form,
-            places: places.into(),
+            places: if form == Form::Row { Vec::new() } else { places.into() },
             scores: scores.into(),
         };
-        if self.jobs.try_send(Box::new(job)).is_err() {
+        let pieces: Vec<Piece> = answered.into_iter().filter(is_wanted).map(piece).collect();
+        if pieces.is_empty() {
+            return;
+        }
+        let taken = |piece: &Piece| JOB_BYTES + size_of_val(&*piece.places) + size_of_val(&*piece.scores);
+        let job = Job { bytes: body.len() + pieces.iter().map(taken).sum::<usize>(), pieces };
+        let bytes = job.bytes;
+        let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let refused = if before + bytes > self.settings.max_bytes {
+            Some(job)
+        } else {
+            self.jobs
+                .try_send(job)
+                .err()
+                .map(|(TrySendError::Full(job) | TrySendError::Disconnected(job))| job)
+        };
+        if let Some(job) = refused {
             self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            drop();
+            job.pieces.iter().for_each(drop_piece);
         }
     }
 
-    /// Forgets pairs of versions that are not compared any more, or not with the same share.
+    /// Forgets pairs of versions that are not compared any more, or on other terms.
     pub fn keep(&self, models: &Snapshot) {
-        let is_compared = |(model, live, other): &Key, pair: &Pair| {
-            let split = models.models.get(model).and_then(|model| model.split.as_ref());
-            split.is_some_and(|split| {
-                let is_other = |version: &Arc<Version>| version.manifest.version == *other;
-                let canary = split.canaries.iter().find(|canary| is_other(&canary.version));
-                let is_same = match canary {
-                    Some(canary) => pair.since == canary.since,
-                    None => pair.since.is_none() && split.shadow.as_ref().is_some_and(is_other),
-                };
-                // Rows of a rollout that is not seen here yet have come already.
-                pair.revision > split.revision || split.live.manifest.version == *live && is_same
-            })
+        let is_compared = |(model, _, other): &Key, pair: &Pair| {
+            let split = models.models.get(model).and_then(|model| model.split.as_ref())?;
+            let other = split.versions().find(|version| version.manifest.version == *other)?;
+            Some(Terms::of(split, other)? == pair.terms)
         };
-        self.shared.pairs().retain(|key, pair| is_compared(key, pair));
+        self.shared.pairs().retain(|key, pair| is_compared(key, pair) == Some(true));
     }
 
     /// What is known of the pairs of those models that are `wanted`.
@@ -189,15 +260,35 @@ impl Shadows {
         pairs.iter().filter(|((model, ..), _)| wanted(model)).map(|(key, pair)| pair.report(key)).collect()
     }
 
-    /// What is known of one pair: a model's live version and another one, since when that has its share.
-    pub fn report(&self, model: &str, live: &str, other: &str, since: Option<&str>) -> Option<Report> {
-        let key = (model.to_owned(), live.to_owned(), other.to_owned());
+    /// How the scores of `other` agree with those of the live version of `split`; nothing if none were compared yet.
+    pub fn agreement(&self, split: &Split, other: &Version) -> Option<Agreement> {
+        let terms = Terms::of(split, other)?;
         let pairs = self.shared.pairs();
-        pairs.get(&key).filter(|pair| pair.since.as_deref() == since).map(|pair| pair.report(&key))
+        let pair = pairs.get(&key_of(&split.live, other)).filter(|pair| pair.terms == terms)?;
+        Some(Agreement {
+            comparable: pair.comparison.is_comparable(),
+            rows: pair.comparison.rows(),
+            psi: pair.comparison.psi(),
+            flips: pair.comparison.flips(),
+        })
+    }
+}
+
+/// Counts rows that are not scored once more.
+fn drop_piece(piece: &Piece) {
+    if let Some((_, compared)) = other(&piece.split, &piece.answered) {
+        compared.tally.compared(Compared::Dropped, piece.places().len());
     }
 }
 
 impl Shared {
+    /// Whether what was answered by `split` is of the terms on which `other` is compared now.
+    fn is_current(&self, split: &Split, terms: &Terms, other: &Version) -> bool {
+        let Some(registry) = self.registry.get() else { return true };
+        let now = registry.split(&split.live.manifest.name);
+        now.and_then(|now| Terms::of(&now, other)).is_some_and(|now| now == *terms)
+    }
+
     fn pairs(&self) -> MutexGuard<'_, BTreeMap<Key, Pair>> {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -258,10 +349,7 @@ impl Quantiles {
 /// Two versions that are compared.
 #[derive(Debug)]
 struct Pair {
-    role: &'static str,
-    since: Option<String>,
-    /// The newest revision of the rollout of which rows have come.
-    revision: u64,
+    terms: Terms,
     comparison: Comparison,
     refused: BTreeMap<&'static str, u64>,
     failed: u64,
@@ -270,15 +358,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(split: &Split, other: &Version, role: &'static str, since: Option<&str>) -> Self {
-        let live = &split.live;
+    fn new(live: &Version, other: &Version, terms: &Terms) -> Self {
         let side = |version| Side { decision: Version::decision(version), labels: &version.labels };
         let comparison =
             Comparison::new(side(live), side(other), &live.score_edges, &live.reader, &live.distributions);
         Self {
-            role,
-            since: since.map(Into::into),
-            revision: split.revision,
+            terms: terms.clone(),
             comparison,
             refused: BTreeMap::new(),
             failed: 0,
@@ -292,8 +377,8 @@ impl Pair {
             model: model.clone(),
             live: live.clone(),
             version: version.clone(),
-            role: self.role,
-            since: self.since.clone(),
+            role: self.terms.role,
+            since: self.terms.since.clone(),
             refused: self.refused.clone(),
             failed: self.failed,
             scores: self.comparison.summary(),
@@ -315,16 +400,16 @@ struct Read {
 
 impl Read {
     /// Reads the rows of `jobs`: one body, or several of one row each.
-    fn new(version: &Version, jobs: &[Job]) -> Self {
+    fn new(version: &Version, jobs: &[Piece]) -> Self {
         match jobs {
             [job] if job.form != Form::Row => Self::batch(version, job),
             jobs => Self::singles(version, jobs),
         }
     }
 
-    fn singles(version: &Version, jobs: &[Job]) -> Self {
+    fn singles(version: &Version, jobs: &[Piece]) -> Self {
         let mut rows = version.reader.empty(jobs.len());
-        let read = |job: &Job| {
+        let read = |job: &Piece| {
             let before = rows.len();
             match version.reader.json_row(&job.body, &mut rows) {
                 Ok(()) if rows.len() > before => Ok(before),
@@ -340,7 +425,7 @@ impl Read {
         Self { rows, at }
     }
 
-    fn batch(version: &Version, job: &Job) -> Self {
+    fn batch(version: &Version, job: &Piece) -> Self {
         let reader = &version.reader;
         let rows = match job.form {
             Form::Csv => reader.csv_rows(&job.body, usize::MAX),
@@ -419,9 +504,45 @@ fn processor_time() -> Duration {
 }
 
 struct Worker {
-    waiting: Receiver<Box<Job>>,
+    waiting: Receiver<Job>,
     shared: Arc<Shared>,
     runs: u64,
+}
+
+/// What one version has answered, and what has to be known to compare that.
+struct Group {
+    pieces: Vec<Piece>,
+    live: Arc<Version>,
+    answered: Arc<Version>,
+    /// The version that scores it once more.
+    counterpart: Arc<Version>,
+    /// The one of the two that is not the live one.
+    compared: Arc<Version>,
+    terms: Terms,
+}
+
+impl Group {
+    /// Nothing if nobody wants to know any more, on the terms on which it was answered.
+    fn new(pieces: Vec<Piece>, shared: &Shared) -> Option<Self> {
+        let first = pieces.first()?;
+        let (counterpart, compared) = other(&first.split, &first.answered)?;
+        let terms = Terms::of(&first.split, compared)?;
+        if !shared.is_current(&first.split, &terms, compared) {
+            pieces.iter().for_each(drop_piece);
+            return None;
+        }
+        let (counterpart, compared) = (Arc::clone(counterpart), Arc::clone(compared));
+        let (live, answered) = (Arc::clone(&first.split.live), Arc::clone(&first.answered));
+        Some(Self { pieces, live, answered, counterpart, compared, terms })
+    }
+
+    fn is_shadow(&self) -> bool {
+        Arc::ptr_eq(&self.answered, &self.live)
+    }
+
+    fn rows(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.places().len()).sum()
+    }
 }
 
 impl Worker {
@@ -431,101 +552,91 @@ impl Worker {
             tracing::warn!(%error, "what is scored beside the answers has the same priority as they");
         }
         let mut quiet = Instant::now();
-        loop {
-            let mut jobs = Vec::new();
-            let mut rows = 0;
-            while rows < MAX_ROWS {
+        while !self.is_stopped() {
+            let mut pieces = Vec::new();
+            let (mut rows, mut bytes) = (0, 0);
+            let mut take = |job: Job| {
+                rows += job.pieces.iter().map(|piece| piece.places().len()).sum::<usize>();
+                bytes += job.bytes;
+                pieces.extend(job.pieces);
+                rows < MAX_ROWS
+            };
+            loop {
                 match self.waiting.try_recv() {
                     Ok(job) => {
-                        rows += job.places().len();
-                        jobs.push(*job);
+                        if !take(job) {
+                            break;
+                        }
                     }
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            if !jobs.is_empty() {
+            if !pieces.is_empty() {
                 quiet = Instant::now();
-                self.score(jobs);
             } else if quiet.elapsed() < IDLE {
                 std::thread::park_timeout(GATHER);
+                continue;
             } else {
                 // Only now does the next one who has something to tell have to wake somebody.
                 let Ok(job) = self.waiting.recv() else { return };
                 quiet = Instant::now();
-                self.score(vec![*job]);
+                (pieces, bytes) = (job.pieces, job.bytes);
             }
+            self.score(pieces);
+            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 
-    fn score(&mut self, mut jobs: Vec<Job>) {
-        let bytes: usize = jobs.iter().map(Job::bytes).sum();
-        while let Some(first) = jobs.first() {
-            let (answered, split) = (Arc::clone(&first.answered), Arc::clone(&first.split));
-            let is_single = first.form == Form::Row;
-            let is_same = |job: &Job| {
-                is_single
-                    && job.form == Form::Row
-                    && Arc::ptr_eq(&job.answered, &answered)
-                    && Arc::ptr_eq(&job.split, &split)
-            };
-            let (mut group, rest) = match is_single {
-                true => jobs.into_iter().partition(is_same),
-                false => {
-                    let rest = jobs.split_off(1);
-                    (jobs, rest)
-                }
-            };
-            jobs = rest;
-            let rows = group.iter().map(|job| job.places().len()).sum();
-            let compare = AssertUnwindSafe(|| self.compare(&split, &answered, &group));
-            if catch_unwind(compare).is_err()
-                && let Some((_, compared)) = other(&split, &answered)
-            {
-                compared.tally.compared(Compared::Failed, rows);
-            }
-            group.clear();
-        }
-        self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    fn is_stopped(&self) -> bool {
+        self.shared.is_stopped.load(Ordering::SeqCst)
     }
 
-    fn compare(&mut self, split: &Split, answered: &Arc<Version>, jobs: &[Job]) {
-        let Some((counterpart, compared)) = other(split, answered) else { return };
-        let live = &split.live;
-        let is_shadow = Arc::ptr_eq(answered, live);
+    fn score(&mut self, mut pieces: Vec<Piece>) {
+        while !pieces.is_empty() {
+            let (together, rest) = split_off(pieces);
+            pieces = rest;
+            let shared = Arc::clone(&self.shared);
+            let running = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.is_stopped() {
+                return;
+            }
+            let Some(group) = Group::new(together, &shared) else { continue };
+            if catch_unwind(AssertUnwindSafe(|| self.compare(&group))).is_err() {
+                group.compared.tally.compared(Compared::Failed, group.rows());
+            }
+            drop(running);
+        }
+    }
+
+    /// Runs what has to be run for a group, and books what comes of it.
+    fn compare(&mut self, group: &Group) {
+        let Group { pieces, live, answered, counterpart, compared, terms } = group;
+        let is_shadow = group.is_shadow();
         self.runs += 1;
-        let read = Read::new(counterpart, jobs);
+        let read = Read::new(counterpart, pieces);
         // The live version's reader says what features are.
-        let known = is_shadow.then(|| Read::new(live, jobs));
+        let known = is_shadow.then(|| Read::new(live, pieces));
         let (scores, took) = read.run(counterpart);
         let is_timed = self.runs % TIMED == 1;
-        let timed = is_timed.then(|| match &known {
+        let own = is_timed.then(|| match &known {
             Some(known) => known.time(answered),
-            None => Read::new(answered, jobs).time(answered),
+            None => Read::new(answered, pieces).time(answered),
         });
-        let canary = split.canaries.iter().find(|canary| Arc::ptr_eq(&canary.version, answered));
-        let since = canary.and_then(|canary| canary.since.as_deref());
-        let name = |version: &Version| version.manifest.version.clone();
-        let key = (live.manifest.name.clone(), name(live), name(compared));
-        let role = if is_shadow { "shadow" } else { "canary" };
         let failed = scores.iter().filter(|score| score.is_none()).count();
+        let key = key_of(live, compared);
         {
             let mut pairs = self.shared.pairs();
-            let fresh = || Pair::new(split, compared, role, since);
+            let fresh = || Pair::new(live, compared, terms);
             let pair = pairs.entry(key.clone()).or_insert_with(fresh);
-            if pair.since.as_deref() != since || pair.role != role {
-                if split.revision < pair.revision {
-                    // They are of a share that it has no more.
-                    return;
-                }
+            if pair.terms != *terms {
                 *pair = fresh();
             }
-            pair.revision = pair.revision.max(split.revision);
             for code in read.at.iter().filter_map(|at| at.as_ref().err()) {
                 *pair.refused.entry(code.as_str()).or_default() += 1;
             }
             pair.failed += failed as u64;
-            if let Some(own) = timed.filter(|_| failed < scores.len()) {
+            if let Some(own) = own.filter(|_| failed < scores.len()) {
                 let took = per_row(took, scores.len());
                 let times = if is_shadow { [own, took] } else { [took, own] };
                 for (spread, took) in pair.times.iter_mut().zip(times) {
@@ -533,8 +644,21 @@ impl Worker {
                 }
             }
         }
-        let features = known.as_ref().unwrap_or(&read);
-        let told = jobs.iter().flat_map(|job| job.scores.chunks_exact(answered.task.width()));
+        let scored = self.add(group, &key, known.as_ref().unwrap_or(&read), &read, &scores);
+        for (outcome, rows) in [
+            (Compared::Scored, scored),
+            (Compared::Failed, failed),
+            (Compared::Refused, read.at.len() - scores.len()),
+        ] {
+            compared.tally.compared(outcome, rows);
+        }
+    }
+
+    /// Counts the rows that both versions have scored, and says how many they are: those that were `read` have these `scores`, and
+    /// their features are as the live version has them.
+    fn add(&self, group: &Group, key: &Key, features: &Read, read: &Read, scores: &[Option<Score>]) -> usize {
+        let width = group.answered.task.width();
+        let told = group.pieces.iter().flat_map(|piece| piece.scores.chunks_exact(width));
         let mut counterparts = scores.iter();
         let mut both = told.zip(&read.at).zip(&features.at).filter_map(|((told, at), row)| {
             let found = at.as_ref().ok().and_then(|_| counterparts.next())?.as_ref()?;
@@ -544,23 +668,34 @@ impl Worker {
         loop {
             // A few at a time: whoever wants to know what is known waits for a thread that may have to wait itself.
             let mut pairs = self.shared.pairs();
-            let Some(pair) = pairs.get_mut(&key).filter(|pair| pair.since.as_deref() == since) else { break };
+            let Some(pair) = pairs.get_mut(key).filter(|pair| pair.terms == group.terms) else {
+                return scored;
+            };
             let before = scored;
             for (row, told, found) in both.by_ref().take(ADDED) {
-                let (one, two) = if is_shadow { (told, found) } else { (found, told) };
+                let (one, two) = if group.is_shadow() { (told, found) } else { (found, told) };
                 pair.comparison.add(&features.rows, row, one, two);
                 scored += 1;
             }
             if scored - before < ADDED {
-                break;
+                return scored;
             }
         }
-        for (outcome, rows) in [
-            (Compared::Scored, scored),
-            (Compared::Failed, failed),
-            (Compared::Refused, read.at.len() - scores.len()),
-        ] {
-            compared.tally.compared(outcome, rows);
-        }
     }
+}
+
+/// The first of some pieces with those that can be read and run with it, and the others: single rows that the same version has answered
+/// under the same split.
+fn split_off(mut pieces: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) {
+    let first = &pieces[0];
+    if first.form != Form::Row {
+        let rest = pieces.split_off(1);
+        return (pieces, rest);
+    }
+    let (answered, split) = (Arc::clone(&first.answered), Arc::clone(&first.split));
+    pieces.into_iter().partition(|piece| {
+        piece.form == Form::Row
+            && Arc::ptr_eq(&piece.answered, &answered)
+            && Arc::ptr_eq(&piece.split, &split)
+    })
 }

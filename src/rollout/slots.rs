@@ -32,6 +32,14 @@ pub fn slot(model: &str, key: &str) -> u16 {
     (u64::from_le_bytes([a, b, c, d, e, f, g, h]) % u64::from(SLOTS)) as u16
 }
 
+/// How many slots `percent` are; nothing if that is no number from 0 to 100 with at most two decimals.
+pub fn count(percent: f64) -> Option<usize> {
+    let exact = percent * f64::from(SLOTS) / 100.0;
+    let count = exact.round();
+    let is_share = (0.0..=f64::from(SLOTS)).contains(&count) && (exact - count).abs() <= 1e-6;
+    is_share.then_some(count as usize)
+}
+
 /// Gives each of `wanted`, versions with their percentages, its slots: those that it had `before`, more out of what nobody has if its
 /// share has grown, and fewer, the last ones, if it has shrunk.
 ///
@@ -41,12 +49,7 @@ pub fn assign(before: &[Canary], wanted: &[(String, f64)]) -> Result<Vec<Canary>
     let mut counts = Vec::with_capacity(wanted.len());
     for (version, percent) in wanted {
         let share = || Error::Share { version: version.clone(), percent: *percent };
-        let exact = percent * f64::from(SLOTS) / 100.0;
-        let count = exact.round();
-        if !(0.0..=f64::from(SLOTS)).contains(&count) || (exact - count).abs() > 1e-6 {
-            return Err(share());
-        }
-        counts.push(count as usize);
+        counts.push(count(*percent).ok_or_else(share)?);
     }
     let total: usize = counts.iter().sum();
     if total > usize::from(SLOTS) {

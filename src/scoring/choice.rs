@@ -53,6 +53,18 @@ impl Choice {
         Ok(Self { split, by })
     }
 
+    /// Whether the request names the version.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self.by, By::Pin(_))
+    }
+
+    /// Whether what `version` answers is a sample of what it is sent: whoever names a canary that has a share tries it.
+    pub fn is_sample(&self, version: &Arc<Version>) -> bool {
+        let has_share =
+            |canary: &LoadedCanary| Arc::ptr_eq(&canary.version, version) && !canary.slots.is_empty();
+        !self.is_pinned() || !self.split.canaries.iter().any(has_share)
+    }
+
     /// The versions that there were to choose among.
     pub fn split(&self) -> &Arc<Split> {
         &self.split

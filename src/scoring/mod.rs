@@ -30,7 +30,8 @@ pub enum Error {
     UnknownVersion,
     /// The version is published, and answers nobody.
     #[error(
-        "this version is published, but not loaded; make it a canary, of 0 percent if nobody else is to meet it, or the shadow"
+        "this version is published, but not loaded; unless it is refused, which its page under /v1/models says, make it a canary, of 0 \
+         percent if nobody else is to meet it, or the shadow"
     )]
     NotLoaded,
     /// Models are still being loaded.

@@ -127,10 +127,15 @@ impl RequestCounts {
             let is_beside = kind.class == FAILED && record.at_work.is_some_and(|other| other != at);
             if !is_beside {
                 let class = if part.has_failed { FAILED } else { kind.class };
-                let is_explained = part.explained.is_some();
+                let kind = Kind { class, is_explained: part.explained.is_some(), ..kind };
                 // As long as it would have taken without the others.
                 let took = took.saturating_sub(all_worked - part.worked);
-                tally.durations.observe(Kind { class, is_explained, ..kind }, took, trace);
+                tally.durations.observe(kind, took, trace);
+                // Whoever names a version tries it: that is no sample of what it is sent.
+                if !record.is_pinned {
+                    let has_failed = class == FAILED && record.is_fault_of(at);
+                    tally.judge(kind, has_failed, took, [part.scored, part.rejected]);
+                }
             }
             if part.scored + part.rejected > 0 {
                 tally.rows(kind.route, [part.scored, part.rejected]);

@@ -29,8 +29,10 @@ pub struct Record {
     pub(super) first: Part,
     /// And the others, where the rows of a batch go to several.
     pub(super) others: Vec<Part>,
-    /// The place of the one that is at work, where there are several.
+    /// The place of the one that is at work, or was last.
     pub(super) at_work: Option<usize>,
+    /// Whether it names the version that answers.
+    pub(super) is_pinned: bool,
     /// What the cache had to do with it.
     pub(super) cache: Status,
     /// Bytes of its body.
@@ -159,6 +161,11 @@ impl Notes {
         self.note_part(|part| part.tally = Some(Arc::clone(tally)));
     }
 
+    /// It names the version that answers.
+    pub fn pinned(&self) {
+        self.note(|record| record.is_pinned = true);
+    }
+
     /// It is at work from now on, whatever becomes of it.
     pub fn begin_work(&self) {
         self.note(|record| record.at_work = Some(self.part));
@@ -249,6 +256,18 @@ impl Record {
         }
     }
 
+    /// Whether it is the version at this place that has failed: not if there was no room or no time to begin, or nothing to explain it
+    /// with yet.
+    pub(super) fn is_fault_of(&self, at: usize) -> bool {
+        let has_failed = self.parts().nth(at).is_some_and(|part| part.has_failed);
+        has_failed
+            || match self.code {
+                Some("model_output_invalid" | "internal") => true,
+                Some("deadline") => self.at_work == Some(at),
+                _ => false,
+            }
+    }
+
     /// What each of the versions does that answer.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
         std::iter::once(&self.first).chain(&self.others)
@@ -277,5 +296,30 @@ impl Record {
             all += *found;
             all
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_room_for_is_no_fault_of_a_version() {
+        for (code, at_work, has_failed, expected) in [
+            (Some("internal"), None, false, true),
+            (Some("model_output_invalid"), None, false, true),
+            (Some("deadline"), Some(0), false, true),
+            (Some("deadline"), Some(1), false, false),
+            (Some("deadline"), None, false, false),
+            (Some("overloaded"), Some(0), false, false),
+            (Some("explanations_preparing"), None, false, false),
+            (Some("quota_unavailable"), None, false, false),
+            (None, None, true, true),
+            (None, None, false, false),
+        ] {
+            let first = Part { has_failed, ..Part::default() };
+            let record = Record { first, code, at_work, ..Record::default() };
+            assert_eq!(record.is_fault_of(0), expected, "{code:?}, {at_work:?} at work");
+        }
     }
 }

@@ -57,7 +57,6 @@ pub(super) struct Kind {
 #[derive(Debug, Default)]
 pub(super) struct Durations {
     kinds: RwLock<Vec<(Kind, HistogramWithExemplars<TraceLabel>)>>,
-    answers: Answers,
 }
 
 /// What has to be known of the answers of a version to hold them against those of another.
@@ -65,6 +64,8 @@ pub(super) struct Durations {
 struct Answers {
     answered: AtomicU64,
     failed: AtomicU64,
+    scored: AtomicU64,
+    refused: AtomicU64,
     /// How long requests of one row took that had to be computed, and nothing else.
     singles: Times,
 }
@@ -72,12 +73,15 @@ struct Answers {
 /// How many requests a version has answered, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
-    /// Requests that were answered or failed; what clients did wrong is neither.
+    /// Requests that were answered or failed; what clients did wrong is neither, and what there was no time or room for, or nothing to
+    /// explain it with yet, says nothing of the version. None of them are those that were pinned to it.
     pub requests: u64,
-    /// Those that failed.
+    /// Those that the version has failed.
     pub failed: u64,
     /// Rows that were scored.
     pub rows: u64,
+    /// Rows that did not pass.
+    pub refused: u64,
     /// How long requests of one row took that were computed and not explained.
     pub singles: Spread,
 }
@@ -89,18 +93,22 @@ impl Answered {
             requests: self.requests.saturating_sub(before.requests),
             failed: self.failed.saturating_sub(before.failed),
             rows: self.rows.saturating_sub(before.rows),
+            refused: self.refused.saturating_sub(before.refused),
             singles: self.singles.since(&before.singles),
         }
     }
 }
 
 impl Answers {
-    fn observe(&self, kind: Kind, took: Duration) {
-        match kind.class {
-            "2xx" => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
-            "5xx" => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
-            _ => return,
+    fn observe(&self, kind: Kind, has_failed: bool, took: Duration) {
+        if has_failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            return;
         }
+        if kind.class != "2xx" {
+            return;
+        }
+        self.answered.fetch_add(1, Ordering::Relaxed);
         let is_single = !kind.route.ends_with("/batch") && !kind.is_explained;
         if is_single && matches!(kind.cache, "none" | "miss") {
             self.singles.observe(took);
@@ -110,7 +118,6 @@ impl Answers {
 
 impl Durations {
     pub(super) fn observe(&self, kind: Kind, took: Duration, trace: Option<TraceId>) {
-        self.answers.observe(kind, took);
         let find = |known: &[(Kind, HistogramWithExemplars<TraceLabel>)]| {
             known.iter().find(|(other, _)| *other == kind).map(|(_, found)| found.clone())
         };
@@ -141,6 +148,7 @@ pub struct Tally {
     watch: Watch,
     features: Vec<Feature>,
     pub(super) durations: Durations,
+    answers: Answers,
     /// Rows that were scored and that did not pass, by route.
     rows: Mutex<Vec<(&'static str, [u64; 2])>>,
     /// Scores, where there are bounds to count them between.
@@ -218,6 +226,7 @@ impl Tally {
             watch,
             features: features.map(feature).collect(),
             durations: Durations::default(),
+            answers: Answers::default(),
             rows: Mutex::default(),
             scores: Some(counted.value_bounds.unwrap_or(SHARES))
                 .filter(|bounds| !bounds.is_empty())
@@ -232,15 +241,23 @@ impl Tally {
 
     /// How many requests it has answered so far, and how.
     pub fn answered(&self) -> Answered {
-        let Answers { answered, failed, singles } = &self.durations.answers;
+        let Answers { answered, failed, scored, refused, singles } = &self.answers;
         let failed = failed.load(Ordering::Relaxed);
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         Answered {
             requests: answered.load(Ordering::Relaxed) + failed,
             failed,
-            rows: rows.iter().map(|(_, [scored, _])| scored).sum(),
+            rows: scored.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
             singles: singles.spread(),
         }
+    }
+
+    /// Counts a request by which it may be held against another version: whether it is this one that failed, and how many rows were
+    /// scored and were not.
+    pub(super) fn judge(&self, kind: Kind, has_failed: bool, took: Duration, [scored, refused]: [usize; 2]) {
+        self.answers.observe(kind, has_failed, took);
+        self.answers.scored.fetch_add(scored as u64, Ordering::Relaxed);
+        self.answers.refused.fetch_add(refused as u64, Ordering::Relaxed);
     }
 
     /// Looks at the rows from `first` on, and says what is unusual about them, by feature.

@@ -122,6 +122,23 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   results.violations[`models ${theme}`] = await complaintsOf(page);
   await page.screenshot({ path: `${given.screenshots}/models-${theme}.png` });
 
+  // What somebody reads stays, though nobody tells how versions compare, and models change.
+  const models = await (await fetch(`${given.url}/v1/models`, { headers: { "x-api-key": given.key } })).text();
+  const busy = JSON.stringify({ code: "overloaded", detail: "so many ask" });
+  const upset = (request) => {
+    const { pathname } = new URL(request.url());
+    if (pathname === "/v1/monitoring/comparisons") return request.respond({ status: 503, contentType: "application/problem+json", body: busy });
+    if (pathname === "/v1/models") return request.respond({ contentType: "application/json", body: `${models} ` });
+    return request.continue();
+  };
+  await page.setRequestInterception(true);
+  page.on("request", upset);
+  await says(page, '#view-models .slot [role="alert"]', "so many ask");
+  found.kept = [await page.$$eval('[aria-label="Answers to golden rows"]', (tables) => tables.length), await cells(page, "Rollout of share")];
+  page.off("request", upset);
+  await page.setRequestInterception(false);
+  await says(page, compared, "Scored by both");
+
   await go(page, "features");
   await page.waitForSelector("#view-features .bars");
   found.features = await cells(page, "Unusual values of churn");

@@ -151,6 +151,13 @@ impl Simulate {
 
 impl Fit {
     fn run(self) -> anyhow::Result<()> {
+        // A directory of that name would be made, and no gateway would look there.
+        if let Some(bucket) = self.models_dir.to_str().filter(|dir| dir.starts_with("s3://")) {
+            bail!(
+                "found the bucket {bucket} (SCOREGATE_MODELS_DIR), expected a directory; say --models-dir fitted, and copy the version from \
+                 there into the bucket"
+            );
+        }
         let mut progress = Progress::start();
         let schema = read_schema(&self.schema)?;
         let name = match &self.name {

@@ -217,12 +217,44 @@ impl FeatureRows {
         })
     }
 
-    /// Forgets the rows that were sent in a place that `is_kept` does not want, whether they passed or not. The others keep their
-    /// places, so that there are fewer rows now than `submitted` says.
+    /// Forgets the rows that were sent in a place that `is_kept` does not want, whether they passed or not, and the memory that they
+    /// took. The others keep their places, so that there are fewer rows now than `submitted` says.
     pub fn retain(&mut self, mut is_kept: impl FnMut(usize) -> bool) {
         self.faults.retain(|fault| is_kept(fault.index));
         let keep: Vec<bool> = self.indices.iter().map(|index| is_kept(*index as usize)).collect();
         self.keep(&keep);
+        for column in &mut self.columns {
+            match column {
+                Column::Number(values) => values.shrink_to_fit(),
+                Column::Category(column) => column.codes.shrink_to_fit(),
+            }
+        }
+    }
+
+    /// The rows that were sent in a place that `is_own` wants, whether they passed or not, as [`FeatureRows::retain`] would leave them;
+    /// `reader` has read them.
+    pub fn part(&self, reader: &RowReader, is_own: impl Fn(usize) -> bool) -> Self {
+        let at: Vec<usize> = (0..self.len()).filter(|row| is_own(self.indices[*row] as usize)).collect();
+        let columns = self.columns.iter().zip(reader.listed()).map(|(column, listed)| match column {
+            Column::Number(values) => Column::Number(at.iter().map(|row| values[*row]).collect()),
+            Column::Category(column) => Column::Category(column.part(&at, listed)),
+        });
+        let missing = at.iter().zip(0..).flat_map(|(row, place)| {
+            let from = self.missing.partition_point(|(found, _)| (*found as usize) < *row);
+            let of_row = self.missing[from..].iter().take_while(|(found, _)| *found as usize == *row);
+            of_row.map(move |(_, feature)| (place, *feature))
+        });
+        let entities = at.iter().filter_map(|row| self.entities.get(*row)).cloned();
+        let faults: Vec<RowFault> = self.faults.iter().filter(|fault| is_own(fault.index)).cloned().collect();
+        Self {
+            columns: columns.collect(),
+            indices: at.iter().map(|row| self.indices[*row]).collect(),
+            submitted: self.submitted,
+            entities: entities.collect(),
+            missing: missing.collect(),
+            described: self.described,
+            faults,
+        }
     }
 
     /// Of `submitted` rows those in these `places`, each of which is refused for the same `faults`.
@@ -262,6 +294,18 @@ impl FeatureRows {
 }
 
 impl CategoryColumn {
+    /// The rows at `at`, of which the schema lists so many values.
+    fn part(&self, at: &[usize], listed: usize) -> Self {
+        let mut part = Self { codes: Vec::with_capacity(at.len()), others: Vec::new() };
+        for row in at {
+            let other = self.other(*row, listed);
+            let code = other.map_or(self.codes[*row] as usize, |_| listed + part.others.len());
+            part.codes.push(u32::try_from(code).unwrap_or(u32::MAX));
+            part.others.extend(other.map(Into::into));
+        }
+        part
+    }
+
     /// The text of row `row`, unless it is one of the `listed` values of the schema.
     ///
     /// # Panics

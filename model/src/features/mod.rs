@@ -193,6 +193,12 @@ impl RowReader {
             .map(|reader| &reader.field)
     }
 
+    /// How many values the schema lists of each feature, in their order.
+    pub(super) fn listed(&self) -> impl Iterator<Item = usize> {
+        let is_feature = |reader: &&FieldReader| matches!(reader.slot, Slot::Feature(_));
+        self.fields.iter().filter(is_feature).map(|reader| reader.codes.len())
+    }
+
     /// The fields that rows may name, in the schema's order.
     pub fn fields(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().map(|reader| &reader.field)

@@ -269,6 +269,13 @@ fn some_of_the_rows_are_kept_in_their_places() {
     assert_eq!(odd.columns[0], Column::Number(vec![3.0, 4.0]));
     let Column::Category(country) = &odd.columns[3] else { panic!("a country is a category") };
     assert_eq!((country.other(0, 2), country.other(1, 2)), (None, Some("XC")));
+    let part = all.part(&reader, |index| index % 2 == 1);
+    assert_eq!((&part.columns[..3], &part.faults), (&odd.columns[..3], &odd.faults));
+    assert_eq!((&part.indices, part.submitted, &part.missing), (&odd.indices, 6, &odd.missing));
+    let Column::Category(own) = &part.columns[3] else { panic!("a country is a category") };
+    assert_eq!((own.other(0, 2), own.other(1, 2), own.others.len()), (None, Some("XC"), 1), "its own alone");
+    let Column::Number(ages) = &odd.columns[0] else { panic!("an age is a number") };
+    assert_eq!(ages.capacity(), 2, "what was forgotten takes no memory");
     // Score, activity and ratio are missing from each.
     assert_eq!(odd.missing.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1]);
     let mut even = all;

@@ -234,6 +234,19 @@ impl Fault {
 }
 
 impl Fault {
+    /// Whether it is the model's or that of what was sent with it; else nobody could look at them.
+    pub fn is_known(&self) -> bool {
+        !matches!(
+            self,
+            Self::Io { .. }
+                | Self::Refused(Refusal::Runtime(
+                    runtime::Error::LibraryMissing { .. }
+                        | runtime::Error::Library { .. }
+                        | runtime::Error::Provider { .. }
+                ))
+        )
+    }
+
     /// A sentence for clients: without paths, and without what stands in a row.
     pub fn reason(&self) -> String {
         match self {

@@ -9,6 +9,9 @@ import { rollout } from "./rollout.js";
 // Of so few models, all are opened.
 const FEW = 8;
 
+// Versions that have something to do with a rollout, or may have: one that is tried or refused may be meant for it.
+const ROLLED_OUT = ["canary", "shadow", "previous", "checking", "refused"];
+
 export function models(root) {
   const list = el("div", { class: "cards" }, el("p", { class: "soft" }, "Asking …"));
   root.append(el("div", { class: "title" }, el("h2", {}, "Models")), list);
@@ -16,20 +19,23 @@ export function models(root) {
   let history;
   // What is told of the versions that are open, by how it is drawn again; and of the models of which there are several.
   let [opened, rollouts] = [[], []];
+  // What compares the versions of each model, which stays while there are the same versions: somebody may be reading it.
+  const compared = new Map();
 
   async function show() {
     const { json, text } = await ask("v1/models");
     // What is read or copied from does not move while nothing has changed.
     if (text !== shown) draw(json, text);
     if (rollouts.length === 0) return;
-    const { comparisons } = (await ask("v1/monitoring/comparisons")).json;
+    // Where nobody tells how versions compare, all else is told.
+    const comparisons = await ask("v1/monitoring/comparisons").then(({ json }) => json.comparisons, (refusal) => refusal);
     await Promise.all(rollouts.map((refresh) => refresh(comparisons)));
   }
 
   function draw(json, text) {
     const open = new Map([...list.querySelectorAll("details")].map((details) => [details.dataset.key, details.open]));
     const [bodies, several] = [[], []];
-    const drawn = json.models.map((model) => summary(model, () => history, open, json.models.length <= FEW, bodies, several));
+    const drawn = json.models.map((model) => summary(model, () => history, open, json.models.length <= FEW, bodies, several, compared));
     [shown, opened, rollouts] = [text, bodies, several];
     list.replaceChildren(...(drawn.length ? drawn : [
       el("p", { class: "notice" }, "There are no models that this credential may see. Publish one with scoregate import or scoregate-trainer fit: it is taken up within two seconds."),
@@ -58,9 +64,10 @@ const badge = (state) => el("span", { class: `badge is-${state}` }, state);
 
 const reason = (refusal) => refusal && el("p", { class: "fault" }, el("code", {}, refusal.code), ` ${refusal.reason}`);
 
-function summary(model, history, open, isOpen, bodies, several) {
+function summary(model, history, open, isOpen, bodies, several, compared) {
   const isOne = model.versions.length < 2;
-  const answers = isOne ? undefined : rollout(model.model);
+  const isRolledOut = !isOne && model.versions.some((version) => ROLLED_OUT.includes(version.state));
+  const answers = isRolledOut ? rollout(model.model) : undefined;
   if (answers) several.push(answers.refresh);
   const versions = model.versions.toReversed().map((version) => {
     const key = `${model.model}@${version.model_version}`;
@@ -90,7 +97,17 @@ function summary(model, history, open, isOpen, bodies, several) {
     el("h3", {}, model.model, model.default && el("span", { class: "badge" }, "default")),
     el("p", { class: "soft" }, model.live ? `${model.live} answers.` : "No version answers."),
     reason(model.refusal), answers?.slot, versions,
-    !isOne && diff(model.model, model.versions.toReversed(), open.get(`diff ${model.model}`)));
+    !isOne && comparing(model, compared));
+}
+
+// What compares the versions of a model, as it is where there are the same versions as before.
+function comparing({ model, versions }, compared) {
+  const names = JSON.stringify(versions.map((version) => version.model_version));
+  const known = compared.get(model);
+  if (known?.names === names) return known.element;
+  const element = diff(model, versions.toReversed(), known?.element.open);
+  compared.set(model, { names, element });
+  return element;
 }
 
 // All that is known of a version.

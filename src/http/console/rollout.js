@@ -6,19 +6,22 @@ import { count, percent, plain, rowsOf, seconds, signed, since } from "./numbers
 
 const ROLES = { live: "live", canary: "canary", shadow: "shadow: nobody gets its answers", previous: "before: what a rollback returns to" };
 
-// Of one model: where it is shown, and how it is asked about and drawn again.
+// Of one model: where it is shown, and how it is asked about and drawn again, with the comparisons of all models, or why there are none.
 export function rollout(model) {
   const slot = el("div", { class: "slot" });
   const refresh = async (comparisons) => {
     try {
       const { json } = await ask(`v1/models/${encodeURIComponent(model)}/rollout`);
-      renew(slot, shares(json), comparisons.filter((compared) => compared.model === model).map(comparison));
+      const told = Array.isArray(comparisons) ? comparisons.filter((compared) => compared.model === model).map(comparison) : failed(comparisons);
+      renew(slot, shares(json), told);
     } catch (refusal) {
-      renew(slot, trouble(refusal.advice ?? String(refusal)));
+      renew(slot, failed(refusal));
     }
   };
   return { slot, refresh };
 }
+
+const failed = (refusal) => trouble(refusal.advice ?? String(refusal));
 
 const shares = ({ model, versions }) => table(`Rollout of ${model}`, ["Version", "Role", "Share#", "Here"], versions.map((version) => [
   version.model_version,

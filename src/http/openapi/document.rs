@@ -356,7 +356,8 @@ impl<'w> Writer<'w> {
             | Op::Resource
             | Op::ResourceAt
             | Op::LiveCounts
-            | Op::Comparisons => &["Cache-Control"],
+            | Op::Comparisons
+            | Op::Diff => &["Cache-Control"],
             _ => &[],
         };
         let description = operation.words().summary;

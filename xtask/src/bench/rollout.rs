@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::CONNECTIONS;
 use super::report::{at_least, at_most, conditions, figure, heading, other, served};
-use super::sample::{Contender, Sample, measure, median};
+use super::sample::{Contender, Sample, measure, median, quantile};
 use crate::gateway::{DRAIN_LIMIT, READY, READY_LIMIT, Site};
 use crate::load::{Limit, Load, Pace};
 use crate::server::{Server, free_address};
@@ -22,6 +23,12 @@ const SHADOWED_SHARE: f64 = 0.9;
 const STEADY_SHARE: f64 = 0.3;
 /// Versions that take each other's place: the next one is neither live nor the one before, so that it is loaded anew.
 const VERSIONS: [&str; 3] = ["bench_1", "bench_2", "bench_3"];
+/// How long is measured before the rollout changes, and after the next version has answered for the first time.
+const AROUND: Duration = Duration::from_millis(500);
+/// The p99 of this share of turns without a change is that of one with.
+const CALM_SHARE: f64 = 0.9;
+/// How long nothing has to come out of a shadow for its queue to be empty.
+const STILL: Duration = Duration::from_millis(200);
 /// How long a version may take to be tried and to answer.
 const SWAP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,7 +41,7 @@ pub(super) struct Rollout {
     steady: f64,
     /// One version answers.
     calm: Vec<Sample>,
-    /// Another takes its place meanwhile.
+    /// Another takes its place meanwhile: from a moment before to a moment after.
     swapped: Vec<Sample>,
     /// At full load, nothing in the shadow.
     alone: Vec<Sample>,
@@ -59,6 +66,7 @@ fn swaps(workspace: &Workspace, site: &Site, measured: &mut Rollout) -> Result<(
     let mut gateway = site.serve_from(&models, workspace, free_address(0)?, "swapped")?;
     gateway.wait_ready(READY, READY_LIMIT)?;
     let requests = requests::build(gateway.address, Some(&site.key), 1);
+    let is_over = AtomicBool::new(false);
     let load = |pace, limit| Load {
         address: gateway.address,
         requests: &requests,
@@ -76,23 +84,30 @@ fn swaps(workspace: &Workspace, site: &Site, measured: &mut Rollout) -> Result<(
     let mut versions = VERSIONS.iter().cycle().skip(1);
     for round in 1..=measured.rounds {
         eprintln!("swaps, round {round} of {}", measured.rounds);
-        let steady = || load(Pace::Steady(measured.steady), Limit::For(measured.turn));
-        measured.calm.push(measure(&gateway, || steady().run())?);
+        let steady = |limit| load(Pace::Steady(measured.steady), limit).run();
+        measured.calm.push(measure(&gateway, || steady(Limit::For(measured.turn)))?);
         let version = versions.next().context("versions go round")?;
         let promote = || {
-            std::thread::park_timeout(measured.turn / 4);
-            write_rollout(&models, &json!({"live": version}))
+            std::thread::park_timeout(AROUND);
+            write_rollout(&models, &json!({"live": version}))?;
+            wait_live(&gateway, &site.key, version)?;
+            std::thread::park_timeout(AROUND);
+            anyhow::Ok(())
         };
+        is_over.store(false, Ordering::Relaxed);
         let sample = measure(&gateway, || {
             std::thread::scope(|scope| {
-                let promoted = scope.spawn(promote);
-                let outcome = steady().run();
-                promoted.join().expect("writing a file does not panic")?;
+                let promoted = scope.spawn(|| {
+                    let promoted = promote();
+                    is_over.store(true, Ordering::Relaxed);
+                    promoted
+                });
+                let outcome = steady(Limit::Until(&is_over));
+                promoted.join().expect("asking a gateway does not panic")?;
                 outcome
             })
         })?;
         measured.swapped.push(sample);
-        wait_live(&gateway, &site.key, version)?;
     }
     gateway.stop(DRAIN_LIMIT)
 }
@@ -135,6 +150,8 @@ fn shadows(workspace: &Workspace, site: &Site, measured: &mut Rollout) -> Result
         eprintln!("shadows, round {round} of {}", measured.rounds);
         for contender in &mut contenders {
             contender.take_turn(measured.turn)?;
+            // What waits for the shadow is not to be scored while the other one is measured.
+            settle(admin)?;
         }
     }
     measured.shadows = outcomes(&metrics(admin)?);
@@ -191,6 +208,21 @@ fn metrics(admin: std::net::SocketAddr) -> Result<String> {
     Ok(answer.body)
 }
 
+/// Waits until nothing waits for the shadow.
+fn settle(admin: std::net::SocketAddr) -> Result<()> {
+    let since = Instant::now();
+    let mut before = outcomes(&metrics(admin)?);
+    loop {
+        std::thread::park_timeout(STILL);
+        let now = outcomes(&metrics(admin)?);
+        if now == before {
+            return Ok(());
+        }
+        anyhow::ensure!(since.elapsed() < SWAP_LIMIT, "the shadow is not done after {SWAP_LIMIT:?}");
+        before = now;
+    }
+}
+
 /// Rows in the shadow, by outcome.
 fn outcomes(metrics: &str) -> Vec<(String, f64)> {
     let lines = metrics.lines().filter_map(|line| line.strip_prefix("scoregate_shadow_rows_total{"));
@@ -203,10 +235,11 @@ fn outcomes(metrics: &str) -> Vec<(String, f64)> {
 }
 
 impl Rollout {
-    /// A Markdown table in the form of the others. That a swap adds nothing is said where its p99 lies among those of turns without.
+    /// A Markdown table in the form of the others. That a swap adds nothing is said where its p99 lies among those of turns without, the
+    /// worst tenth of them left out.
     pub(super) fn table(&self) -> String {
         let p99 = |samples: &[Sample]| median(samples.iter().map(|sample| sample.p99_ms));
-        let worst = self.calm.iter().map(|sample| sample.p99_ms).fold(f64::MIN, f64::max);
+        let worst = quantile(self.calm.iter().map(|sample| sample.p99_ms), CALM_SHARE);
         let swapped = p99(&self.swapped);
         let rate = |samples: &[Sample]| median(samples.iter().map(|sample| sample.per_second));
         let share = rate(&self.shadowed) / rate(&self.alone);
@@ -221,7 +254,7 @@ impl Rollout {
                 "another takes its place meanwhile",
                 &self.swapped,
                 Some(at_most(
-                    format!("{worst:.2} ms, the worst p99 without"),
+                    format!("{worst:.2} ms, the p99 of nine in ten without"),
                     swapped,
                     worst,
                     format!("{swapped:.2} ms"),
@@ -235,10 +268,11 @@ impl Rollout {
             ),
             other("rows in the shadow at full load", None, Some(figure(told.join(", ")))),
         ];
-        let (rounds, turn) = (self.rounds, self.turn.as_secs_f64());
+        let (rounds, turn, around) = (self.rounds, self.turn.as_secs_f64(), AROUND.as_secs_f64());
         let about = format!(
             "One row a request, {rounds} rounds of {turn} s each in turn; {:.0} requests a second while versions change, each of which is \
-             read, loaded and warmed anew. {}",
+             read, loaded and warmed anew, and measured from {around} s before to {around} s after that. Each was tried once before: that \
+             is done in a process of its own, at a lower priority. {}",
             self.steady,
             conditions()
         );
