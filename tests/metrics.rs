@@ -286,24 +286,29 @@ fn a_version_that_answers_no_more_is_told_of_no_more() {
     let gateway = Settings::new().models(models.0.path()).start();
     assert_eq!(gateway.post(PREDICT, REFERENCE).status, 200);
     let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/churn.json");
-    let fitted = Command::new(crate::support::trainer_binary())
-        .args(["fit", "--schema", schema, "--version", "second"])
-        .arg("--data")
-        .arg(&repository().churn_csv)
-        .arg("--models-dir")
-        .arg(models.0.path())
-        .env_clear()
-        .output()
-        .unwrap();
-    assert!(fitted.status.success(), "{}", String::from_utf8_lossy(&fitted.stderr));
-    let promoted = gateway.settings.run(&["models", "promote", "churn@second"]);
-    assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
-    wait_for("the second version", || {
-        let answer = gateway.post(PREDICT, REFERENCE);
-        (answer.json()["model_version"] == "second").then_some(())
-    });
+    // The one before the live version is kept for a rollback, and the one before that is not.
+    for version in ["second", "third"] {
+        let fitted = Command::new(crate::support::trainer_binary())
+            .args(["fit", "--schema", schema, "--version", version])
+            .arg("--data")
+            .arg(&repository().churn_csv)
+            .arg("--models-dir")
+            .arg(models.0.path())
+            .env_clear()
+            .output()
+            .unwrap();
+        assert!(fitted.status.success(), "{}", String::from_utf8_lossy(&fitted.stderr));
+        let promoted = gateway.settings.run(&["models", "promote", &format!("churn@{version}")]);
+        assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
+        wait_for("the version", || {
+            let answer = gateway.post(PREDICT, REFERENCE);
+            (answer.json()["model_version"] == version).then_some(())
+        });
+    }
     let document = scrape(&gateway);
-    assert!(document.contains("version=\"second\""));
+    for version in ["second", "third"] {
+        assert!(document.contains(&format!("version=\"{version}\"")));
+    }
     let stale: Vec<&str> = document.lines().filter(|line| line.contains("2026-05-17_01")).collect();
     assert_eq!(stale, Vec::<&str>::new());
 }
