@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, Settings, python, repository, scratch};
+use crate::support::{Gateway, Settings, python, repository, scratch, wait_for};
 
 /// How far a served answer may be from the library's own: absolute for probabilities, relative for values.
 const TOLERANCE: f64 = 1e-5;
@@ -138,7 +138,11 @@ fn import(settings: &Settings, case: &Case, directory: &Path, golden: &str) -> O
 /// Scores every row in one batch, and the first ones by themselves as well; one list of numbers per row.
 fn score(gateway: &Gateway, case: &Case, rows: &[Value]) -> Vec<Vec<f64>> {
     let target = format!("/v1/models/{}/predict", case.name);
-    let answer = gateway.post(&format!("{target}/batch"), json!(rows).to_string());
+    // A gateway is ready before the last of many models was tried.
+    let answer = wait_for(&format!("{} to be served", case.name), || {
+        let answer = gateway.post(&format!("{target}/batch"), json!(rows).to_string());
+        (answer.status != 404).then_some(answer)
+    });
     assert_eq!(answer.status, 200, "{}: {}", case.name, answer.text());
     let batch = answer.json();
     let answers: Vec<Vec<f64>> =
