@@ -641,9 +641,12 @@ fn a_canary_that_takes_too_long_is_to_blame_alone() {
     let rows: Vec<String> = few[..1].iter().chain(&many).map(|customer| row(*customer)).collect();
     let body = format!("[{}]", rows.join(","));
     // A quarter of what it takes on this machine is too little.
-    let begin = Instant::now();
-    assert_eq!(patient.post(BATCH, body.clone()).status, 200);
-    let timeout = format!("{}ms", begin.elapsed().as_millis() / 4);
+    let took = (0..3).map(|_| {
+        let begin = Instant::now();
+        assert_eq!(patient.post(BATCH, body.clone()).status, 200);
+        begin.elapsed()
+    });
+    let timeout = format!("{}ms", took.min().unwrap().as_millis() / 4);
     drop(patient);
     let gateway = world.settings().set("SCOREGATE_ANSWER_TIMEOUT", &timeout).start_with(&world.key);
     wait_for("both versions to answer", || {

@@ -428,7 +428,7 @@ fn check(seen: &Value, expected: &Value, row: &Value) {
     let golden = |version: &str| json!([version, "1 of 1", "0.5", "0.5", "1", "1"]);
     assert_eq!(seen["golden"], json!([golden("one"), golden("two")]));
     assert!(text("diff").contains("Nothing breaks"), "{}", text("diff"));
-    assert_eq!(seen["kept"], json!([1, seen["rollout"]]));
+    assert_eq!(seen["undisturbed"], json!([1, seen["rollout"]]));
     // What is drawn is what metrics tell at that moment.
     let metric = |series: &str| -> u64 {
         let found = text("metrics").lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));

@@ -134,7 +134,7 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   await page.setRequestInterception(true);
   page.on("request", upset);
   await says(page, '#view-models .slot [role="alert"]', "so many ask");
-  found.kept = [await page.$$eval('[aria-label="Answers to golden rows"]', (tables) => tables.length), await cells(page, "Rollout of share")];
+  found.undisturbed = [await page.$$eval('[aria-label="Answers to golden rows"]', (tables) => tables.length), await cells(page, "Rollout of share")];
   page.off("request", upset);
   await page.setRequestInterception(false);
   await says(page, compared, "Scored by both");
