@@ -14,7 +14,7 @@ use crate::auth::Auth;
 use crate::auth::issuer::{self, Issuer};
 use crate::cache::{self, Cache};
 use crate::config::{RuntimeSettings, Settings};
-use crate::diff::Diffs;
+use crate::diff::golden::Diffs;
 use crate::follow;
 use crate::limiter::Limiter;
 use crate::redis::{self, Redis};

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scoregate_schemas::rollout::Author;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -54,6 +55,11 @@ impl Actor {
     /// The gateway of its own accord.
     pub fn gateway() -> Self {
         Self { kind: "gateway", id: "scoregate".into() }
+    }
+
+    /// As a rollout names whoever has changed it.
+    pub fn author(&self) -> Author {
+        Author { kind: self.kind.into(), id: self.id.clone() }
     }
 }
 

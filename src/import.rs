@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use scoregate_model::acceptance::Golden;
 use scoregate_model::acceptance::child::Death;
-use scoregate_model::import::{Examined, Overrides, Request, TaskName, one_number};
+use scoregate_model::import::{Examined, Live, Overrides, Request, TaskName, one_number};
 use scoregate_model::package::{self, GOLDEN, MODEL, REFERENCE, Repository, read_manifest};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::compatibility::{Difference, breaking};
@@ -55,6 +55,9 @@ pub struct Import {
     /// How far answers may be from the golden rows': absolute for probabilities, relative for regression.
     #[arg(long, default_value_t = TOLERANCE, value_parser = tolerance)]
     pub tolerance: f64,
+    /// What tells the rest, where the schema is the live version's.
+    #[arg(skip)]
+    pub live: Option<Live>,
 }
 
 /// What to import, and what is said about it rather than inferred.
@@ -297,11 +300,12 @@ impl Import {
             reference: self.reference.as_deref().map(absolute),
             golden: self.golden.as_deref().map(absolute),
             overrides,
+            live: self.live.clone(),
         };
         let job = Job::Import(Box::new(ImportJob { request, library }));
         let found = match sandbox.run(&job) {
-            // That there is no process to look at a model says nothing of the model.
-            Err(death @ Death::Start(_)) => return Err(Error::Other(death.into())),
+            // That there is no process to look at a model, or no memory for one, says nothing of the model.
+            Err(death @ (Death::Start(_) | Death::Killed)) => return Err(Error::Other(death.into())),
             Err(death) => Finding::Refused(death.into()),
             Ok(found) => found,
         };
@@ -431,14 +435,25 @@ impl Publication {
     }
 
     /// What the audit log says of it.
-    fn event(&self, actor: &Actor) -> Event {
+    fn event(&self, actor: &Actor, action: &'static str) -> Event {
         let Manifest { name, version, .. } = &self.manifest;
-        Event::new(actor.clone(), "version.published", format!("{name}@{version}"))
-            .with("digest", self.digest.as_str())
+        Event::new(actor.clone(), action, format!("{name}@{version}")).with("digest", self.digest.as_str())
     }
 
-    /// Publishes the version, and records that first. Where its name is given by the day and somebody else has taken that meanwhile,
-    /// the next one is tried.
+    /// Records that what was recorded was not done.
+    fn take_back(&self, log: &audit::Log, actor: &Actor, code: &'static str) {
+        if let Err(error) = log.record(&self.event(actor, "version.publish_failed").with("code", code)) {
+            tracing::error!(
+                model.name = self.manifest.name,
+                model.version = self.manifest.version,
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "a version that was recorded was not published, which cannot be recorded"
+            );
+        }
+    }
+
+    /// Publishes the version, and records that first, and afterwards if it failed. Where its name is given by the day and somebody else
+    /// has taken that meanwhile, the next one is tried.
     ///
     /// # Errors
     /// [`Error`] if another one has the name that was asked for, a file cannot be written or nothing can be recorded; then nothing is
@@ -448,17 +463,24 @@ impl Publication {
             self.files.iter().map(|(name, text)| (*name, text.as_slice())).collect();
         let mut left = if self.is_named { 0 } else { NAMES };
         let directory = loop {
-            log.record(&self.event(actor))?;
-            match store.publish(self.manifest.clone(), &files) {
-                Err(package::Error::Exists { .. }) if left > 0 => {
-                    left -= 1;
-                    self.manifest.version = following(&self.manifest.version);
-                }
-                published => break published?,
+            log.record(&self.event(actor, "version.published"))?;
+            let error = match store.publish(self.manifest.clone(), &files) {
+                Ok(directory) => break directory,
+                Err(error) => error,
+            };
+            let is_taken = matches!(error, package::Error::Exists { .. });
+            let code = if is_taken { error.code() } else { "repository_unavailable" };
+            self.take_back(log, actor, code);
+            if !is_taken || left == 0 {
+                return Err(error.into());
             }
+            left -= 1;
+            self.manifest.version = following(&self.manifest.version);
         };
         let (model, version) = (self.manifest.name, self.manifest.version);
-        let live = store.local().read_rollout(&model)?.is_some_and(|rollout| rollout.live == version);
+        // It is published, whether or not anybody can tell this.
+        let rollout = store.local().read_rollout(&model).ok().flatten();
+        let live = rollout.is_some_and(|rollout| rollout.live == version);
         let breaking = self.breaking.iter().map(ToString::to_string).collect();
         let (digest, examined) = (self.digest, self.examined);
         Ok(Report { model, version, directory, live, digest, breaking, examined })

@@ -152,9 +152,10 @@ pub fn work() -> anyhow::Result<()> {
     let _ = rustix::process::nice(NICENESS);
     match job {
         Job::Accept(job) => {
-            let verdict = match on_deep_stack(&job.library, |runtime| judge(&job, runtime))? {
+            let judged = on_deep_stack(&job.library, |runtime| judge(&job, runtime));
+            let verdict = match judged.and_then(|judged| judged.map_err(Reasons::from)) {
                 Ok(accepted) => Verdict::Accepted(accepted),
-                Err(refusal) => Verdict::Refused(refusal.into()),
+                Err(reasons) => Verdict::Refused(reasons),
             };
             child::report(&verdict)?;
         }
@@ -162,7 +163,7 @@ pub fn work() -> anyhow::Result<()> {
             let finding = match on_deep_stack(&job.library, |runtime| examine(runtime, &job.request)) {
                 Ok(Ok(examined)) => Finding::Examined(Box::new(examined)),
                 Ok(Err(fault)) => fault.into(),
-                Err(error) => Finding::Unknown(format!("{error:#}")),
+                Err(Reasons { detail, .. }) => Finding::Unknown(detail),
             };
             child::report(&finding)?;
         }
@@ -171,12 +172,15 @@ pub fn work() -> anyhow::Result<()> {
 }
 
 /// Loads ONNX Runtime while this is the only thread, and does `work` on a thread whose stack is as large as the gateway's
-/// where it opens sessions.
-fn on_deep_stack<T: Send>(library: &Path, work: impl FnOnce(&Runtime) -> T + Send) -> anyhow::Result<T> {
-    let runtime = Runtime::load(library)?;
+/// where it opens sessions. What is in the way of that is the machine's.
+fn on_deep_stack<T: Send>(library: &Path, work: impl FnOnce(&Runtime) -> T + Send) -> Result<T, Reasons> {
+    let runtime = Runtime::load(library).map_err(Refusal::from)?;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let thread = thread.spawn_scoped(scope, || work(&runtime)).context("cannot start a thread")?;
+        let thread = thread.spawn_scoped(scope, || work(&runtime)).map_err(|error| {
+            let reason = "cannot start a thread to try the model on".to_string();
+            Reasons { code: "no_thread".into(), detail: format!("{reason}: {error}"), reason }
+        })?;
         match thread.join() {
             Ok(done) => Ok(done),
             Err(panic) => std::panic::resume_unwind(panic),

@@ -4,7 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use scoregate_model::lock;
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,6 +17,8 @@ const AT_ONCE: usize = 2;
 
 /// What is locked while there are uploads.
 const LOCK: &str = ".lock";
+/// How long whoever sweeps may hold it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where uploads go.
 #[derive(Debug)]
@@ -59,10 +63,11 @@ impl Uploads {
 
     /// Removes what is left of uploads, unless there are any now: gateways may share the directory.
     fn sweep(&self) -> io::Result<()> {
-        let lock = match File::open(self.directory.join(LOCK)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened?,
-        };
+        let path = self.directory.join(LOCK);
+        if !path.try_exists()? {
+            return Ok(());
+        }
+        let lock = lock::open(&path)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(()),
@@ -86,9 +91,7 @@ impl Place {
     pub fn open(self) -> io::Result<Upload> {
         let Self { directory, permit } = self;
         files::make_directory(&directory)?;
-        let lock = File::options().create(true).append(true).open(directory.join(LOCK))?;
-        // Whoever sweeps holds it for a moment.
-        lock.lock_shared()?;
+        let lock = lock::share(&directory.join(LOCK), PATIENCE)?;
         let directory = tempfile::Builder::new().prefix("upload-").tempdir_in(&directory)?;
         Ok(Upload { directory, _lock: lock, _permit: permit })
     }

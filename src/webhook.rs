@@ -2,7 +2,7 @@
 //! sent by a thread of its own.
 //!
 //! Events go out one after another in the order in which things were done, each again and again until it is taken or has become
-//! old. Nothing ever waits for them, but the end of the gateway, a moment. No event holds anything of a row.
+//! old. Nothing ever waits for them, but the end of the gateway or of a command, a moment. No event holds anything of a row.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -17,6 +17,7 @@ use scoregate_model::package::{self, read_named};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
 use url::Url;
@@ -65,7 +66,7 @@ pub struct WebhookCounts {
     pub sent: Counter,
     /// There was no place for them.
     pub dropped: Counter,
-    /// They were not taken in all this time.
+    /// They were not taken in all this time, or by the end of the gateway.
     pub failed: Counter,
 }
 
@@ -137,10 +138,13 @@ impl Webhooks {
     ) {
         let Some(waiting) = &self.waiting else { return };
         for event in events(model, actor, changed, facts, now) {
-            if waiting.try_send(event).is_err() {
-                self.counts.dropped.inc();
-                tracing::warn!(model.name = model, "an event was not told: too many wait for the webhook");
-            }
+            let (count, why) = match waiting.try_send(event) {
+                Ok(()) => continue,
+                Err(TrySendError::Full(_)) => (&self.counts.dropped, "too many wait for the webhook"),
+                Err(TrySendError::Closed(_)) => (&self.counts.failed, "the gateway ends"),
+            };
+            count.inc();
+            tracing::warn!(model.name = model, "an event was not told: {why}");
         }
     }
 }
@@ -161,6 +165,7 @@ fn events<'e>(
         let more = [
             ("digest", deed.digest.as_deref().map(Value::from)),
             ("percent", deed.percent.map(Value::from)),
+            ("guard", deed.guard.map(|guard| guard.as_str().into())),
             ("from", deed.from.as_deref().map(Value::from)),
         ];
         for (name, value) in more {
@@ -359,11 +364,12 @@ mod tests {
             version: "b".into(),
             digest: Some("sha256:00".into()),
             percent,
+            guard: None,
             from: None,
         };
         let after = Rollout { revision: 7, ..Rollout::of("a") };
         let deeds = vec![deed(Action::CanarySet, Some(5.0)), deed(Action::ShadowDropped, None)];
-        let changed = Changed { before: None, after, deeds };
+        let changed = Changed { before: None, after, deeds, warnings: Vec::new() };
         let facts = Map::from_iter([("rule".to_owned(), "psi".into())]);
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let events: Vec<Event> = events("m", &Actor::gateway(), &changed, &facts, now).collect();
@@ -413,13 +419,19 @@ mod tests {
             version: version.into(),
             digest: None,
             percent: None,
+            guard: None,
             from: None,
         };
-        let changed = Changed { before: None, after: Rollout::of("a"), deeds: vec![deed("b"), deed("c")] };
+        let deeds = vec![deed("b"), deed("c")];
+        let changed = Changed { before: None, after: Rollout::of("a"), deeds, warnings: Vec::new() };
         webhooks.tell("m", &Actor::gateway(), &changed, &Map::new(), SystemTime::now());
         was_asked.recv_timeout(DEADLINE).unwrap();
         webhooks.flush(DEADLINE);
-        (counts.sent.get(), counts.failed.get())
+        let ended = (counts.sent.get(), counts.failed.get());
+        // Whoever is late finds nobody who could send it.
+        webhooks.tell("m", &Actor::gateway(), &changed, &Map::new(), SystemTime::now());
+        assert_eq!((counts.failed.get(), counts.dropped.get()), (ended.1 + 2, 0));
+        ended
     }
 
     #[test]

@@ -629,6 +629,16 @@ fn a_canary_that_fails_costs_its_own_rows() {
     let said =
         gateway.log_so_far().iter().filter(|line| line.contains("failed with its rows of a batch")).count();
     assert_eq!(said, 2, "it is said of each batch that others have answered");
+    // Nor is it a failure of the live version, of which no row has passed.
+    let failed = answers_of(&gateway, "shaky", "2", "5xx");
+    let refused = row(one, 1).replace("0.25", "\"x\"");
+    let both = gateway.post(target, format!("[{refused},{}]", row(two, 0)));
+    assert_eq!((both.status, both.code().as_str()), (500, "model_output_invalid"));
+    assert_eq!(answers_of(&gateway, "shaky", "2", "5xx"), failed + 1);
+    let all = Client::connect(gateway.admin_addr).ask(&Request::get("/metrics")).text();
+    let is_blamed =
+        |line: &&str| line.contains("model=\"shaky\",version=\"1\"") && line.contains("status=\"5xx\"");
+    assert_eq!(all.lines().find(is_blamed), None);
 }
 
 #[test]

@@ -420,3 +420,36 @@ fn answers_of_another_shape_are_found() {
     assert_eq!(codes(&two, &of("outcome", 1)), [""; 0]);
     assert_eq!(codes(&two, &of("gone", 0)), [""; 0], "another column says it in another way");
 }
+
+#[test]
+fn what_is_ignored_may_be_of_another_type_unless_a_cell_of_csv_could_be_refused_for_it() {
+    let built = |property: Value| {
+        let properties = json!({"a": {"type": "number"}, "x": property});
+        version(&properties, &["a"], &BTreeMap::new(), binary(), json!({})).unwrap()
+    };
+    let ignored = json!({"role": "ignore"});
+    for (was, is, expected) in [
+        (json!({"type": "number"}), json!({"type": "string"}), None),
+        (json!({"type": "boolean"}), json!({"type": "string"}), None),
+        (json!({"type": "string"}), json!({"type": "boolean"}), None),
+        (json!({"type": "number"}), json!({"type": "string", "maxLength": 3}), Some("type")),
+        (json!({"type": "number"}), json!({"type": "string", "enum": ["1"]}), Some("type")),
+        // "1e999" is a text, and too large a number.
+        (json!({"type": "string"}), json!({"type": "number"}), Some("type")),
+        // A text that was ignored may have been longer than any text may be.
+        (json!({"type": "number", "x-scoregate": ignored}), json!({"type": "string"}), Some("type")),
+    ] {
+        let mut other = is.clone();
+        other["x-scoregate"] = ignored.clone();
+        if is.get("enum").is_some() {
+            other["x-scoregate"]["unknown"] = json!("reject");
+        }
+        let mut live = was.clone();
+        if live.get("x-scoregate").is_none() {
+            live["x-scoregate"] = json!({"missing": "pass"});
+        }
+        let found: Vec<&str> =
+            differences(&built(live), &built(other)).iter().map(|found| found.change.as_str()).collect();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{was} and {is}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,7 +11,9 @@ use serde_json::{Map, Value, json};
 use scoregate_model::package::Repository;
 use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::Output as GraphOutput;
+use scoregate_schemas::rollout::Canary;
 
+use crate::shadow::{Way, publish};
 use crate::support::graph::{FLOAT, Handmade, publish_share_model};
 use crate::support::world::bearer;
 use crate::support::{
@@ -208,7 +211,7 @@ fn the_page_holds_nothing_and_may_load_nothing_from_elsewhere() {
         names.push(target);
     }
     assert!(names.contains(&"history.js".into()), "{names:?}");
-    assert!(size < 80_000, "{size} bytes");
+    assert!(size < 90_000, "{size} bytes");
     for nothing in ["/console/", "/console/..%2fmain.js", "/console/other.js"] {
         assert_eq!(admin(&gateway, &Request::get(nothing)).code(), "not_found", "{nothing}");
     }
@@ -293,13 +296,29 @@ fn an_operator_sees_and_tries_everything() {
     }
     let rollout = Rollout { shadow: Some("two".into()), ..Rollout::of("one") };
     Repository::new(models.path()).write_rollout("share", &rollout).unwrap();
+    // Two that are tried: one of them decides otherwise, and cannot be taken back, because the gateway may not write there. (The superuser
+    // may write everywhere, unless it has no capability.)
+    for (version, way) in [("1", Way::Sum), ("2", Way::Opposite), ("3", Way::Sum)] {
+        publish(models.path(), version, way);
+    }
+    let canaries = vec![Canary::of("2", 95.0), Canary::of("3", 5.0)];
+    let rollout = Rollout { canaries, ..Rollout::of("1") };
+    Repository::new(models.path()).write_rollout("duel", &rollout).unwrap();
+    let may_be_written = |mode| {
+        fs::set_permissions(models.path().join("duel"), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    may_be_written(0o555);
+    let is_root = nix::unistd::geteuid().is_root();
+    let wrapper = if is_root { &["setpriv", "--bounding-set=-all", "--inh-caps=-all"][..] } else { &[] };
     let settings = Settings::new()
+        .under(wrapper)
         .models(models.path())
         .set("SCOREGATE_CACHE", "memory")
         .set("SCOREGATE_OAUTH_ISSUER", "https://scores.example")
         .set("SCOREGATE_OAUTH_KEYS_FILE", "issuer_keys.json");
-    let plan = "[quota]\ndefault = \"60000/min\"\n[plan.tiny]\nquota = \"2/hour\"\n";
-    fs::write(settings.directory().join("scoregate.toml"), plan).unwrap();
+    let file = "[quota]\ndefault = \"60000/min\"\n[plan.tiny]\nquota = \"2/hour\"\n\
+                [model.duel.guard]\nmin_rows = 100\nmax_psi = 100\n";
+    fs::write(settings.directory().join("scoregate.toml"), file).unwrap();
     let settings = settings.set("SCOREGATE_QUOTA", "60000/min");
     let key = settings.key_with(&["--name", "console", "--scopes", SCOPES]);
     let poor = settings.key_with(&["--name", "poor", "--scopes", "models:read,score:predict"]);
@@ -322,6 +341,20 @@ fn an_operator_sees_and_tries_everything() {
         let row = json!({"top": top, "bottom": 32}).to_string();
         assert_eq!(gateway.post("/v1/models/share/predict", row).status, 200);
     }
+    let verdicts = || {
+        let found = admin(&gateway, &with(&key, "/v1/monitoring/comparisons?model=duel")).json();
+        let verdicts: [Value; 2] = found["verdicts"].as_array()?.clone().try_into().ok()?;
+        Some(verdicts)
+    };
+    wait_for("the guard to look", verdicts);
+    let row = |at: u32| json!({"a": f64::from(at % 200) / 100.0 - 1.0, "b": 0.125, "who": format!("customer-{at}")});
+    let rows = Value::Array((0..400).map(row).collect());
+    assert_eq!(gateway.post("/v1/models/duel/predict/batch", rows.to_string()).status, 200);
+    let verdicts = wait_for("what the guard cannot do", || {
+        let verdicts = verdicts()?;
+        let compared: u64 = verdicts.iter().filter_map(|verdict| verdict["rows_compared"].as_u64()).sum();
+        (compared == 400 && verdicts[0]["error"].is_string()).then_some(verdicts)
+    });
     let expected = gateway.post("/v1/predict?explain=full", REFERENCE).json();
     let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console");
     fs::create_dir_all(&screenshots).unwrap();
@@ -357,7 +390,9 @@ fn an_operator_sees_and_tries_everything() {
     }
     for theme in ["light", "dark"] {
         check(&seen[theme], &expected, &row);
+        check_canaries(&seen[theme], &verdicts);
     }
+    may_be_written(0o755);
     // What was refused before: once for each theme, and once in each form.
     let refused = |theme: &str| {
         let all = seen[theme]["Refusals and failures"].as_array().unwrap();
@@ -394,6 +429,37 @@ fn an_operator_sees_and_tries_everything() {
             assert!(screenshot.len() > 10_000, "{name} {theme}");
         }
     }
+}
+
+/// What was seen in one theme of canaries, which are judged so.
+fn check_canaries(seen: &Value, verdicts: &[Value; 2]) {
+    let text = |name: &str| seen[name].as_str().unwrap();
+    let [bad, waiting] = verdicts;
+    assert_eq!((&bad["verdict"], &waiting["verdict"]), (&json!("bad"), &json!("waiting")));
+    let share = 100.0 * bad["found"].as_f64().unwrap();
+    assert!(share > 90.0, "{bad}");
+    for part in [
+        format!(
+            "2 at 95.00 % is bad: it decides otherwise on {share:.2} % of the rows, at most 10.00 % are allowed."
+        ),
+        format!("What follows could not be done yet: {}", bad["error"].as_str().unwrap()),
+        format!("3 at 5.00 % is waiting: {} of 100 rows compared", waiting["rows_compared"]),
+    ] {
+        assert!(text("judged").contains(&part), "{part}: {}", text("judged"));
+    }
+    assert_eq!(seen["faults of canaries"], 2, "the verdict and what cannot be done");
+    let [version, what, why, when] = [0, 1, 2, 3].map(|at| seen["past"][0][at].as_str().unwrap());
+    assert_eq!((version, what), ("0", "taken back"));
+    assert!(why.starts_with("bad: it decides otherwise on") && when.starts_with("2026-01-02 03:04:05"));
+    // By which version a row is scored can be chosen.
+    assert_eq!(seen["offered"], json!(["as for clients", "1 (live)", "2 (canary)", "3 (canary)"]));
+    for (version, decision) in [("1", "yes"), ("2", "no")] {
+        let answer = text(&format!("answer of {version}"));
+        assert!(answer.contains(&format!("Decision {decision}")), "{version}: {answer}");
+        let asked: Value = serde_json::from_str(text(&format!("asked of {version}"))).unwrap();
+        assert_eq!((&asked["model_version"], &asked["prediction"]), (&json!(version), &json!(decision)));
+    }
+    assert_eq!(seen["afterwards"], json!(["", "as for clients"]), "another model has other versions");
 }
 
 /// What was seen in one theme.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use scoregate_model::package::Repository;
+use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::Output;
+use scoregate_schemas::rollout::Canary;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -764,6 +767,35 @@ fn a_version_answers_while_what_explains_it_is_prepared() {
     let first =
         wait_for("a score", || Some(gateway.post(PREDICT, row)).filter(|answer| answer.status == 200));
     assert!(first.json()["explanations"]["top_features"].is_array(), "{}", first.text());
+}
+
+#[test]
+fn a_version_that_replaces_another_explains_from_its_first_answer_on() {
+    let models = tempfile::tempdir_in(scratch()).unwrap();
+    let background: Vec<[f64; 2]> = (1..=100).map(|at| [f64::from(at), 128.0]).collect();
+    for version in ["1", "2", "3"] {
+        // To run the background through it takes longer than anybody waits for it.
+        let (model, output) = share_model(version, false, 2 * SLOW);
+        model.reference("background", objects(["top", "bottom"], &background)).publish(models.path(), output);
+    }
+    let settings = Settings::new().set("SCOREGATE_ANSWER_TIMEOUT", "200ms");
+    let gateway = serving(settings.set("SCOREGATE_EXPLAIN_BUDGET", "10ms"), &models, "").start();
+    let ask = || gateway.post(&format!("{PREDICT}?explain=true"), r#"{"top":1,"bottom":256}"#);
+    let until = |version: &str, is_explained: bool| {
+        wait_for(&format!("an explained score by version {version}"), || {
+            let answer = ask();
+            let code = if answer.status == 200 { String::new() } else { answer.code() };
+            assert!(!is_explained || code != "explanations_preparing", "{}", answer.text());
+            (answer.status == 200 && answer.json()["model_version"] == version).then_some(())
+        });
+    };
+    until("1", false);
+    let repository = Repository::new(models.path());
+    let canary = Canary::of("2", 100.0);
+    repository.write_rollout("share", &Rollout { canaries: vec![canary], ..Rollout::of("1") }).unwrap();
+    until("2", true);
+    repository.write_rollout("share", &Rollout::of("3")).unwrap();
+    until("3", true);
 }
 
 #[test]

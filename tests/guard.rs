@@ -1,15 +1,22 @@
 //! Canaries that are judged by what they answer: bad ones are taken back within their bounds, good ones go all the way.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use scoregate_model::package::Repository;
 use scoregate_schemas::Rollout;
+use scoregate_schemas::manifest::Output;
 use serde_json::{Value, json};
 
-use crate::shadow::{Way, comparison, empty, publish, roll_out, start};
-use crate::support::{Answer, Client, Gateway, PATIENCE, Request, pause, wait_for, wait_within};
+use crate::shadow::{Way, admin, change, comparison, empty, publish, roll_out, start, start_under};
+use crate::support::bucket::{Bucket, REPOSITORY};
+use crate::support::cached::metric;
+use crate::support::graph::{FLOAT, Handmade, share_model};
+use crate::support::redis::Proxy;
+use crate::support::{Answer, Gateway, PATIENCE, Request, pause, wait_for, wait_within};
 
 const PREDICT: &str = "/v1/models/duel/predict";
 const BATCH: &str = "/v1/models/duel/predict/batch";
@@ -48,15 +55,33 @@ fn batch(gateway: &Gateway, rows: &str) -> Answer {
     answer
 }
 
-/// Waits until version 2 is no canary any more.
-fn until_dropped(gateway: &Gateway, models: &Path) -> Value {
-    let dropped = wait_within(PATIENCE, || rollout(models).canaries.is_empty().then_some(()));
-    assert!(dropped.is_some(), "the canary is not taken back:\n{}", gateway.log().join("\n"));
-    let found = wait_for("the gateway to follow", || {
+/// What is thought of the only canary.
+fn verdict(gateway: &Gateway) -> Option<Value> {
+    let found = admin(gateway, Request::get("/v1/monitoring/comparisons?model=duel")).json();
+    let [verdict] = &found["verdicts"].as_array().unwrap()[..] else { return None };
+    Some(verdict.clone())
+}
+
+/// What the gateway complains of that it has decided on a canary and cannot do.
+fn complaints(gateway: &Gateway) -> Vec<String> {
+    gateway.log().into_iter().filter(|line| line.contains("cannot be done")).collect()
+}
+
+/// Waits until nobody is a canary any more.
+fn until_gone(gateway: &Gateway) {
+    let found = wait_within(PATIENCE, || {
         let found = gateway.get("/v1/models/duel/rollout").json();
         found["canaries"].as_array().unwrap().is_empty().then_some(found)
     });
+    let Some(found) = found else {
+        panic!("the canary is not taken back:\n{}", gateway.log().join("\n"));
+    };
     assert_eq!(found["live"], "1");
+}
+
+/// Waits until version 2 is no canary any more.
+fn until_dropped(gateway: &Gateway) -> Value {
+    until_gone(gateway);
     let [deed] = deeds(gateway).try_into().unwrap();
     assert_eq!((&deed["action"], &deed["target"]), (&json!("canary.dropped"), &json!("duel@2")));
     assert_eq!((&deed["actor"]["id"], &deed["verdict"]), (&json!("scoregate"), &json!("bad")));
@@ -90,7 +115,7 @@ fn one_that_fails_is_taken_back_after_a_few_requests() {
     while failed < 10 {
         failed += u64::from(ask(customers.next().unwrap()).status == 500);
     }
-    let deed = until_dropped(&gateway, models.path());
+    let deed = until_dropped(&gateway);
     assert_eq!(
         (&deed["rule"], &deed["requests"], &deed["found"]),
         (&json!("error_rate"), &json!(10), &json!(1.0))
@@ -111,11 +136,7 @@ fn one_that_decides_otherwise_is_taken_back_once_enough_rows_were_compared() {
     comparison(&gateway, "duel", "2", 450);
     pause(LOOKED_AT);
     assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0), "it is too early");
-    let request = gateway.with_key(Request::get("/v1/monitoring/comparisons?model=duel"));
-    let found = Client::connect(gateway.admin_addr).ask(&request).json();
-    let [verdict] = &found["verdicts"].as_array().unwrap()[..] else {
-        panic!("one canary is judged: {found}")
-    };
+    let verdict = verdict(&gateway).expect("one canary is judged");
     for (name, expected) in [
         ("version", json!("2")),
         ("percent", json!(100.0)),
@@ -126,7 +147,7 @@ fn one_that_decides_otherwise_is_taken_back_once_enough_rows_were_compared() {
         assert_eq!(verdict[name], expected, "{name} of {verdict}");
     }
     batch(&gateway, &rows(450, 50));
-    let deed = until_dropped(&gateway, models.path());
+    let deed = until_dropped(&gateway);
     assert_eq!(
         (&deed["rule"], &deed["rows_compared"], &deed["limit"]),
         (&json!("flips"), &json!(500), &json!(0.1))
@@ -144,7 +165,7 @@ fn one_whose_scores_are_others_is_taken_back() {
     let gateway = start(models.path(), file, &[]);
     roll_out(&gateway, "duel", &canary(50.0));
     batch(&gateway, &rows(0, 1_000));
-    let deed = until_dropped(&gateway, models.path());
+    let deed = until_dropped(&gateway);
     assert_eq!((&deed["rule"], &deed["limit"]), (&json!("psi"), &json!(0.01)));
     assert!(deed["found"].as_f64().unwrap() > 0.01, "{deed}");
 }
@@ -212,9 +233,7 @@ fn of_two_gateways_one_takes_it_back() {
     let done: usize = gateways.iter().map(|gateway| deeds(gateway).len()).sum();
     assert_eq!((done, rollout(models.path()).revision), (1, revision), "it is done once");
     for gateway in &gateways {
-        let complaints: Vec<String> =
-            gateway.log().into_iter().filter(|line| line.contains("cannot be done")).collect();
-        assert!(complaints.is_empty(), "{complaints:?}");
+        assert_eq!(complaints(gateway), Vec::<String>::new());
     }
 }
 
@@ -240,12 +259,16 @@ fn what_testers_ask_convicts_nobody() {
     publish(models.path(), "2", Way::Ratio);
     let gateway = start(models.path(), "", &[]);
     roll_out(&gateway, "duel", &canary(5.0));
+    // What was answered before it was first looked at does not count.
+    pause(LOOKED_AT);
     for _ in 0..30 {
         let request = Request::post(PREDICT, r#"{"a":2,"b":1}"#).header("X-Model-Version", "canary");
         assert_eq!(gateway.ask(&gateway.with_key(request)).status, 500);
     }
     pause(LOOKED_AT);
     assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0));
+    let verdict = verdict(&gateway).expect("one canary is judged");
+    assert_eq!((&verdict["version"], &verdict["requests"]), (&json!("2"), &json!(0)));
 }
 
 #[test]
@@ -265,7 +288,211 @@ fn two_that_are_good_do_not_stand_in_each_others_way() {
         let found = rollout(models.path());
         (found.live != "1" && found.canaries.is_empty()).then_some(())
     });
-    let complaints: Vec<String> =
-        gateway.log().into_iter().filter(|line| line.contains("cannot be done")).collect();
-    assert!(complaints.is_empty(), "{complaints:?}");
+    assert_eq!(complaints(&gateway), Vec::<String>::new());
+}
+
+/// A version of `duel` that scores `top / bottom`, and takes its time.
+fn publish_slow(models: &Path, version: &str, layers: usize) {
+    let (model, output) = share_model(version, false, layers);
+    model.name("duel").entity("who").publish(models, output);
+}
+
+/// A row about a customer, for such a version.
+fn share(who: u32) -> String {
+    json!({"top": 1, "bottom": 4, "who": format!("customer-{who}")}).to_string()
+}
+
+#[test]
+fn one_that_is_slow_is_taken_back_once_it_is_known_how_long_the_live_version_takes() {
+    let models = empty();
+    publish_slow(models.path(), "1", 0);
+    // Slower than what a machine that is busy with other tests does to the live version.
+    publish_slow(models.path(), "2", 400);
+    let file = "[guard]\nmin_rows = 100\nmax_latency_ratio = 1.5\nlatency_floor = \"10ms\"\n";
+    let gateway = start(models.path(), file, &[]);
+    roll_out(&gateway, "duel", &canary(20.0));
+    pause(LOOKED_AT);
+    let (mut customers, mut answered) = (0.., [0_u64; 2]);
+    let mut ask = |answered: &mut [u64; 2]| {
+        let answer = gateway.post(PREDICT, share(customers.next().unwrap()));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answered[usize::from(answer.json()["model_version"] == "2")] += 1;
+    };
+    while answered[0] < 99 {
+        ask(&mut answered);
+    }
+    assert!(answered[1] > 10, "{answered:?}");
+    pause(LOOKED_AT);
+    assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0), "it is too early");
+    wait_for("the canary to be taken back", || {
+        ask(&mut answered);
+        rollout(models.path()).canaries.is_empty().then_some(())
+    });
+    let deed = until_dropped(&gateway);
+    assert_eq!(deed["rule"], "latency");
+    let [found, limit] = ["found", "limit"].map(|name| deed[name].as_f64().unwrap());
+    assert!(found > limit && limit >= 0.01, "{deed}");
+}
+
+#[test]
+fn what_is_shed_for_lack_of_room_convicts_nobody() {
+    let models = empty();
+    publish_slow(models.path(), "1", 0);
+    publish_slow(models.path(), "2", 300);
+    // Room for one row that takes long.
+    let gateway = start(models.path(), "", &[("SCOREGATE_MAX_QUEUED_ROWS", "1")]);
+    for who in 0..20 {
+        assert_eq!(gateway.post(PREDICT, share(who)).status, 200);
+    }
+    roll_out(&gateway, "duel", &canary(100.0));
+    pause(LOOKED_AT);
+    let shed = AtomicU64::new(0);
+    let ask = |who: u32| {
+        let mut client = gateway.connect();
+        while shed.load(Ordering::Relaxed) < 50 {
+            let answer = client.ask(&gateway.with_key(Request::post(PREDICT, share(who))));
+            if answer.status != 200 {
+                assert_eq!(answer.code(), "overloaded", "{}", answer.text());
+                shed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for who in 0..4 {
+            scope.spawn(move || ask(who));
+        }
+    });
+    let name = "scoregate_request_duration_seconds_count{route=\"/v1/models/{model}/predict\",model=\"duel\",version=\"2\",\
+                cache=\"none\",explained=\"no\",status=\"5xx\"}";
+    assert!(metric(&gateway, name) >= 50, "it is the canary that had no room");
+    pause(LOOKED_AT);
+    assert_eq!((rollout(models.path()).canaries.len(), deeds(&gateway).len()), (1, 0));
+}
+
+#[test]
+fn one_that_refuses_what_the_live_version_takes_is_doubtful_and_stays_as_it_is() {
+    let models = empty();
+    let version = |version: &str| {
+        Handmade::new("duel", &["a", "b"])
+            .version(version)
+            .labels(&["no", "yes"])
+            .entity("who")
+            .node("Sigmoid", &["a"], "score", Vec::new())
+            .output("score", FLOAT)
+            .golden(json!({"a": 0.0, "b": 0.0}), json!(0.5))
+    };
+    let score = || Output::Probabilities { name: "score".into(), classes: 1, positive: 0 };
+    version("1").optional("b").publish(models.path(), score());
+    version("2").publish(models.path(), score());
+    let file = "[guard]\nmode = \"promote\"\nmin_rows = 50\nsteps = [50, 100]\nhold = \"0s\"\n";
+    let gateway = start(models.path(), file, &[]);
+    change(&gateway, "/v1/models/duel/rollout?breaking=true", &canary(50.0));
+    let before = rollout(models.path());
+    // One row in five lacks what only the canary needs.
+    let row = |at: u32| match at % 5 {
+        0 => json!({"a": 0.25, "who": format!("customer-{at}")}),
+        _ => json!({"a": 0.25, "b": 1.0, "who": format!("customer-{at}")}),
+    };
+    let rows = Value::Array((0..1_000).map(row).collect()).to_string();
+    let found = wait_for("a doubtful canary", || {
+        batch(&gateway, &rows);
+        verdict(&gateway).filter(|found| found["verdict"] != "waiting")
+    });
+    assert_eq!((&found["verdict"], &found["rule"]), (&json!("doubtful"), &json!("refused_rows")), "{found}");
+    let [share, limit] = ["found", "limit"].map(|name| found[name].as_f64().unwrap());
+    assert!((0.15..0.25).contains(&share) && limit < share, "{found}");
+    pause(LOOKED_AT);
+    assert_eq!((rollout(models.path()), deeds(&gateway).len()), (before, 0));
+    // Whoever promotes it all the same is told.
+    let answer = change(&gateway, "/v1/models/duel/rollout?breaking=true", &json!({"live": "2"}));
+    let warning = answer["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("version 2 is doubtful") && warning.contains("refused_rows"), "{warning}");
+}
+
+#[test]
+fn what_cannot_be_written_is_tried_again_and_said_once() {
+    let models = empty();
+    publish(models.path(), "1", Way::Sum);
+    publish(models.path(), "2", Way::Opposite);
+    // The superuser may write everywhere, unless it has no capability.
+    let is_root = nix::unistd::geteuid().is_root();
+    let wrapper = if is_root { &["setpriv", "--bounding-set=-all", "--inh-caps=-all"][..] } else { &[] };
+    let gateway = start_under(wrapper, models.path(), "[guard]\nmin_rows = 100\n", &[]);
+    roll_out(&gateway, "duel", &canary(100.0));
+    let may_be_written = |mode| {
+        fs::set_permissions(models.path().join("duel"), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    may_be_written(0o555);
+    batch(&gateway, &rows(0, 200));
+    // Whatever is tried is recorded.
+    let tries = || deeds(&gateway).len();
+    wait_for("a second time", || (tries() == 2).then_some(()));
+    wait_for("why it cannot be done", || verdict(&gateway)?["error"].as_str().map(drop));
+    may_be_written(0o755);
+    until_gone(&gateway);
+    let said = complaints(&gateway);
+    assert_eq!((tries(), said.len()), (3, 1), "{said:?}");
+}
+
+#[test]
+fn a_bucket_that_is_away_puts_off_what_was_decided() {
+    let (bucket, packages) = (Bucket::start(), empty());
+    for (version, way) in [("1", Way::Sum), ("2", Way::Opposite)] {
+        publish(packages.path(), version, way);
+        bucket.copy(&packages.path().join("duel").join(version), "duel", version);
+    }
+    let proxy = Proxy::before(bucket.port);
+    let environment = [
+        ("SCOREGATE_MODELS_DIR", REPOSITORY),
+        ("SCOREGATE_S3_ENDPOINT", &format!("http://127.0.0.1:{}", proxy.port)),
+        ("AWS_ACCESS_KEY_ID", "gate"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ];
+    let gateway = start(packages.path(), "[guard]\nmin_rows = 100\n", &environment);
+    roll_out(&gateway, "duel", &canary(100.0));
+    proxy.cut();
+    batch(&gateway, &rows(0, 200));
+    wait_for("why it cannot be done", || verdict(&gateway)?["error"].as_str().map(drop));
+    // It is tried again, and each time takes another while to fail, which is no news.
+    pause(LOOKED_AT);
+    let said = complaints(&gateway);
+    assert_eq!(said.len(), 1, "{said:?}");
+    proxy.mend();
+    until_dropped(&gateway);
+}
+
+#[test]
+fn one_that_the_rollout_says_is_let_alone_is_and_what_is_taken_back_does_not_come_back_by_a_rollback() {
+    let models = empty();
+    publish(models.path(), "1", Way::Sum);
+    publish(models.path(), "2", Way::Ratio);
+    let gateway = start(models.path(), "", &[]);
+    let answered = |live: &str, canaries: Value| {
+        roll_out(&gateway, "duel", &json!({"live": live, "canaries": canaries}));
+    };
+    let guarded = |guard: &str| json!([{"version": "2", "percent": 100, "guard": guard}]);
+    // It was live before, which is no reason to return to it.
+    answered("2", json!([]));
+    answered("1", guarded("off"));
+    assert_eq!(rollout(models.path()).previous.as_deref(), Some("2"));
+    pause(LOOKED_AT);
+    let fail = || {
+        for who in 0..20 {
+            let row = json!({"a": 2, "b": 1, "who": format!("customer-{who}")});
+            assert_eq!(gateway.post(PREDICT, row.to_string()).status, 500);
+        }
+    };
+    fail();
+    pause(LOOKED_AT);
+    assert_eq!((rollout(models.path()).canaries.len(), verdict(&gateway)), (1, None));
+    answered("1", guarded("rollback"));
+    pause(LOOKED_AT);
+    fail();
+    until_dropped(&gateway);
+    let found = rollout(models.path());
+    assert_eq!((found.previous, found.taken_back.as_deref()), (None, Some("2")));
+    let back = Request::new("POST", "/v1/models/duel/rollback");
+    let back = admin(&gateway, back);
+    assert_eq!((back.status, back.code().as_str()), (409, "no_previous_version"), "{}", back.text());
+    assert_eq!(rollout(models.path()).live, "1");
 }

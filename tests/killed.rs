@@ -1,13 +1,20 @@
 //! Publishing that ends in the middle, at any step: there is the whole version or none, and another try publishes it.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use scoregate_model::package::{Package, Repository};
 
 use crate::support::bucket::{Bucket, Moment, Trap};
-use crate::support::constant::{Importable, ask_constant};
-use crate::support::{Gateway, Settings, is_full, scratch, wait_for, wait_within};
+use crate::support::constant::{self, Importable};
+use crate::support::{
+    Answer, Client, Gateway, Request, Settings, is_full, pause, scratch, wait_for, wait_within,
+};
+use crate::upload::{BOUNDARY, form};
 
 /// How often somebody is killed.
 fn rounds() -> usize {
@@ -61,7 +68,7 @@ fn check_usable(gateway: &Gateway, settings: &Settings, model: &str, versions: &
     let promoted = settings.run(&["models", "promote", &format!("{model}@{last}")]);
     assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
     wait_for("the last version", || {
-        (ask_constant(gateway, model) == Ok((last.clone(), score))).then_some(())
+        (constant::ask(gateway, model) == Ok((last.clone(), score))).then_some(())
     });
     check_nothing_refused(gateway);
 }
@@ -174,5 +181,262 @@ fn a_bucket_has_whole_versions_or_none() {
     let mirror = std::fs::read_dir(mirrors).unwrap().next().unwrap().unwrap().path();
     for version in &versions {
         Package::read(&Path::new(&mirror).join("steady").join(version)).unwrap();
+    }
+}
+
+/// A gateway that is sent versions and killed, again and again; what it has on the disk stays.
+struct Sent<'w> {
+    /// The first one's, whose working directory has the state and the keys.
+    first: Settings,
+    key: String,
+    writer: String,
+    importable: Importable,
+    /// Where its models are.
+    on: Box<dyn Fn(Settings) -> Settings + 'w>,
+}
+
+impl<'w> Sent<'w> {
+    fn new(on: impl Fn(Settings) -> Settings + 'w) -> Self {
+        let first = on(settings());
+        let importable = Importable::new("steady", 0.75);
+        assert!(publish_again(&first, &importable, "first"));
+        let writer = first.key_with(&["--name", "writer", "--scopes", "models:write,models:read"]);
+        Self { key: first.key(), writer, first, importable, on: Box::new(on) }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.first.directory().join("state")
+    }
+
+    fn start(&self, wrapper: &[&str]) -> Gateway {
+        let settings = (self.on)(Settings::new())
+            .set("SCOREGATE_STATE_DIR", self.state().to_str().unwrap())
+            .set("SCOREGATE_API_KEYS_FILE", self.first.directory().join("api_keys.json").to_str().unwrap())
+            .set("SCOREGATE_DEFAULT_MODEL", "steady");
+        settings.under(wrapper).start_with(&self.key)
+    }
+
+    fn until_accepted(&self, gateway: &Gateway, version: &str) {
+        let accepted = wait_within(Duration::from_secs(60), || {
+            let shown = gateway.get(&format!("/v1/models/steady/versions/{version}")).json();
+            ["accepted", "live"].contains(&shown["state"].as_str()?).then_some(())
+        });
+        assert!(accepted.is_some(), "{version} is not accepted:\n{}", gateway.log().join("\n"));
+    }
+
+    /// Begins to send a version: all of it, or what is left without the last `less` bytes.
+    fn begin(&self, gateway: &Gateway, version: &str, less: usize) -> Client {
+        let arguments = self.importable.arguments(version);
+        let file = |flag: &str| {
+            let at = arguments.iter().position(|argument| argument == flag).unwrap();
+            fs::read(&arguments[at + 1]).unwrap()
+        };
+        // As many rows as take a while to examine.
+        let rows: String = (0..40_000).map(|at| format!("{}\n", f64::from(at % 97) / 97.0)).collect();
+        let body = form(&[
+            ("version", version.as_bytes()),
+            ("schema", &file("--schema")),
+            ("golden", &file("--golden")),
+            ("bindings", &file("--bindings")),
+            ("reference", format!("a\n{rows}").as_bytes()),
+            ("model", &file("import")),
+        ]);
+        let request = Request::new("POST", "/v1/models/steady/versions")
+            .header("X-Api-Key", &self.writer)
+            .header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"))
+            .body(&body);
+        let mut client = Client::connect(gateway.admin_addr);
+        client.send(request.head());
+        client.send(&body[..body.len() - less]);
+        client
+    }
+
+    fn send(&self, gateway: &Gateway, version: &str) -> Answer {
+        self.begin(gateway, version, 0).answer().unwrap()
+    }
+
+    /// What is in hand of uploads, or was left.
+    fn uploads(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.state().join("uploads")) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+    }
+
+    /// Waits for the end of a gateway that is killed and of whatever it has started; then starts another one, which finds `version` as
+    /// `is_there` says, and publishes it if it is not.
+    fn take_up(&self, killed: Gateway, version: &str, is_there: impl Fn() -> bool) -> bool {
+        let place = killed.settings.directory().to_path_buf();
+        let exit = killed.exit();
+        assert_eq!(exit.code, None, "it was to be killed: {}", exit.log);
+        wait_for("all that it has started to end", || processes_in(&place).is_empty().then_some(()));
+        let is_there = is_there();
+        let gateway = self.start(&[]);
+        assert_eq!(self.uploads(), Vec::<PathBuf>::new(), "{version}");
+        if is_there {
+            self.until_accepted(&gateway, version);
+        } else {
+            assert_eq!(
+                gateway.get(&format!("/v1/models/steady/versions/{version}")).status,
+                404,
+                "{version}"
+            );
+        }
+        let answer = self.send(&gateway, version);
+        let expected = if is_there { (409, "version_exists") } else { (201, "") };
+        assert_eq!(answer.status, expected.0, "{version}: {}", answer.text());
+        self.until_accepted(&gateway, version);
+        check_nothing_refused(&gateway);
+        is_there
+    }
+}
+
+/// Processes that work in `directory`, which may be gone, by what the system tells of each.
+fn processes_in(directory: &Path) -> Vec<PathBuf> {
+    let directory = directory.to_str().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    // One that has ended and was not waited for works nowhere.
+    let works_there = |process: &PathBuf| {
+        fs::read_link(process.join("cwd")).is_ok_and(|at| at.to_string_lossy().starts_with(directory))
+    };
+    processes.filter(works_there).collect()
+}
+
+#[test]
+fn a_gateway_that_is_killed_while_it_takes_in_a_version_leaves_it_whole_or_not_at_all() {
+    let models = empty();
+    let sent = Sent::new(|settings| settings.models(models.path()));
+    let is_there = |version: &str| {
+        let repository = Repository::new(models.path());
+        let is_there = repository.versions("steady").unwrap().iter().any(|found| found == version);
+        if is_there {
+            Package::read(&repository.directory("steady", version)).unwrap();
+        }
+        is_there
+    };
+    // While it comes, and while it is examined.
+    let gateway = sent.start(&[]);
+    sent.until_accepted(&gateway, "first");
+    let client = sent.begin(&gateway, "half", 1_000);
+    wait_for("a part of it", || fs::metadata(sent.uploads().pop()?.join("reference.csv")).ok());
+    gateway.signal(Signal::SIGKILL);
+    assert!(!sent.take_up(gateway, "half", || is_there("half")));
+    drop(client);
+    let mut left = 0;
+    for round in 0..rounds() / 5 {
+        let version = format!("examined-{round}");
+        let gateway = sent.start(&[]);
+        sent.until_accepted(&gateway, "half");
+        let client = sent.begin(&gateway, &version, 0);
+        let place = gateway.settings.directory().to_path_buf();
+        let examiner = wait_for("the process that examines it", || {
+            let is_bound = |process: &PathBuf| {
+                let read = |file: &str| fs::read_to_string(process.join(file)).unwrap_or_default();
+                read("cmdline").contains("sandbox") && read("status").contains("NoNewPrivs:\t1")
+            };
+            processes_in(&place).into_iter().find(is_bound)
+        });
+        if round % 2 == 0 {
+            // It cannot end by itself.
+            let number = examiner.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            kill(Pid::from_raw(number), Signal::SIGSTOP).unwrap();
+        } else {
+            pause(Duration::from_millis(20) * u32::try_from(round).unwrap());
+        }
+        gateway.signal(Signal::SIGKILL);
+        left += usize::from(!sent.take_up(gateway, &version, || is_there(&version)));
+        drop(client);
+    }
+    assert!(left > 0, "kills have to come while it is examined");
+    // While it is published: at calls of the thread that does, which no other thread has made as often by then.
+    let traced = |version: &str, at: Option<&Call<'_>>| {
+        let log = sent.first.directory().join(format!("{version}.calls"));
+        let trace = format!("trace={CALLS}");
+        let inject = at.map(|(name, number)| format!("inject={name}:signal=SIGKILL:when={number}"));
+        let mut words = vec!["strace", "-D", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace];
+        words.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+        let gateway = sent.start(&words);
+        sent.until_accepted(&gateway, "half");
+        (sent.begin(&gateway, version, 0), gateway, log)
+    };
+    let (mut client, gateway, log) = traced("counted", None);
+    assert_eq!(client.answer().unwrap().status, 201);
+    gateway.signal(Signal::SIGKILL);
+    assert!(sent.take_up(gateway, "counted", || is_there("counted")));
+    let calls = calls_of_publisher(&fs::read_to_string(log).unwrap());
+    assert!(calls.len() >= 8, "{calls:?}");
+    let (rounds, mut left) = (rounds() / 2, 0);
+    for round in 0..rounds {
+        let version = format!("killed-{round}");
+        let (name, number) = &calls[round * (calls.len() - 1) / (rounds - 1)];
+        let (_client, gateway, _) = traced(&version, Some(&(name, *number)));
+        left += usize::from(!sent.take_up(gateway, &version, || is_there(&version)));
+    }
+    println!("{rounds} killed while they published, {left} before the version was there, of {calls:?}");
+    assert!(left > 0 && left < rounds, "kills have to come before and after: {left}");
+}
+
+/// The calls with which a thread publishes, from the first that is seen in the repository: each by its name and the how many-th of
+/// that name it is in that thread, where no other thread had made as many by then.
+fn calls_of_publisher(log: &str) -> Vec<(String, usize)> {
+    let calls = log.lines().filter_map(|line| {
+        let (thread, call) = line.split_once(' ')?;
+        let (name, _) = call.trim_start().split_once('(')?;
+        (!name.contains(['<', '+', '-', ' '])).then_some((thread, name, call))
+    });
+    let calls: Vec<(&str, &str, &str)> = calls.collect();
+    let is_first = |call: &str| call.contains("mkdir(") && call.contains(".publishing-");
+    let first = calls.iter().position(|(_, _, call)| is_first(call)).expect("a hidden directory is made");
+    let publisher = calls[first].0;
+    let (mut made, mut found) = (HashMap::<(&str, &str), usize>::new(), Vec::new());
+    for (at, (thread, name, _)) in calls.iter().enumerate() {
+        let number = *made.entry((*thread, *name)).and_modify(|number| *number += 1).or_insert(1);
+        let is_alone =
+            made.iter().all(|((other, called), count)| other == thread || called != name || *count < number);
+        // What others do all the time comes sooner or later than it did here.
+        let is_steady = !["write", "openat"].contains(name);
+        if *thread == publisher && at >= first && is_alone && is_steady {
+            found.push(((*name).to_owned(), number));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_gateway_that_is_killed_while_it_publishes_in_a_bucket_leaves_the_version_whole_or_not_at_all() {
+    let bucket = Bucket::start();
+    let trap = Trap::before(&bucket);
+    // Looking at the bucket is no part of what is counted.
+    let sent = Sent::new(|settings| Bucket::by(settings, trap.port).set("SCOREGATE_POLL_INTERVAL", "60s"));
+    let is_there = |version: &str| bucket.get(&format!("steady/{version}/manifest.json")).is_some();
+    let gateway = sent.start(&[]);
+    sent.until_accepted(&gateway, "first");
+    trap.arm(&gateway, None);
+    assert_eq!(sent.send(&gateway, "counted").status, 201);
+    let count = trap.arm(&gateway, None);
+    assert!(count > 8, "{count} requests");
+    gateway.signal(Signal::SIGKILL);
+    assert!(sent.take_up(gateway, "counted", || is_there("counted")));
+    let (rounds, mut left) = (rounds() / 2, 0);
+    for round in 0..rounds {
+        let version = format!("killed-{round}");
+        let moment = [Moment::Before, Moment::Half, Moment::After][round % 3];
+        let at = round * (count - 1) / (rounds - 1);
+        let gateway = sent.start(&[]);
+        sent.until_accepted(&gateway, "counted");
+        trap.arm(&gateway, Some((at, moment)));
+        let client = sent.begin(&gateway, &version, 0);
+        left += usize::from(!sent.take_up(gateway, &version, || is_there(&version)));
+        drop(client);
+    }
+    println!(
+        "{rounds} killed while they published, {left} before the version was there, of {count} requests"
+    );
+    assert!(left > 0 && left < rounds, "kills have to come before and after: {left}");
+    // Whoever begins with nothing finds all of them whole.
+    let fresh = bucket.of(settings());
+    assert!(fresh.run(&["models", "list"]).status.success());
+    let mirrors = fresh.directory().join("state/buckets");
+    let mirror = fs::read_dir(mirrors).unwrap().next().unwrap().unwrap().path();
+    for version in (0..rounds).map(|round| format!("killed-{round}")) {
+        Package::read(&mirror.join("steady").join(version)).unwrap();
     }
 }

@@ -1,15 +1,13 @@
 //! Logs: a line for each request, levels that change at run time, and the proof that nothing which a client sent is told to anybody.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
-use scoregate_schemas::manifest::Output;
 use serde_json::{Value, json};
 
 use crate::support::authority::{Authority, Reply};
 use crate::support::cached::{Callers, KEY, metric};
-use crate::support::graph::{FLOAT, Handmade, int};
+use crate::support::graph::picking;
 use crate::support::redis::Redis;
 use crate::support::tokens::{AUDIENCE, Key, Mint, encode, key_set, segments};
 use crate::support::{
@@ -184,22 +182,6 @@ const NUMBER: &str = "48151623.4211";
 const PLACE: &str = "4815162";
 const TEXT: &str = "CANARYxq7Zu";
 
-/// Publishes model `pick`, which answers with what stands at place `a * b` of a table of two: there is nothing at most places.
-fn publish_picking_model(models: &Path) {
-    /// `TensorProto.DataType.INT64`
-    const INT64: i64 = 7;
-    Handmade::new("pick", &["a", "b"])
-        .node("Mul", &["a", "b"], "product", Vec::new())
-        .node("Cast", &["product"], "place", vec![int("to", INT64)])
-        .node("Concat", &["b", "b"], "table", vec![int("axis", 1)])
-        .node("GatherElements", &["table", "place"], "picked", vec![int("axis", 1)])
-        .output("picked", FLOAT)
-        .golden(json!({"a": 1, "b": 1}), json!(1.0))
-        .golden(json!({"a": 1, "b": 0}), json!(0.0))
-        .reference("background", json!([{"a": 1, "b": 1}, {"a": 0, "b": 1}]))
-        .publish(models, Output::Value { name: "picked".into() });
-}
-
 #[test]
 fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
     const ISSUER: &str = "https://login.example";
@@ -211,7 +193,8 @@ fn nothing_that_a_client_sent_is_in_any_log_trace_metric_error_or_key() {
     let key = callers.alone("honest");
     let operator = callers.with_scopes("operator", "monitoring:read");
     let models = repository().copy_of("churn");
-    publish_picking_model(models.0.path());
+    let (picking, output) = picking();
+    picking.publish(models.0.path(), output);
     let replica = callers.replica(&redis.url(), KEY);
     let headers = replica.directory().join("headers");
     std::fs::write(&headers, format!("x-collector-key: {TEXT}\n")).unwrap();

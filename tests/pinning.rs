@@ -61,6 +61,8 @@ fn a_version_that_is_loaded_answers_whoever_names_it() {
     assert_eq!(pinned(&gateway, "stable"), "1");
     assert_eq!(pinned(&gateway, "1"), "1");
     assert_eq!(pinned(&gateway, "canary"), "404 unknown_version", "there is none");
+    let missing = gateway.ask(&gateway.with_key(Request::post(PREDICT, ROW).header(PIN, "canary"))).json();
+    assert!(missing["detail"].as_str().unwrap().contains("no canary now"), "{missing}");
     assert_eq!(pinned(&gateway, "2"), "409 version_not_loaded");
     change(&gateway, &["canary", "share@2", "--percent", "0"]);
     change(&gateway, &["canary", "share@3", "--percent", "100"]);

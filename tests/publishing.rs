@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,11 +11,14 @@ use nix::unistd::Pid;
 use scoregate_model::package::{Repository, digest_of};
 use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::Output;
-use scoregate_schemas::onnx::AttributeProto;
 use serde_json::{Value, json};
 
+use crate::support::constant::{ask, constant, number, probability, publish};
 use crate::support::graph::{FLOAT, Handmade, ints, zeros};
-use crate::support::{Gateway, Settings, is_full, pause, scratch, wait_for, wait_within};
+use crate::support::{
+    Client, Gateway, Request, Settings, is_full, pause, scratch, target, wait_for, wait_within,
+};
+use crate::upload::{BOUNDARY, form};
 
 /// How soon a version that was published or promoted has to answer, in a build with optimisation.
 const SOON: Duration = Duration::from_secs(2);
@@ -31,39 +35,6 @@ pub(crate) fn empty() -> tempfile::TempDir {
     tempfile::tempdir_in(scratch()).unwrap()
 }
 
-/// A `Constant` node's number.
-pub(crate) fn number(value: f32) -> AttributeProto {
-    /// `AttributeProto.AttributeType.FLOAT`
-    const FLOAT: i32 = 1;
-    AttributeProto {
-        name: Some("value_float".into()),
-        r#type: Some(FLOAT),
-        f: Some(value),
-        ..AttributeProto::default()
-    }
-}
-
-/// A version that answers `probability`, whatever it is asked.
-pub(crate) fn constant(model: &str, version: &str, probability: f32) -> Handmade {
-    Handmade::new(model, &["a"])
-        .version(version)
-        .labels(&["no", "yes"])
-        .node("Constant", &[], "score", vec![number(probability)])
-        .node("Sub", &["a", "a"], "nothing", Vec::new())
-        .node("Add", &["nothing", "score"], "probability", Vec::new())
-        .output("probability", FLOAT)
-        .golden(json!({"a": 0.5}), json!(f64::from(probability)))
-}
-
-pub(crate) fn probability() -> Output {
-    Output::Probabilities { name: "probability".into(), classes: 1, positive: 0 }
-}
-
-pub(crate) fn publish(models: &Path, model: &str, version: &str, score: f32) -> PathBuf {
-    constant(model, version, score).publish(models, probability());
-    models.join(model).join(version)
-}
-
 pub(crate) fn promote(models: &Path, model: &str, version: &str) {
     Repository::new(models).write_rollout(model, &Rollout::of(version)).unwrap();
 }
@@ -74,21 +45,6 @@ pub(crate) fn gateway(models: &Path) -> Settings {
         .models(models)
         .set("SCOREGATE_STATE_DIR", "state")
         .set("SCOREGATE_DEFAULT_MODEL", "steady")
-}
-
-/// The version and score that a model answers with, or the code of its problem.
-pub(crate) fn ask(gateway: &Gateway, model: &str) -> Result<(String, f32), String> {
-    let answer = gateway.post(&format!("/v1/models/{model}/predict"), r#"{"a":0.5}"#);
-    if answer.status != 200 {
-        return Err(answer.code());
-    }
-    Ok(version_and_score(model, &answer.json()))
-}
-
-pub(crate) fn version_and_score(model: &str, answer: &Value) -> (String, f32) {
-    #[expect(clippy::cast_possible_truncation, reason = "it was a float32")]
-    let score = answer[format!("{model}_probability")].as_f64().unwrap() as f32;
-    (answer["model_version"].as_str().unwrap().into(), score)
 }
 
 /// How long it takes until `model` answers with `version`.
@@ -736,4 +692,55 @@ fn a_model_is_served_as_its_own_settings_say() {
         .filter(|line| line.contains("a model that is not in the repository"))
         .collect();
     assert!(unknown.len() == 1 && unknown[0].contains("nobody"), "{unknown:?}");
+}
+
+#[test]
+fn a_version_that_the_machine_could_not_try_is_tried_again() {
+    let (models, place) = (empty(), empty());
+    publish(models.path(), "steady", "1", 0.25);
+    let library = place.path().join("libonnxruntime.so");
+    let link = || symlink(target().join("onnxruntime/libonnxruntime.so"), &library).unwrap();
+    link();
+    let gateway = gateway(models.path()).set("ORT_DYLIB_PATH", library.to_str().unwrap()).start();
+    assert_eq!(ask(&gateway, "steady"), Ok(("1".into(), 0.25)));
+    // The processes that try versions load it anew.
+    fs::remove_file(&library).unwrap();
+    fs::write(&library, "no library").unwrap();
+    publish(models.path(), "steady", "2", 0.75);
+    promote(models.path(), "steady", "2");
+    let line = refusal(&gateway, "steady", "2");
+    assert_eq!(line["code"], "runtime_unavailable", "{line}");
+    assert_eq!(state(&gateway, "steady", "2")["state"], "checking", "that says nothing of the version");
+    assert_eq!(ask(&gateway, "steady"), Ok(("1".into(), 0.25)));
+    fs::remove_file(&library).unwrap();
+    link();
+    wait_for("the version to be live", || (ask(&gateway, "steady") == Ok(("2".into(), 0.75))).then_some(()));
+}
+
+#[test]
+fn an_upload_is_not_refused_because_the_system_killed_what_examined_it() {
+    let (models, staged) = (empty(), empty());
+    publish(models.path(), "steady", "1", 0.25);
+    laborious("steady", "2", ENDLESS).publish(staged.path(), late());
+    let read = |file: &str| fs::read(staged.path().join("steady/2").join(file)).unwrap();
+    let settings = gateway(models.path());
+    let key = settings.key_with(&["--name", "publisher", "--scopes", "models:write"]);
+    let gateway = settings.start();
+    let parts: [(&str, &[u8]); 3] =
+        [("model", &read("model.onnx")), ("golden", &read("golden.jsonl")), ("task", b"binary")];
+    let request = Request::new("POST", "/v1/models/steady/versions")
+        .header("X-Api-Key", key)
+        .header("Content-Type", format!("multipart/form-data; boundary=\"{BOUNDARY}\""))
+        .body(form(&parts));
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| Client::connect(gateway.admin_addr).ask(&request));
+        let at_work = |child: &i32| {
+            let mapped = fs::read_to_string(format!("/proc/{child}/maps")).unwrap_or_default();
+            mapped.contains("libonnxruntime")
+        };
+        let child = wait_for("a process at work", || children(&gateway).into_iter().find(at_work));
+        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+        asked.join().unwrap()
+    });
+    assert_eq!((answer.status, answer.code()), (500, "repository_unavailable".into()), "{}", answer.text());
 }

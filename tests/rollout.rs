@@ -4,19 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use scoregate_model::package::{MODEL, Repository};
 use scoregate_schemas::Rollout;
 use serde_json::{Value, json};
 
-use crate::publishing::{
-    LATE, ask, check_soon, constant, empty, gateway, lines, number, probability, publish, refusal, state,
-};
+use crate::publishing::{LATE, check_soon, empty, gateway, lines, refusal, state};
+use crate::support::constant::{ask, constant, number, probability, publish};
+use crate::support::crash::{Step, after_a_crash, traced};
 use crate::support::graph::{FLOAT, Handmade};
-use crate::support::{Answer, Client, Gateway, Request, Settings, pause, scratch, wait_for, wait_within};
+use crate::support::{Answer, Client, Gateway, Request, Settings, pause, wait_for, wait_within};
 
 const ROLLOUT: &str = "/v1/models/steady/rollout";
 const ROLLBACK: &str = "/v1/models/steady/rollback";
@@ -46,6 +45,11 @@ impl World {
         self.admin(Request::new("POST", ROLLBACK))
     }
 
+    /// Takes back what `body` names.
+    fn take_back(&self, body: &str) -> Answer {
+        self.admin(with_body("POST", ROLLBACK, body))
+    }
+
     /// Runs `scoregate models` beside the gateway.
     fn models(&self, arguments: &[&str]) -> Output {
         self.gateway.settings.run(&[&["models"], arguments].concat())
@@ -73,7 +77,11 @@ impl World {
 }
 
 fn put(target: &str, body: &str) -> Request {
-    Request::new("PUT", target)
+    with_body("PUT", target, body)
+}
+
+fn with_body(method: &str, target: &str, body: &str) -> Request {
+    Request::new(method, target)
         .header("Content-Type", "application/json")
         .header("Content-Length", body.len().to_string())
         .body(body)
@@ -136,15 +144,40 @@ fn what_is_rolled_out_is_told_followed_and_recorded() {
     // The same again is no change.
     let again = world.put(r#"{"live":"1","canaries":[{"version":"2","percent":5}],"shadow":"3"}"#);
     assert_eq!(again.json()["canaries"], told["canaries"]);
+    let by_whom = |told: &Value| (told["changed_by"]["kind"].clone(), told["changed_by"]["id"].clone());
+    let (kind, id) = by_whom(&told);
+    assert_eq!((kind, told["changed_at"].as_str()), (json!("caller"), Some(since)));
+    assert_eq!(world.deeds()[0]["actor"]["id"], id);
+    assert_eq!(again.json()["changed_at"], told["changed_at"]);
+    // Rows of this model are about nobody, which whoever shares them out is told.
+    let warned = again.json()["warnings"].clone();
+    assert!(warned[0].as_str().unwrap().contains("no field of role entity"), "{warned}");
+    assert_eq!(told.get("warnings"), None);
 
     // Commands change the same thing.
     let output = world.models(&["canary", "steady@2", "--percent", "12.5"]);
-    assert!(output.status.success() && said(&output).contains("canary with 12.5 %"), "{}", said(&output));
-    let listed = world.listed();
-    for line in ["steady\t1\tlive", "steady\t2\tcanary 12.5 %", "steady\t3\tshadow"] {
-        assert!(listed.lines().any(|found| found == line), "{listed}");
+    for expected in ["canary with 12.5 %", "no field of role entity"] {
+        assert!(output.status.success() && said(&output).contains(expected), "{}", said(&output));
     }
-    assert!(said(&world.models(&["show", "steady@2"])).contains("2 (canary 12.5 %)"));
+    let listed = world.listed();
+    let changed = world.gateway.get(ROLLOUT).json();
+    let (kind, id) = by_whom(&changed);
+    assert_eq!(kind, "operator");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let at = text(&changed["changed_at"]);
+    for line in [
+        format!("steady\t1\tlive 87.5 %\trevision 2, {at} by operator {}", text(&id)),
+        format!("steady\t2\tcanary 12.5 % since {at}"),
+        "steady\t3\tshadow".into(),
+    ] {
+        assert!(listed.lines().any(|found| found == line), "{line} is not in\n{listed}");
+    }
+    assert!(said(&world.models(&["show", "steady@2"])).contains(&format!("2 (canary 12.5 % since {at})")));
+    assert!(world.models(&["canary", "steady@2", "--percent", "12.5", "--guard", "off"]).status.success());
+    assert!(world.listed().contains(&format!("canary 12.5 % since {at}, guard off")), "{}", world.listed());
+    wait_for("the word to be followed", || {
+        (world.gateway.get(ROLLOUT).json()["canaries"][0]["guard"] == "off").then_some(())
+    });
     assert!(world.models(&["shadow", "steady", "--off"]).status.success());
     assert!(world.models(&["promote", "steady@2"]).status.success());
     world.wait_for_state("2", "live");
@@ -162,15 +195,6 @@ fn what_is_rolled_out_is_told_followed_and_recorded() {
         (loaded("1"), loaded("2"))
     };
     wait_for("the log", || (loads() == (1, 1)).then_some(()));
-    let back = world.roll_back();
-    assert_eq!((back.status, back.json()["live"].as_str()), (200, Some("1")), "{}", back.text());
-    world.wait_for_state("1", "live");
-    world.wait_for_state("2", "previous");
-    assert_eq!(ask(&world.gateway, "steady"), Ok(("1".into(), 0.125)));
-    let output = world.models(&["rollback", "steady"]);
-    assert!(said(&output).contains("2 is the live version again, in the place of 1"), "{}", said(&output));
-    world.wait_for_state("2", "live");
-    assert_eq!(loads(), (1, 1), "both were loaded already");
     // Metrics tell of all that are loaded.
     let metrics = Client::connect(world.gateway.admin_addr).ask(&Request::get("/metrics")).text();
     for version in ["1", "2"] {
@@ -178,6 +202,32 @@ fn what_is_rolled_out_is_told_followed_and_recorded() {
             format!("scoregate_model_loaded_timestamp_seconds{{model=\"steady\",version=\"{version}\"}}");
         assert!(metrics.contains(&series), "{series} is not in\n{metrics}");
     }
+    let back = world.roll_back();
+    assert_eq!((back.status, back.json()["live"].as_str()), (200, Some("1")), "{}", back.text());
+    assert_eq!((back.json()["taken_back"].as_str(), back.json().get("previous")), (Some("2"), None));
+    world.wait_for_state("1", "live");
+    assert_eq!(ask(&world.gateway, "steady"), Ok(("1".into(), 0.125)));
+    assert_eq!(loads(), (1, 1), "it was loaded already");
+    // Twice is once: what was taken back has to be promoted to be had back.
+    let again = world.roll_back();
+    assert_eq!((again.status, again.code().as_str()), (409, "no_previous_version"));
+    assert!(again.text().contains("version 2 was taken back already"), "{}", again.text());
+    let output = world.models(&["rollback", "steady"]);
+    assert!(!output.status.success() && said(&output).contains("promote it"), "{}", said(&output));
+    // And nothing is taken back in the place of what was named.
+    assert!(world.models(&["promote", "steady@2"]).status.success());
+    world.wait_for_state("2", "live");
+    let other = world.take_back(r#"{"version":"1"}"#);
+    assert_eq!((other.status, other.code().as_str()), (412, "rollout_changed"));
+    let output = world.models(&["rollback", "steady@1"]);
+    assert!(
+        !output.status.success() && said(&output).contains("2 is live, and there are no canaries"),
+        "{}",
+        said(&output)
+    );
+    let output = world.models(&["rollback", "steady@2"]);
+    assert!(said(&output).contains("1 is the live version again, in the place of 2"), "{}", said(&output));
+    world.wait_for_state("1", "live");
 
     let deeds = world.deeds();
     let done: Vec<String> = deeds
@@ -197,15 +247,18 @@ fn what_is_rolled_out_is_told_followed_and_recorded() {
         "caller canary.set 2 1",
         "caller shadow.set 3 1",
         "operator canary.set 2 2",
-        "operator shadow.dropped 3 3",
-        "operator version.promoted 2 4",
-        "operator canary.set 3 5",
-        "operator canary.dropped 3 6",
-        "caller rollout.rolled_back 1 7",
-        "operator rollout.rolled_back 2 8",
+        "operator canary.set 2 3",
+        "operator shadow.dropped 3 4",
+        "operator version.promoted 2 5",
+        "operator canary.set 3 6",
+        "operator canary.dropped 3 7",
+        "caller rollout.rolled_back 1 8",
+        "operator version.promoted 2 9",
+        "operator rollout.rolled_back 1 10",
     ];
     assert_eq!(done, expected);
-    assert_eq!((&deeds[2]["percent"], &deeds[4]["from"]), (&json!(12.5), &json!("1")));
+    assert_eq!((&deeds[2]["percent"], &deeds[3]["guard"]), (&json!(12.5), &json!("off")));
+    assert_eq!((&deeds[5]["from"], &deeds[8]["from"]), (&json!("1"), &json!("2")));
     assert!(
         deeds.iter().all(|deed| deed["digest"].as_str().is_some_and(|digest| digest.starts_with("sha256:")))
     );
@@ -232,6 +285,7 @@ fn a_change_that_is_refused_says_why_and_changes_nothing() {
         (r#"{"live":"1","canaries":[{"version":"2","percent":1.001}]}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","canaries":[{"version":"2","percent":"1"}]}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","canaries":[{"version":"1","percent":1}]}"#, 422, "invalid_rollout"),
+        (r#"{"live":"1","canaries":[{"version":"2","percent":1,"guard":"on"}]}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","shadow":"1"}"#, 422, "invalid_rollout"),
         (r#"{"live":"no name"}"#, 422, "invalid_rollout"),
         (r#"{"live":"1","revision":7}"#, 422, "invalid_rollout"),
@@ -248,6 +302,18 @@ fn a_change_that_is_refused_says_why_and_changes_nothing() {
     assert_eq!(answer["errors"], json!([expected]), "{answer}");
     let answer = world.roll_back();
     assert_eq!((answer.status, answer.code().as_str()), (409, "no_previous_version"));
+    for (body, status, code) in [
+        (r#"{"version":"2"}"#, 412, "rollout_changed"),
+        (r#"{"version":"1"}"#, 409, "no_previous_version"),
+        (r#"{"version":"no name"}"#, 422, "invalid_rollout"),
+        (r#"{"version":"1","live":"1"}"#, 422, "invalid_rollout"),
+        ("{}", 422, "invalid_rollout"),
+        ("{", 422, "invalid_rollout"),
+        ("", 409, "no_previous_version"),
+    ] {
+        let answer = world.take_back(body);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{body}: {}", answer.text());
+    }
     for query in ["breaking", "breaking=yes", "breaking=true&breaking=true", "force=true"] {
         let answer = world.admin(put(&format!("{ROLLOUT}?{query}"), r#"{"live":"2"}"#));
         assert_eq!((answer.status, answer.code().as_str()), (400, "invalid_parameter"), "{query}");
@@ -264,6 +330,7 @@ fn a_change_that_is_refused_says_why_and_changes_nothing() {
         (&["canary", "steady@wider", "--percent", "5"], "\"b\" is new"),
         (&["canary", "steady@2", "--percent", "5000"], "found 5000 percent"),
         (&["canary", "steady@2"], "--percent"),
+        (&["canary", "steady@2", "--percent", "5", "--guard", "on"], "off, rollback or promote"),
         (&["canary", "steady@2", "--off"], "is no canary"),
         (&["shadow", "steady@9"], "has no version 9"),
         (&["shadow", "steady"], "MODEL@VERSION"),
@@ -324,7 +391,7 @@ fn gateways_on_one_directory_follow_within_two_seconds() {
         ["live", "canary", "accepted"],
     );
     converged("a promotion", &|| put(other, r#"{"live":"2","shadow":"3"}"#), ["previous", "live", "shadow"]);
-    converged("a rollback", &|| assert_eq!(one.roll_back().status, 200), ["live", "previous", "accepted"]);
+    converged("a rollback", &|| assert_eq!(one.roll_back().status, 200), ["live", "accepted", "accepted"]);
     let command = || assert!(other.models(&["promote", "steady@3"]).status.success());
     converged("a command", &command, ["previous", "accepted", "live"]);
 }
@@ -386,7 +453,7 @@ fn a_canary_that_is_not_loaded_gets_nobody() {
         told["versions"].as_array().unwrap().iter().map(|told| told["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["live", "refused", "missing"], "{told}");
     assert_eq!(told["versions"][1]["refusal"]["code"], "package_altered");
-    assert!(world.listed().contains("steady\t2\tcanary 50 %"), "{}", world.listed());
+    assert!(world.listed().contains("steady\t2\tcanary 50 %\n"), "{}", world.listed());
 
     // Mended, it gets its half; the other one is still the live version's.
     fs::write(second.join(MODEL), graph).unwrap();
@@ -414,175 +481,6 @@ fn a_gateway_that_starts_in_the_middle_of_a_rollout_is_ready_with_its_canaries()
     world.wait_for_state("3", "shadow");
 }
 
-/// One thing that a process has done to files below a directory; files by the order in which they were made.
-#[derive(Debug, Clone)]
-enum Step {
-    Create { path: String, file: usize },
-    Write { file: usize, bytes: Vec<u8> },
-    SyncFile { file: usize },
-    Rename { from: String, to: String },
-    Remove { path: String },
-    SyncDirectory,
-}
-
-/// The steps of a trace of `strace -y` that concern the files right in `directory`.
-fn steps(trace: &str, directory: &Path) -> Vec<Step> {
-    let (mut steps, mut files) = (Vec::new(), BTreeMap::<String, usize>::new());
-    let place = format!("{}/", directory.display());
-    for line in trace.lines() {
-        let Some((call, rest)) = line.split_once('(') else { continue };
-        let Some((arguments, result)) = rest.rsplit_once(" = ") else { continue };
-        if result.starts_with('-') {
-            continue;
-        }
-        // The file that a descriptor stands for, and the texts among the arguments.
-        let opened = |text: &str| Some(text.split_once('<')?.1.split_once('>')?.0.to_owned());
-        let texts: Vec<String> = texts(arguments);
-        let inside =
-            |path: &str| path.strip_prefix(&place).filter(|name| !name.contains('/')).map(ToOwned::to_owned);
-        match call.rsplit(' ').next().unwrap_or(call) {
-            "openat" if arguments.contains("O_CREAT") => {
-                let Some(path) = opened(result).and_then(|path| inside(&path)) else { continue };
-                assert!(!arguments.contains("O_TRUNC"), "a file is emptied in place: {line}");
-                if arguments.contains("O_EXCL") {
-                    let file = files.len();
-                    files.insert(path.clone(), file);
-                    steps.push(Step::Create { path, file });
-                }
-            }
-            "write" => {
-                let Some(path) = opened(arguments).and_then(|path| inside(&path)) else { continue };
-                // A lock holds nothing.
-                let file = files[&path];
-                steps.push(Step::Write { file, bytes: texts[0].clone().into_bytes() });
-            }
-            "fsync" | "fdatasync" => {
-                let Some(path) = opened(arguments) else { continue };
-                if path == directory.display().to_string() {
-                    steps.push(Step::SyncDirectory);
-                } else if let Some(file) = inside(&path).and_then(|path| files.get(&path).copied()) {
-                    steps.push(Step::SyncFile { file });
-                }
-            }
-            "rename" | "renameat" | "renameat2" => {
-                let (Some(from), Some(to)) = (inside(&texts[0]), inside(&texts[1])) else { continue };
-                if let Some(file) = files.remove(&from) {
-                    files.insert(to.clone(), file);
-                }
-                steps.push(Step::Rename { from, to });
-            }
-            "unlink" | "unlinkat" => {
-                if let Some(path) = inside(&texts[0]) {
-                    files.remove(&path);
-                    steps.push(Step::Remove { path });
-                }
-            }
-            _ => {}
-        }
-    }
-    steps
-}
-
-/// The quoted texts of a line of `strace`.
-fn texts(line: &str) -> Vec<String> {
-    let (mut texts, mut characters) = (Vec::new(), line.chars());
-    while characters.any(|character| character == '"') {
-        let mut text = String::new();
-        while let Some(character) = characters.next() {
-            match character {
-                '"' => break,
-                '\\' => match characters.next() {
-                    Some('n') => text.push('\n'),
-                    Some(escaped @ ('"' | '\\')) => text.push(escaped),
-                    other => panic!("an escape that no rollout has: {other:?} in {line}"),
-                },
-                other => text.push(other),
-            }
-        }
-        texts.push(text);
-    }
-    texts
-}
-
-/// What a directory may hold of `name` after the power failed behind some of the `steps`: `before` it held that, or nothing.
-///
-/// What a file system owes to a program is kept: what was synced before. Of anything else each part may be there or not: bytes of a file
-/// that was not synced are lost, cut off, or zeros; names that were made, replaced or taken away in a directory that was not synced have
-/// changed or not, each by itself.
-fn after_a_crash(steps: &[Step], name: &str, before: &[u8]) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    for done in 0..=steps.len() {
-        let done = &steps[..done];
-        let synced = done.iter().rposition(|step| matches!(step, Step::SyncDirectory)).map_or(0, |at| at + 1);
-        let is_of_names =
-            |step: &Step| matches!(step, Step::Create { .. } | Step::Rename { .. } | Step::Remove { .. });
-        let (durable, loose) = done.split_at(synced);
-        let loose: Vec<&Step> = loose.iter().filter(|step| is_of_names(step)).collect();
-        assert!(loose.len() < 8, "{loose:?}");
-        for kept in 0..1_u32 << loose.len() {
-            let kept =
-                loose.iter().enumerate().filter(|(at, _)| kept & (1 << at) != 0).map(|(_, step)| *step);
-            let names = durable.iter().filter(|step| is_of_names(step)).chain(kept);
-            match holder(names, done, name) {
-                Holder::Before => found.push(before.to_vec()),
-                Holder::Nobody => found.push(Vec::new()),
-                Holder::File(file) => found.extend(contents(done, file)),
-            }
-        }
-    }
-    found
-}
-
-enum Holder {
-    Before,
-    Nobody,
-    File(usize),
-}
-
-/// Which file is called `name` after some of the steps that give names, of all that were `done`.
-fn holder<'s>(names: impl Iterator<Item = &'s Step>, done: &[Step], name: &str) -> Holder {
-    // A file is renamed though it is not known how it came to its first name.
-    let mut files = BTreeMap::<&str, usize>::new();
-    for step in done {
-        if let Step::Create { path, file } = step {
-            files.insert(path, *file);
-        }
-    }
-    let mut holder = Holder::Before;
-    for step in names {
-        match step {
-            Step::Create { path, file } if path == name => holder = Holder::File(*file),
-            Step::Rename { from, to } if to == name => holder = Holder::File(files[from.as_str()]),
-            Step::Rename { from: path, .. } | Step::Remove { path } if path == name => {
-                holder = Holder::Nobody
-            }
-            _ => {}
-        }
-    }
-    holder
-}
-
-/// What a file may hold after the power failed behind the steps that were `done`.
-fn contents(done: &[Step], of: usize) -> Vec<Vec<u8>> {
-    let mut synced = 0;
-    let mut bytes = Vec::new();
-    for step in done {
-        match step {
-            Step::Write { file, bytes: more } if *file == of => bytes.extend_from_slice(more),
-            Step::SyncFile { file } if *file == of => synced = bytes.len(),
-            _ => {}
-        }
-    }
-    let cut = |length: usize| bytes[..length].to_vec();
-    let zeros = |from: usize| [&bytes[..from], &vec![0; bytes.len() - from]].concat();
-    let middle = synced.midpoint(bytes.len());
-    let mut found = vec![cut(synced), cut(middle), bytes.clone()];
-    if synced < bytes.len() {
-        found.extend([zeros(synced), zeros(middle)]);
-    }
-    found
-}
-
 /// What the real reader makes of each of those.
 fn read_each(contents: Vec<Vec<u8>>) -> BTreeMap<String, usize> {
     let directory = empty();
@@ -602,45 +500,13 @@ fn read_each(contents: Vec<Vec<u8>>) -> BTreeMap<String, usize> {
     found
 }
 
-/// Makes a change under `strace`; what it did to the model's directory.
-fn traced(models: &Path, arguments: &[&str]) -> Vec<Step> {
-    let found = Command::new("strace").arg("--version").output();
-    let is_there = found.is_ok_and(|output| output.status.success());
-    assert!(is_there, "strace is missing: run `cargo xtask test`, which installs it");
-    let trace: PathBuf = scratch().join("rollout.trace");
-    let calls = "trace=openat,write,pwrite64,writev,pwritev,ftruncate,truncate,fallocate,sendfile,copy_file_range,fsync,\
-                 fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat";
-    let wrapper = ["strace", "-f", "-y", "-s", "1000000", "-e", calls, "-o", trace.to_str().unwrap()];
-    let settings = Settings::bare().models(models).set("PATH", "/usr/bin:/bin").under(&wrapper);
-    let output = settings.run(&[&["models"], arguments].concat());
-    assert!(output.status.success(), "{}", said(&output));
-    let trace = fs::read_to_string(trace).unwrap();
-    let directory = models.join("steady");
-    // Nothing but what is understood here is done to the rollout.
-    let strange = [
-        "pwrite",
-        "writev",
-        "truncate",
-        "fallocate",
-        "sendfile",
-        "copy_file",
-        "link(",
-        "linkat(",
-        "unfinished",
-    ];
-    let strange = trace.lines().filter(|line| {
-        line.contains(directory.to_str().unwrap()) && strange.iter().any(|call| line.contains(call))
-    });
-    let strange: Vec<&str> = strange.filter(|line| !line.contains("unlink")).collect();
-    assert!(strange.is_empty(), "{strange:?}");
-    steps(&trace, &directory)
-}
-
 #[test]
 fn a_power_cut_leaves_the_old_rollout_or_the_new_one() {
     let models = published();
     let before = fs::read(models.path().join("steady/rollout.json")).unwrap();
-    let steps = traced(models.path(), &["canary", "steady@2", "--percent", "5"]);
+    let settings = Settings::bare().models(models.path());
+    let directory = models.path().join("steady");
+    let steps = traced(settings, &["models", "canary", "steady@2", "--percent", "5"], &directory);
     let after = fs::read(models.path().join("steady/rollout.json")).unwrap();
     assert_ne!(before, after);
     let read = read_each(after_a_crash(&steps, "rollout.json", &before));

@@ -84,7 +84,18 @@ pub(crate) fn empty() -> tempfile::TempDir {
 
 /// A gateway over `models` whose caller may do everything, with this settings file.
 pub(crate) fn start(models: &Path, file: &str, environment: &[(&str, &str)]) -> Gateway {
+    start_under(&[], models, file, environment)
+}
+
+/// The same, under another program.
+pub(crate) fn start_under(
+    wrapper: &[&str],
+    models: &Path,
+    file: &str,
+    environment: &[(&str, &str)],
+) -> Gateway {
     let mut settings = Settings::new()
+        .under(wrapper)
         .models(models)
         .set("SCOREGATE_STATE_DIR", "state")
         .set("SCOREGATE_DEFAULT_MODEL", "duel")
@@ -104,16 +115,22 @@ pub(crate) fn admin(gateway: &Gateway, request: Request) -> Answer {
     Client::connect(gateway.admin_addr).ask(&gateway.with_key(request))
 }
 
-/// Changes the rollout of a model, and waits until this gateway has done so.
-pub(crate) fn roll_out(gateway: &Gateway, model: &str, rollout: &Value) {
-    let target = format!("/v1/models/{model}/rollout");
+/// Changes the rollout at `target`; the answer.
+pub(crate) fn change(gateway: &Gateway, target: &str, rollout: &Value) -> Value {
     let body = rollout.to_string();
-    let put = Request::new("PUT", &target)
+    let put = Request::new("PUT", target)
         .header("Content-Type", "application/json")
         .header("Content-Length", body.len().to_string())
         .body(body);
     let answer = admin(gateway, put);
     assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+/// Changes the rollout of a model, and waits until this gateway has done so.
+pub(crate) fn roll_out(gateway: &Gateway, model: &str, rollout: &Value) {
+    let target = format!("/v1/models/{model}/rollout");
+    change(gateway, &target, rollout);
     wait_for("the rollout", || {
         let found = gateway.get(&target).json();
         let versions = found["versions"].as_array()?;

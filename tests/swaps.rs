@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::publishing::{empty, gateway, publish, state, until_served};
+use crate::publishing::{empty, gateway, state, until_served};
+use crate::support::constant::publish;
 use crate::support::{Client, Gateway, Request, Stop, is_full, wait_for};
 
 /// How many versions take turns.
@@ -102,4 +103,43 @@ fn swaps_under_load_lose_no_request_and_mix_no_versions() {
     let metrics = Client::connect(gateway.admin_addr).ask(&Request::get("/metrics")).text();
     let held = metrics.lines().filter(|line| line.starts_with("scoregate_model_loaded_timestamp_seconds{"));
     assert_eq!(held.count(), 2, "{metrics}");
+}
+
+#[test]
+fn rollbacks_under_load_lose_no_request_though_what_is_taken_back_is_let_go() {
+    const ROLLBACKS: usize = 10;
+    let models = empty();
+    for version in 0..2 {
+        publish(models.path(), "steady", &version.to_string(), score(version));
+    }
+    let settings = gateway(models.path());
+    let operator = settings.key_with(&["--name", "operator", "--scopes", "models:write"]);
+    let gateway = settings.start();
+    let wait_until = |expected: &str| {
+        wait_for(&format!("version 1 to be {expected}"), || {
+            (state(&gateway, "steady", "1")["state"] == expected).then_some(())
+        });
+    };
+    wait_until("accepted");
+    let (stop, gateway) = (AtomicBool::new(false), &gateway);
+    let asked: usize = std::thread::scope(|scope| {
+        let over = Stop(&stop);
+        let stop = &stop;
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|at| scope.spawn(move || load(gateway, at % 2 == 0, stop))).collect();
+        let mut admin = Client::connect(gateway.admin_addr);
+        for _ in 0..ROLLBACKS {
+            promote(&mut admin, &operator, 1);
+            wait_until("live");
+            let request = Request::new("POST", "/v1/models/steady/rollback").header("X-Api-Key", &operator);
+            assert_eq!(admin.ask(&request).status, 200);
+            wait_until("accepted");
+        }
+        drop(over);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(asked > ROLLBACKS, "there was no load: {asked} requests");
+    let loaded = || gateway.log().iter().filter(|line| line.contains("model loaded")).count();
+    wait_for("the last one in the log", || (loaded() > ROLLBACKS).then_some(()));
+    assert_eq!(loaded(), ROLLBACKS + 1, "what is taken back is let go, and what answers again is loaded");
 }

@@ -1,25 +1,27 @@
 //! Models that are sent to a running gateway to be published: what is good becomes a version, of everything else nothing is left.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use prost::Message;
 use serde_json::{Value, json};
 
+use crate::support::graph::picking;
 use crate::support::{
-    Answer, Client, Gateway, Request, Settings, badfile, is_full, pause, scratch, wait_for, wait_within,
+    Answer, Client, Gateway, Request, Settings, badfile, is_full, pause, repository, scratch, wait_for,
+    wait_within,
 };
 
-const BOUNDARY: &str = "----a-form-7MA4YWxk";
+pub(crate) const BOUNDARY: &str = "----a-form-7MA4YWxk";
 const TREE: &str = "/v1/models/tree/versions";
 
 /// What is wrong, the body, the answer's status and code, and the code of its first fault where that matters.
 type Refused<'c> = (&'c str, Vec<u8>, u16, &'c str, Option<&'c str>);
 
 /// A form of these parts.
-fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, bytes) in parts {
         let head = format!(
@@ -89,12 +91,13 @@ impl Publisher {
     /// What is in hand, or was left.
     fn uploads(&self) -> Vec<PathBuf> {
         let directory = self.gateway.settings.directory().join("state/uploads");
-        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.gateway.see(&directory)) else { return Vec::new() };
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
     }
 
     fn versions(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.models.path().join("tree")) else { return Vec::new() };
+        let directory = self.gateway.see(&self.models.path().join("tree"));
+        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<String> = names.filter(|name| !name.contains("rollout")).collect();
         names.sort();
@@ -409,6 +412,12 @@ fn a_name_of_the_day_that_is_taken_meanwhile_costs_nobody_an_upload() {
         [format!("tree@{tried}"), format!("tree@{version}")],
         "what was tried is recorded"
     );
+    let failed = publisher.audited("version.publish_failed");
+    assert_eq!(failed.len(), 1, "and that it was another's: {failed:?}");
+    assert_eq!(
+        (&failed[0]["target"], &failed[0]["code"], failed[0]["digest"].is_string()),
+        (&json!(format!("tree@{tried}")), &json!("version_exists"), true)
+    );
 }
 
 #[test]
@@ -466,6 +475,35 @@ fn an_upload_is_not_held_in_memory() {
     assert!(grown < 48 << 20, "{} MiB more for an upload of {} MiB", grown >> 20, MODEL >> 20);
     client.send(&tail);
     assert_eq!(client.answer().unwrap().code(), "invalid_model");
+}
+
+#[test]
+fn a_full_disk_is_told_and_what_was_refused_for_it_leaves_its_room_to_others() {
+    let (model, schema, golden) = good();
+    let large = golden.repeat((256 << 10) / golden.len());
+    for place in ["state/uploads", "$SCOREGATE_MODELS_DIR/tree"] {
+        let publisher = Publisher::new(|settings| settings.on_disk("128k", place));
+        let send = |golden: &[u8], version: &str| {
+            let version = version.as_bytes();
+            publisher.send(&[
+                ("model", &model),
+                ("schema", &schema),
+                ("golden", golden),
+                ("version", version),
+            ])
+        };
+        for _ in 0..2 {
+            let answer = send(&large, "large");
+            assert_eq!((answer.status, answer.code().as_str()), (507, "storage_full"), "{}", answer.text());
+            assert_eq!(publisher.versions(), Vec::<String>::new(), "{place}");
+            wait_for("nothing to be left", || publisher.uploads().is_empty().then_some(()));
+        }
+        let answer = send(&golden, "small");
+        assert_eq!(answer.status, 201, "{place}: {}", answer.text());
+        assert_eq!(publisher.versions(), ["small"]);
+        let score = || publisher.gateway.post("/v1/models/tree/predict", r#"{"a":0.25,"b":0.875}"#);
+        wait_for("the version", || (score().status == 200).then_some(()));
+    }
 }
 
 #[test]
@@ -573,4 +611,73 @@ fn what_a_gateway_that_was_killed_has_left_is_removed() {
         .body(&body);
     let answer = Client::connect(again.admin_addr).ask(&request);
     assert_eq!(answer.status, 201, "{}", answer.text());
+}
+
+#[test]
+fn what_is_published_is_answered_so_whatever_stands_in_the_rollout() {
+    let publisher = Publisher::new(|settings| settings);
+    let (model, schema, golden) = good();
+    let parts: [(&str, &[u8]); 3] = [("model", &model), ("schema", &schema), ("golden", &golden)];
+    assert_eq!(publisher.send(&parts).status, 201);
+    fs::write(publisher.models.path().join("tree/rollout.json"), "{\"live\": \"a slip of the").unwrap();
+    let second = publisher.send(&parts);
+    assert_eq!((second.status, &second.json()["live"]), (201, &json!(false)), "{}", second.text());
+    assert_eq!(publisher.versions().len(), 2);
+    assert!(publisher.audited("version.publish_failed").is_empty());
+}
+
+#[test]
+fn a_model_alone_is_enough_after_one_of_the_same_trainer() {
+    let (models, version) = repository().copy_of("churn");
+    let settings = Settings::new().models(models.path()).set("SCOREGATE_STATE_DIR", "state");
+    let key = settings.key_with(&["--name", "publisher", "--scopes", "models:write,models:read"]);
+    let gateway = settings.start();
+    let model = fs::read(version.join("model.onnx")).unwrap();
+    let csv = fs::read(&repository().churn_csv).unwrap();
+    let manifest = |version: &Path| -> Value {
+        serde_json::from_slice(&fs::read(version.join("manifest.json")).unwrap()).unwrap()
+    };
+    let before = manifest(&version);
+    for parts in [&[("model", &model[..])][..], &[("model", &model), ("reference", &csv)]] {
+        let request = Request::new("POST", "/v1/models/churn/versions")
+            .header("X-Api-Key", &key)
+            .header("Content-Type", format!("multipart/form-data; boundary=\"{BOUNDARY}\""))
+            .body(form(parts));
+        let answer = Client::connect(gateway.admin_addr).ask(&request);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let told = answer.json();
+        let reasons = told["reasons"].to_string();
+        assert!(reasons.contains("as it is the live version's"), "{reasons}");
+        assert_eq!(told["breaking"], json!([]));
+        let after = manifest(&models.path().join("churn").join(told["model_version"].as_str().unwrap()));
+        for same in ["bindings", "output", "labels", "schema"] {
+            assert_eq!(after[same], before[same], "{same}");
+        }
+    }
+}
+
+#[test]
+fn what_fails_on_a_row_is_told_without_the_row() {
+    /// A place beyond the end of a table, which ONNX Runtime names when it is asked for it.
+    const PLACE: &str = "4815162";
+    let publisher = Publisher::new(|settings| settings);
+    let made = tempfile::tempdir_in(scratch()).unwrap();
+    let (picking, output) = picking();
+    picking.publish(made.path(), output);
+    let read = |file: &str| fs::read(made.path().join("pick/1").join(file)).unwrap();
+    let manifest: Value = serde_json::from_slice(&read("manifest.json")).unwrap();
+    let (model, schema) = (read("model.onnx"), manifest["schema"].to_string());
+    let golden = format!("{{\"features\":{{\"a\":1,\"b\":{PLACE}}},\"expected\":1}}\n");
+    let answer = publisher.send(&[
+        ("model", &model),
+        ("schema", schema.as_bytes()),
+        ("golden", golden.as_bytes()),
+        ("task", b"regression"),
+    ]);
+    let told = answer.json();
+    assert_eq!((answer.status, &told["errors"][0]["code"]), (422, &json!("run_failed")), "{told}");
+    let log = publisher.gateway.log_so_far();
+    let refused = log.iter().find(|line| line.contains("upload refused")).unwrap();
+    assert!(refused.contains("GatherElements"), "which node it was is told: {refused}");
+    assert!(!answer.text().contains(PLACE) && !log.iter().any(|line| line.contains(PLACE)), "{refused}");
 }

@@ -15,6 +15,7 @@ pub mod import;
 pub mod inspect;
 pub mod lock;
 pub mod metrics;
+pub mod owner;
 pub mod package;
 pub mod random;
 pub mod reference;

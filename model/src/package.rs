@@ -19,8 +19,8 @@ use sha2::{Digest, Sha256};
 
 use crate::acceptance::lint;
 use crate::explain::importance::Importance;
-use crate::lock;
 use crate::reference::{FeatureReference, Histogram};
+use crate::{lock, owner};
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -538,6 +538,15 @@ pub fn check_name(what: &'static str, name: &str) -> Result<(), Error> {
     if is_plain_name(name) { Ok(()) } else { Err(Error::Name { what, name: name.into() }) }
 }
 
+/// A version that was published.
+#[derive(Debug)]
+pub struct Published {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// What could not be done after that: a power cut may undo it, or nothing says that the first version is live.
+    pub unfinished: Option<Error>,
+}
+
 /// A directory of packages: `<model>/<version>/`.
 #[derive(Debug, Clone)]
 pub struct Repository {
@@ -614,8 +623,9 @@ impl Repository {
     /// `manifest.files` is filled here.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the version is there already, [`Error::Name`] for a bad name, [`Error::Io`] otherwise.
-    pub fn publish(&self, mut manifest: Manifest, files: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
+    /// [`Error::Exists`] if the version is there already, [`Error::Name`] for a bad name, [`Error::Io`] otherwise; then nothing is
+    /// published.
+    pub fn publish(&self, mut manifest: Manifest, files: &[(&str, &[u8])]) -> Result<Published, Error> {
         check_name("model", &manifest.name)?;
         check_name("version", &manifest.version)?;
         let parent = self.root.join(&manifest.name);
@@ -624,7 +634,7 @@ impl Repository {
         if fs::symlink_metadata(&target).is_ok() {
             return Err(exists());
         }
-        fs::create_dir_all(&parent).map_err(io_error("create", &parent))?;
+        owner::make_directory(&parent).map_err(io_error("create", &parent))?;
         sweep(&parent);
         let staging = tempfile::Builder::new()
             .prefix(STAGING)
@@ -654,18 +664,25 @@ impl Repository {
         }
         // The directory has moved: there is nothing left to remove.
         let _ = staging.keep();
-        sync_directory(&parent)?;
+        let unfinished = self.finish(&manifest.name, &manifest.version).err();
+        Ok(Published { directory: target, unfinished })
+    }
+
+    /// What is done once a version is in its place: that is on the disk, and the first version of a model goes live. Later ones wait to
+    /// be promoted.
+    fn finish(&self, model: &str, version: &str) -> Result<(), Error> {
+        let directory = self.root.join(model);
+        sync_directory(&directory)?;
         sync_directory(&self.root)?;
-        // The first version of a model goes live; later ones wait to be promoted.
-        let versions = directories(&parent)?;
-        if versions.len() == 1 && fs::symlink_metadata(parent.join(ROLLOUT)).is_err() {
+        let versions = directories(&directory)?;
+        if versions.len() == 1 && fs::symlink_metadata(directory.join(ROLLOUT)).is_err() {
             // Somebody may have said meanwhile who answers.
             let begin = |found: Option<&Rollout>| {
-                Ok::<_, Error>(found.cloned().unwrap_or_else(|| Rollout::of(manifest.version.as_str())))
+                Ok::<_, Error>(found.cloned().unwrap_or_else(|| Rollout::of(version)))
             };
-            self.change_rollout(&manifest.name, begin)?;
+            self.change_rollout(model, begin)?;
         }
-        Ok(target)
+        Ok(())
     }
 
     /// The rollout of `model`, where there is one.

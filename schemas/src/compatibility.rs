@@ -175,11 +175,29 @@ fn compare(
         (Kind::Category { values: known }, Kind::Category { values: taken }) => {
             compare_texts(live, known.as_deref(), other, taken.as_deref(), found);
         }
+        _ if is_ignored(live, other) => {}
         (live, kind) => {
             let detail = format!("was {}, and is {}", named(live), named(kind));
             found.push(Difference::of(other, Change::Type, detail));
         }
     }
+}
+
+/// Whether whatever `live` takes, which is of another type, is ignored by `other`. In CSV all is text: a text that is ignored may still not
+/// be any text, and one that looks like a number may be too large.
+fn is_ignored(live: &Field, other: &Field) -> bool {
+    let takes_texts = match &other.kind {
+        Kind::Boolean => true,
+        Kind::Category { values } => {
+            let is_open = values.is_none() || other.unknown == Unknown::Pass;
+            is_open
+                && other.length.minimum.is_none()
+                && other.length.maximum.is_none()
+                && live.role != Role::Ignore
+        }
+        Kind::Number | Kind::Integer => false,
+    };
+    other.role == Role::Ignore && takes_texts
 }
 
 /// A type as a schema writes it.

@@ -7,13 +7,13 @@ use clap::Args;
 use scoregate_model::package::{MODEL, Package, Repository};
 use scoregate_model::runtime::Runtime;
 
-use super::models::{RepositoryArgs, resolve};
+use super::models::{RepositoryArgs, read, resolve};
 use super::print;
 use crate::app;
 use crate::config::{ExplainMode, Settings};
-use crate::diff::{Comparison, GoldenDiff, PART, Side, diff as differences};
+use crate::diff::golden::{Comparison, GoldenDiff, PART};
+use crate::diff::{Side, diff as differences};
 use crate::registry::{Version, load_offline};
-use crate::repository::Store;
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
@@ -32,17 +32,15 @@ pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<()> {
     let settings = args.repository.settings()?;
     // ONNX Runtime is loaded while this is the only thread: loading sets variables of the environment.
     let runtime = app::load_runtime(&settings.runtime)?;
-    let store = Store::open(&settings)?;
     let model = args.from.split_once('@').map_or(args.from.as_str(), |(model, _)| model);
-    store.refresh(Some(model))?;
-    let repository = store.local();
-    let (_, from, _) = resolve(repository, &args.from)?;
+    let repository = read(&settings, Some(model))?;
+    let (_, from, _) = resolve(&repository, &args.from)?;
     let to = if args.to.contains('@') { args.to.clone() } else { format!("{model}@{}", args.to) };
-    let (of, to, _) = resolve(repository, &to)?;
+    let (of, to, _) = resolve(&repository, &to)?;
     if of != model {
         bail!("found versions of {model} and of {of}, expected two of one model");
     }
-    let packages = [read(repository, model, &from)?, read(repository, model, &to)?];
+    let packages = [package(&repository, model, &from)?, package(&repository, model, &to)?];
     let golden = golden(&settings, &runtime, &packages);
     let serving = settings.serving(model);
     let [from, to] = packages.each_ref().map(|package| {
@@ -53,7 +51,7 @@ pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<()> {
     print(&if args.json { serde_json::to_string_pretty(&found)? } else { found.text() })
 }
 
-fn read(repository: &Repository, model: &str, version: &str) -> anyhow::Result<Package> {
+fn package(repository: &Repository, model: &str, version: &str) -> anyhow::Result<Package> {
     let package = Package::read(&repository.directory(model, version))?;
     if !package.manifest.files.contains_key(MODEL) {
         bail!("{model} {version} has no graph");

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use scoregate_model::acceptance::child;
 
-use super::models::{RepositoryArgs, tell_replicas};
+use super::models::{RepositoryArgs, tell_replicas, tell_webhook};
 use super::print;
 use crate::app;
 use crate::audit::{self, Actor};
@@ -40,11 +40,13 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
     let log = audit::Log::new(&settings.state.dir);
     let mut report = publication.carry_out(&store, &log, &Actor::operator())?;
     if args.promote {
+        let now = SystemTime::now();
         let asked = Asked {
             breaking: args.breaking,
-            ..Asked::new(&store, &log, &report.model, Actor::operator(), SystemTime::now())
+            ..Asked::new(&store, &log, &report.model, Actor::operator(), now)
         };
-        Change::Promote(report.version.clone()).carry_out(&asked)?;
+        let changed = Change::Promote(report.version.clone()).carry_out(&asked)?;
+        tell_webhook(&settings, &report.model, &changed, now);
         report.live = true;
     }
     tell_replicas(&settings);

@@ -1,6 +1,6 @@
 //! `scoregate models`: what is done to the model repository.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -8,6 +8,8 @@ use scoregate_model::package::{Package, Repository};
 use scoregate_schemas::Rollout;
 use scoregate_schemas::feature_schema::Kind;
 use scoregate_schemas::manifest::Task;
+use scoregate_schemas::rollout::{Canary, GuardMode};
+use serde_json::Map;
 
 use super::diff::{DiffArgs, diff};
 use super::{Common, print, warn};
@@ -18,6 +20,10 @@ use crate::registry::Role;
 use crate::repository::Store;
 use crate::rollout;
 use crate::rollout::change::{Asked, Change, Changed};
+use crate::webhook::{WebhookCounts, Webhooks};
+
+/// How long a command waits for the webhook.
+const TELLING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelsCommand {
@@ -56,6 +62,10 @@ pub(super) enum ModelsCommand {
         /// Take the canary back: the live version answers its entities again.
         #[arg(long, conflicts_with = "percent")]
         off: bool,
+        /// What becomes of it by what it answers: off, rollback or promote. Unless said it is guarded as it was, and a new one as the
+        /// gateway's settings say.
+        #[arg(long, value_name = "MODE", conflicts_with = "off")]
+        guard: Option<GuardMode>,
         #[command(flatten)]
         breaking: BreakingArgs,
     },
@@ -73,7 +83,7 @@ pub(super) enum ModelsCommand {
     Rollback {
         #[command(flatten)]
         repository: RepositoryArgs,
-        /// The model.
+        /// The model; or MODEL@VERSION, which takes back this version or nothing.
         model: String,
     },
 }
@@ -110,7 +120,7 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
     match command {
         ModelsCommand::List { repository } => {
             let repository = repository.open(None)?;
-            let mut lines = vec!["MODEL\tVERSION\tROLLOUT".to_string()];
+            let mut lines = vec!["MODEL\tVERSION\tROLLOUT\tCHANGED".to_string()];
             for model in repository.models()? {
                 let versions = match repository.versions(&model) {
                     Ok(versions) => versions,
@@ -121,7 +131,7 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
                 };
                 let rollout = rollout::current(&repository, &model, &versions);
                 let task = |version: &String| match &rollout {
-                    Ok(rollout) => in_words(rollout, version),
+                    Ok(rollout) => in_words(rollout, version) + &changed_in_words(rollout, version),
                     Err(error) => format!("unknown: {}", error.reason()),
                 };
                 lines.extend(versions.iter().map(|version| format!("{model}\t{version}\t{}", task(version))));
@@ -140,13 +150,13 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
                 "{model} {name} is the live version: a running gateway that accepts it answers with it within 2 seconds"
             ))
         }
-        ModelsCommand::Canary { repository, version, percent, breaking, .. } => {
+        ModelsCommand::Canary { repository, version, percent, guard, breaking, .. } => {
             let (model, name) = split(version)?;
             let Some(percent) = *percent else {
                 change(repository, model, &Change::Drop(name.into()), false)?;
                 return print(&format!("{model} {name} is no canary any more: the live version answers"));
             };
-            let wanted = Change::Canary { version: name.into(), percent };
+            let wanted = Change::Canary { version: name.into(), percent, guard: *guard };
             change(repository, model, &wanted, breaking.breaking)?;
             let whom = if percent > 0.0 { "them" } else { "whoever asks for it by x-model-version" };
             print(&format!(
@@ -167,7 +177,11 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
             ))
         }
         ModelsCommand::Rollback { repository, model } => {
-            let Changed { after, deeds, .. } = change(repository, model, &Change::Rollback, false)?;
+            let (model, version) = model
+                .split_once('@')
+                .map_or((model.as_str(), None), |(model, version)| (model, Some(version)));
+            let wanted = Change::Rollback(version.map(ToOwned::to_owned));
+            let Changed { after, deeds, .. } = change(repository, model, &wanted, false)?;
             let live = &after.live;
             let from = deeds.iter().find_map(|deed| deed.from.as_ref());
             print(&match from {
@@ -180,14 +194,26 @@ pub(super) fn models(command: &ModelsCommand) -> anyhow::Result<()> {
 
 /// What a version is in a rollout; nothing where it has no part in it.
 fn in_words(rollout: &Rollout, version: &str) -> String {
-    match Role::of(rollout, version) {
-        Some(Role::Canary) => {
-            let canary = rollout.canaries.iter().find(|canary| canary.version == version);
-            canary.map_or_else(String::new, |canary| format!("canary {} %", canary.percent))
+    let Some(role) = Role::of(rollout, version) else { return String::new() };
+    let taken: f64 = rollout.canaries.iter().map(|canary| canary.percent).sum();
+    let canary = rollout.canaries.iter().find(|canary| canary.version == version);
+    match (role, canary) {
+        (_, Some(Canary { percent, since, guard, .. })) => {
+            let since = since.as_ref().map_or_else(String::new, |since| format!(" since {since}"));
+            let guard = guard.map_or_else(String::new, |guard| format!(", guard {}", guard.as_str()));
+            format!("canary {percent} %{since}{guard}")
         }
-        Some(role) => role.as_str().into(),
-        None => String::new(),
+        // Shares have two decimals, and sums of them more.
+        (Role::Live, None) if taken > 0.0 => format!("live {} %", ((100.0 - taken) * 100.0).round() / 100.0),
+        _ => role.as_str().into(),
     }
+}
+
+/// Who has changed the rollout when, a column beside its live version.
+fn changed_in_words(rollout: &Rollout, version: &str) -> String {
+    let Rollout { live, revision, changed_at, changed_by, .. } = rollout;
+    let (Some(at), Some(by), true) = (changed_at, changed_by, live == version) else { return String::new() };
+    format!("\trevision {revision}, {at} by {} {}", by.kind, by.id)
 }
 
 /// Changes the rollout of a model, recorded as the operator's deed.
@@ -200,10 +226,31 @@ fn change(
     let settings = repository.settings()?;
     let store = Store::open(&settings)?;
     let log = audit::Log::new(&settings.state.dir);
-    let asked = Asked { breaking, ..Asked::new(&store, &log, model, Actor::operator(), SystemTime::now()) };
+    let now = SystemTime::now();
+    let asked = Asked { breaking, ..Asked::new(&store, &log, model, Actor::operator(), now) };
     let changed = change.carry_out(&asked)?;
+    changed.warnings.iter().for_each(|warning| warn(warning));
     tell_replicas(&settings);
+    tell_webhook(&settings, model, &changed, now);
     Ok(changed)
+}
+
+/// Tells whoever is to be told by a webhook what the operator has done to the rollout of `model`. Where that cannot be, it is done all the
+/// same.
+pub(super) fn tell_webhook(settings: &Settings, model: &str, changed: &Changed, now: SystemTime) {
+    let counts = WebhookCounts::default();
+    match Webhooks::start(settings.webhook.as_ref(), counts.clone()) {
+        Ok(webhooks) => {
+            webhooks.tell(model, &Actor::operator(), changed, &Map::new(), now);
+            webhooks.flush(TELLING);
+            if counts.failed.get() > 0 {
+                warn("this is done, and the webhook was not told: it has not taken the event");
+            }
+        }
+        Err(error) => {
+            warn(&format!("this is done, and the webhook was not told: {:#}", anyhow::Error::from(error)));
+        }
+    }
 }
 
 /// Tells replicas that something has changed. Where that cannot be, it is done all the same.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use scoregate_schemas::rollout::GuardMode;
+
 use super::reader::{Reader, TableReader};
 use super::values::{COUNT, count, duration, whole};
 use crate::rollout::slots;
@@ -21,7 +23,8 @@ pub struct ShadowSettings {
 pub struct GuardSettings {
     /// `SCOREGATE_GUARD` (`rollback`): what becomes of a canary that breaks a rule, and of one that breaks none.
     pub mode: GuardMode,
-    /// `min_rows` (1,000): rows that have to be answered and compared before a canary is good, and before its scores can be bad.
+    /// `min_rows` (1,000): rows that have to be answered and compared before a canary is good, and before its scores can be bad; and how
+    /// many requests, rows and times of requests for one row the live version is known by, each on its own.
     pub min_rows: u64,
     /// `max_error_rate` (0.01): how much larger the share of failed requests may be than the live version's; and that of rows that it does
     /// not take, if it is to be given more.
@@ -40,17 +43,6 @@ pub struct GuardSettings {
     pub hold: Duration,
 }
 
-/// What becomes of a canary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardMode {
-    /// Nothing.
-    Off,
-    /// One that breaks a rule is dropped.
-    Rollback,
-    /// That, and one that breaks none is given more and promoted in the end.
-    Promote,
-}
-
 impl Default for GuardSettings {
     fn default() -> Self {
         Self {
@@ -64,17 +56,6 @@ impl Default for GuardSettings {
             steps: vec![5.0, 25.0, 100.0],
             hold: Duration::from_secs(600),
         }
-    }
-}
-
-const MODES: &str = "off, rollback or promote";
-
-fn mode(text: &str) -> Result<GuardMode, String> {
-    match text {
-        "off" => Ok(GuardMode::Off),
-        "rollback" => Ok(GuardMode::Rollback),
-        "promote" => Ok(GuardMode::Promote),
-        _ => Err(MODES.into()),
     }
 }
 
@@ -106,7 +87,7 @@ impl Reader {
 
     /// The table `[guard]`, whose mode may be said by a variable too.
     pub(super) fn guard(&mut self) -> GuardSettings {
-        let mode = self.take("SCOREGATE_GUARD", "guard.mode", "rollback", mode);
+        let mode = self.take("SCOREGATE_GUARD", "guard.mode", "rollback", str::parse);
         let mut table = std::mem::take(&mut self.guard);
         let mut reader = TableReader {
             name: "guard".into(),
@@ -130,7 +111,7 @@ impl TableReader<'_> {
             known: Vec::new(),
             mistakes: self.mistakes,
         };
-        let mode = reader.take("mode", MODES, |value| mode(value.as_str()?).ok());
+        let mode = reader.take("mode", GuardMode::EXPECTED, |value| value.as_str()?.parse().ok());
         let guard = reader.rules(&GuardSettings { mode: mode.unwrap_or(all.mode), ..all.clone() });
         reader.finish();
         Some(guard)
@@ -196,8 +177,8 @@ mod tests {
     fn mistakes_say_what_is_expected() {
         for (file, expected) in [
             ("guard = 1\n", "expected a table"),
-            ("[guard]\nmode = \"on\"\n", MODES),
-            ("[guard]\nmode = 1\n", MODES),
+            ("[guard]\nmode = \"on\"\n", GuardMode::EXPECTED),
+            ("[guard]\nmode = 1\n", GuardMode::EXPECTED),
             ("[guard]\nmin_rows = 0\n", COUNT),
             ("[guard]\nmax_error_rate = 2\n", "guard.max_error_rate of the settings file: found 2"),
             ("[guard]\nmax_latency_ratio = 0.5\n", "at least 1"),

@@ -146,6 +146,8 @@ impl Received {
             }
             rest = member.into_inner();
             if rest.is_empty() {
+                // Whoever keeps it counts what it holds, not what it has room for.
+                decoded.shrink_to_fit();
                 return Ok(decoded.into());
             }
         }

@@ -20,7 +20,8 @@ use super::predict::{ModelPath, verify_for_model};
 use super::problem::Error;
 use crate::app::App;
 use crate::auth::Scope;
-use crate::diff::{Comparison, Diff, GoldenDiff, PART, Side, diff, remember};
+use crate::diff::golden::{Comparison, GoldenDiff, PART};
+use crate::diff::{Diff, Side, diff};
 use crate::limiter::Loss;
 use crate::registry::{Published, State as Become, Version};
 use crate::rollout;
@@ -29,8 +30,11 @@ use crate::scoring;
 /// Golden rows of a version that are scored for an answer, at most; a command takes all of them.
 const MAX_ROWS: usize = 1_000;
 
-/// How long scoring all of them may take, as it was measured.
-const WORK: Duration = Duration::from_secs(2);
+/// How long scoring those of one version may take, by both, as it was measured.
+const WORK: Duration = Duration::from_secs(1);
+
+/// How long scoring a part of them may take: so long a batch may wait for it.
+const TURN: Duration = Duration::from_millis(50);
 
 /// How two versions of a model differ.
 pub(super) async fn versions(
@@ -126,8 +130,8 @@ fn loaded(version: &str, published: &Published) -> Result<Arc<Version>, String> 
     })
 }
 
-/// What both answer to the golden rows of each, or why nobody knows. One question after the other, each answered once: versions never
-/// change. Rows are scored where those of batches are and in small parts, between which theirs have their turn; when whoever asked has
+/// What both answer to the golden rows of each, or why nobody knows. It is found out once, as versions never change, and by one question
+/// after the other; what is known is told at once. Rows are scored where those of batches are and in small parts, between which theirs have their turn; when whoever asked has
 /// left, no other part is begun.
 async fn golden(
     app: &Arc<App>,
@@ -136,9 +140,13 @@ async fn golden(
     to: &Arc<Version>,
 ) -> Result<Result<Vec<GoldenDiff>, String>, Error> {
     let pair = [from.fingerprint, to.fingerprint];
-    let mut known = app.diffs.golden.lock().await;
-    if let Some(found) = known.get(&pair) {
-        return Ok(Ok(found.clone()));
+    if let Some(found) = app.diffs.known(&pair) {
+        return Ok(Ok(found));
+    }
+    let _turn = app.diffs.turn.lock().await;
+    // Somebody else may have asked the same.
+    if let Some(found) = app.diffs.known(&pair) {
+        return Ok(Ok(found));
     }
     let is_other = from.manifest.version != to.manifest.version;
     let versions = [from, to].into_iter().take(1 + usize::from(is_other));
@@ -148,7 +156,8 @@ async fn golden(
             (app.store.local().directory(model, &manifest.version), Arc::clone(manifest))
         })
         .collect();
-    let most = most_rows(from.cost.row + to.cost.row);
+    let cost = from.cost.row + to.cost.row;
+    let (most, part_rows) = (rows_within(WORK, cost, MAX_ROWS), rows_within(TURN, cost, PART));
     let (one, other) = (Arc::clone(from), Arc::clone(to));
     let prepare = move || {
         let comparison = Comparison::new(&one, &other)?;
@@ -167,7 +176,7 @@ async fn golden(
             comparison.begin(&rows_of, count);
         }
         while !rows.is_empty() {
-            let part: Vec<GoldenRow> = rows.drain(..rows.len().min(PART)).collect();
+            let part: Vec<GoldenRow> = rows.drain(..rows.len().min(part_rows)).collect();
             let scored = 2 * part.len();
             let score = move |_: &dyn Fn() -> bool| {
                 let taken = comparison.take(&part);
@@ -180,14 +189,14 @@ async fn golden(
         }
     }
     let found = comparison.finish();
-    remember(&mut known, pair, &found);
+    app.diffs.remember(pair, &found);
     Ok(Ok(found))
 }
 
-/// So many golden rows of each of two versions are scored by both, where a row costs both together so much.
-fn most_rows(cost: Duration) -> usize {
-    let fit = WORK.as_nanos() / (2 * cost.as_nanos()).max(1);
-    usize::try_from(fit).unwrap_or(MAX_ROWS).clamp(1, MAX_ROWS)
+/// How many rows are scored within `time` that cost so much each; one at least, and `most` at most.
+fn rows_within(time: Duration, cost: Duration, most: usize) -> usize {
+    let fit = time.as_nanos() / cost.as_nanos().max(1);
+    usize::try_from(fit).unwrap_or(most).clamp(1, most)
 }
 
 /// How many golden rows a version has, and the first of them, `most` at most.
@@ -231,10 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn of_slow_versions_fewer_rows_are_scored() {
-        assert_eq!(most_rows(Duration::from_micros(1)), MAX_ROWS);
-        assert_eq!(most_rows(Duration::from_millis(10)), 100);
-        assert_eq!(most_rows(Duration::from_secs(60)), 1);
-        assert_eq!(most_rows(Duration::ZERO), MAX_ROWS);
+    fn of_slow_versions_fewer_rows_are_scored_and_fewer_at_once() {
+        for (cost, most, part) in [
+            (Duration::from_micros(1), MAX_ROWS, PART),
+            (Duration::from_millis(10), 100, 5),
+            (Duration::from_secs(60), 1, 1),
+            (Duration::ZERO, MAX_ROWS, PART),
+        ] {
+            let found = (rows_within(WORK, cost, MAX_ROWS), rows_within(TURN, cost, PART));
+            assert_eq!(found, (most, part), "{cost:?}");
+        }
     }
 }

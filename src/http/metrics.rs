@@ -6,13 +6,15 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::CONTENT_TYPE;
+use scoregate_schemas::rollout::SLOTS;
 
 use super::body::accepted;
 use super::predict::no_parameters;
 use super::problem::Error;
 use crate::app::App;
-use crate::registry::{Registry, Split};
-use crate::telemetry::metrics::{CacheState, Present, in_older_format};
+use crate::registry::{LoadedCanary, Registry, Role, Split, Version};
+use crate::rollout::slots;
+use crate::telemetry::metrics::{CacheState, Present, RolledOut, in_older_format};
 
 /// OpenMetrics for whoever asks for it, else the older format.
 pub(super) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
@@ -52,7 +54,27 @@ pub(super) fn document(app: &App) -> String {
         }
         states.into_iter().map(|(state, count)| (name.clone(), state, count))
     });
+    let rolled_out = models.models.iter().filter_map(|(name, model)| {
+        let split = model.split.as_deref()?;
+        Some(RolledOut { model: name.clone(), revision: split.revision, shares: shares(split) })
+    });
+    let rollouts = rolled_out.collect();
     let work = app.engine.in_hand();
-    let present = Present { cache, work, live, versions: versions.collect() };
+    let last_read = app.store.last_read();
+    let present = Present { cache, work, live, versions: versions.collect(), rollouts, last_read };
     app.metrics.encode(app.auth.tokens.fetches(), present)
+}
+
+/// The versions of a model that are loaded: what each of them is, and how much of everything it answers, from 0 to 1.
+fn shares(split: &Split) -> Vec<(String, &'static str, f64)> {
+    let share = |version: &Version, role: Role, slots: u16| {
+        (version.manifest.version.clone(), role.as_str(), slots::percent(slots) / 100.0)
+    };
+    let taken: u16 = split.canaries.iter().map(|canary| slots::len(&canary.slots)).sum();
+    let mut shares = vec![share(&split.live, Role::Live, SLOTS.saturating_sub(taken))];
+    let canary = |canary: &LoadedCanary| share(&canary.version, Role::Canary, slots::len(&canary.slots));
+    shares.extend(split.canaries.iter().map(canary));
+    shares.extend(split.shadow.iter().map(|shadow| share(shadow, Role::Shadow, 0)));
+    shares.extend(split.kept.iter().map(|kept| share(kept, Role::Previous, 0)));
+    shares
 }

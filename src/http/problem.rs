@@ -85,12 +85,9 @@ pub enum Error {
     /// None of the answers that the client accepts can be given.
     #[error("expected an Accept header that allows {0}")]
     NotAcceptable(&'static str),
-    /// The body is no rollout.
-    #[error(
-        "expected {{\"live\":\"VERSION\",\"canaries\":[{{\"version\":\"VERSION\",\"percent\":5}}],\"shadow\":\"VERSION\"}} with names of \
-         published versions, of which only \"live\" has to be there, and nothing else"
-    )]
-    Rollout,
+    /// The body is no rollout, or does not say what is to be taken back.
+    #[error("expected {0}, and nothing else")]
+    Rollout(&'static str),
     /// The rollout cannot be read, or not be changed to what was asked for.
     #[error(transparent)]
     Change(#[from] rollout::Error),
@@ -390,7 +387,7 @@ impl Error {
             Self::Unexplained(Unexplained::Preparing) => Code::ExplanationsPreparing,
             Self::NoImportance => Code::NoImportance,
             Self::NotAcceptable(_) => Code::NotAcceptable,
-            Self::Rollout => Code::InvalidRollout,
+            Self::Rollout(_) => Code::InvalidRollout,
             Self::Change(error) => match error {
                 rollout::Error::NoModel { .. } => Code::UnknownModel,
                 rollout::Error::NoVersion { .. } => Code::UnknownVersion,
@@ -399,7 +396,7 @@ impl Error {
                 | rollout::Error::TooMany { .. }
                 | rollout::Error::NoCanary { .. } => Code::InvalidRollout,
                 rollout::Error::NoPrevious { .. } => Code::NoPreviousVersion,
-                rollout::Error::Changed { .. } => Code::RolloutChanged,
+                rollout::Error::Changed { .. } | rollout::Error::NotTaken { .. } => Code::RolloutChanged,
                 rollout::Error::Breaking { .. } => Code::BreakingChange,
                 rollout::Error::Audit(_) => Code::AuditUnavailable,
                 rollout::Error::Unknown { .. }
@@ -436,7 +433,7 @@ impl Error {
             Self::Quota { error: limiter::Error::TooManyRows { .. }, .. } => Code::TooManyRows,
             Self::Quota { error: limiter::Error::Unavailable, .. } => Code::QuotaUnavailable,
             Self::Scoring(scoring::Error::UnknownModel) => Code::UnknownModel,
-            Self::Scoring(scoring::Error::UnknownVersion) => Code::UnknownVersion,
+            Self::Scoring(scoring::Error::UnknownVersion | scoring::Error::NoCanary) => Code::UnknownVersion,
             Self::Scoring(scoring::Error::NotLoaded) => Code::VersionNotLoaded,
             Self::Scoring(scoring::Error::NotReady) => Code::NotReady,
             Self::Scoring(scoring::Error::Overloaded(_)) => Code::Overloaded,

@@ -16,6 +16,7 @@ use hyper::StatusCode;
 use hyper::body::{Body as _, Bytes};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
 use hyper::http::request::Parts as Head;
+use scoregate_model::import::Live;
 use scoregate_model::package::{self, GOLDEN, MODEL, Repository, read_manifest};
 use scoregate_schemas::manifest::{Bindings, Output};
 use serde_json::{Value, json};
@@ -208,9 +209,15 @@ async fn forward_pieces(
             return if is_wanted { Err(Stopped::Long) } else { Ok(false) };
         }
         since_deadline += bytes.len();
+        let came = Instant::now();
         // That nobody takes it is seen above.
-        if is_wanted && pieces.send(Piece::Bytes(bytes)).await.is_ok() && since_deadline >= PROGRESS {
-            (since_deadline, deadline) = (0, last.min(Instant::now() + timeout));
+        if is_wanted && pieces.send(Piece::Bytes(bytes)).await.is_ok() {
+            // While it waits to be written, the client cannot send.
+            deadline += came.elapsed();
+            if since_deadline >= PROGRESS {
+                (since_deadline, deadline) = (0, Instant::now() + timeout);
+            }
+            deadline = deadline.min(last);
         }
     }
     let _ = pieces.send(Piece::End).await;
@@ -362,9 +369,9 @@ impl<'u> Received<'u> {
     /// What is to be published. Without a schema of its own a version has the live one's.
     fn import(&self, model: &str, repository: &Repository) -> Result<Import, Error> {
         let file = self.file("model").ok_or_else(|| Error::Upload("expected a part called model".into()))?;
-        let schema = match self.file("schema") {
-            Some(schema) => schema,
-            None => self.live_schema(model, repository)?,
+        let (schema, live) = match self.file("schema") {
+            Some(schema) => (schema, None),
+            None => self.live(model, repository).map(|(schema, live)| (schema, Some(live)))?,
         };
         let tolerance = match self.text("tolerance") {
             None => TOLERANCE,
@@ -381,11 +388,12 @@ impl<'u> Received<'u> {
             reference: self.file("reference"),
             golden: self.file("golden"),
             tolerance,
+            live,
         })
     }
 
-    /// The live version's schema, in a file.
-    fn live_schema(&self, model: &str, repository: &Repository) -> Result<PathBuf, Error> {
+    /// The live version's schema, in a file, and what else it tells.
+    fn live(&self, model: &str, repository: &Repository) -> Result<(PathBuf, Live), Error> {
         let none = || {
             let words = "expected a part called schema: there is no live version of this model whose schema could be taken";
             Error::Upload(words.into())
@@ -399,7 +407,7 @@ impl<'u> Received<'u> {
         let path = self.directory.join(SCHEMA);
         let text = serde_json::to_vec(&manifest.schema).expect("a schema was JSON");
         std::fs::write(&path, text).map_err(Error::of_storage)?;
-        Ok(path)
+        Ok((path, Live { bindings: manifest.bindings, output: manifest.output }))
     }
 }
 
@@ -526,8 +534,62 @@ fn is_full(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
+
+    use hyper::body::Frame;
+    use tokio::time::{Sleep, sleep};
+
     use super::super::problem::Code;
     use super::*;
+
+    /// A body of pieces of one byte, each of which comes so long after the one before was taken.
+    struct Trickle {
+        left: usize,
+        each: Duration,
+        next: Pin<Box<Sleep>>,
+    }
+
+    impl hyper::body::Body for Trickle {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            ready!(self.next.as_mut().poll(context));
+            self.left -= 1;
+            self.next = Box::pin(sleep(self.each));
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b".")))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_the_disk_takes_is_not_the_client_s() {
+        let timeout = Duration::from_secs(10);
+        // How long each piece takes to come and to be written, and whether all of them are taken.
+        for (comes, written, is_taken) in [(1, 60, true), (4, 0, false), (4, 60, false)] {
+            let [each, written] = [comes, written].map(Duration::from_secs);
+            let mut body = Body::new(Trickle { left: 4, each, next: Box::pin(sleep(each)) });
+            let (pieces, mut coming) = mpsc::channel(1);
+            let write = async {
+                while let Some(Piece::Bytes(_)) = coming.recv().await {
+                    sleep(written).await;
+                }
+            };
+            let mut received = 0;
+            let forward = forward_pieces(&mut body, pieces, timeout, 1_000, &mut received);
+            let (forwarded, ()) = tokio::join!(forward, write);
+            match forwarded {
+                Ok(has_ended) => assert!(has_ended && is_taken, "{comes} s"),
+                Err(stopped) => assert!(matches!(stopped, Stopped::Slow) && !is_taken, "{comes} s"),
+            }
+        }
+    }
 
     #[test]
     fn a_full_disk_is_told_from_one_that_fails() {

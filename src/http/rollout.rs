@@ -12,7 +12,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use hyper::http::request::Parts;
 use scoregate_model::package::check_name;
 use scoregate_schemas::Rollout;
-use scoregate_schemas::rollout::SLOTS;
+use scoregate_schemas::rollout::{Author, Canary, GuardMode, SLOTS};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use url::form_urlencoded;
@@ -28,8 +28,9 @@ use crate::audit::Actor;
 use crate::auth::Scope;
 use crate::limiter::Loss;
 use crate::registry::{Model, Role, Snapshot, State as Become};
-use crate::rollout;
-use crate::rollout::change::{Asked, Change, Serving};
+use crate::rollout::change::{Action, Asked, Change, Changed, Serving};
+use crate::rollout::guard::Judged;
+use crate::rollout::{self, slots};
 use crate::scoring;
 
 /// How long an answer waits until this gateway follows what was changed.
@@ -53,28 +54,55 @@ struct Wanted {
 struct Share {
     version: String,
     percent: f64,
+    #[serde(default)]
+    guard: Option<GuardMode>,
 }
+
+/// What a client wants to be taken back.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TakenBack {
+    version: String,
+}
+
+/// What a body that says which versions answer has to be.
+const ROLLOUT: &str = "{\"live\":\"VERSION\",\"canaries\":[{\"version\":\"VERSION\",\"percent\":5,\"guard\":\"off\"}],\
+                       \"shadow\":\"VERSION\"} with names of published versions, of which only \"live\" has to be there, and of a \
+                       canary its version and share";
+/// What a body has to be that says what is to be taken back.
+const TAKEN_BACK: &str =
+    "no body, or {\"version\":\"VERSION\"} with the name of the version that is to be taken back";
 
 /// What a client is told.
 #[derive(Serialize)]
 struct Description<'r> {
     model: &'r str,
     live: &'r str,
-    canaries: Vec<Canary<'r>>,
+    canaries: Vec<OnTrial<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shadow: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     previous: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken_back: Option<&'r str>,
     revision: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed_at: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed_by: Option<&'r Author>,
     versions: Vec<RolledOut<'r>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'r [String],
 }
 
 #[derive(Serialize)]
-struct Canary<'r> {
+struct OnTrial<'r> {
     version: &'r str,
     percent: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: Option<GuardMode>,
 }
 
 /// A version that has a part in it, and what has become of that here.
@@ -104,7 +132,7 @@ pub(super) async fn get_rollout(
         let snapshot = models(&app)?;
         let known = snapshot.models.get(model).ok_or(scoring::Error::UnknownModel)?;
         let rollout = known.rollout.as_ref().ok_or_else(|| unclear(known))?;
-        describe(&app, model, rollout)
+        describe(&app, model, rollout, &[])
     };
     Ok(admitted.answer(read.await))
 }
@@ -127,16 +155,32 @@ pub(super) async fn roll_back(
     path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (parts, _) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let (verified, model) = verify_for_model(&app, &parts, Scope::ModelsWrite, &path).await?;
     let admitted = verified.admit(&app, None, Loss::Refuse).await?;
-    let roll_back = async {
-        no_parameters(&parts)?;
-        accepted_format(&parts.headers, &[Format::Json])?;
-        serving(&app, model)?;
-        change(&app, model, &admitted, &parts, Change::Rollback, false).await
-    };
-    Ok(admitted.answer(roll_back.await))
+    Ok(admitted.answer(take_back(&app, model, &admitted, &parts, body).await))
+}
+
+async fn take_back(
+    app: &Arc<App>,
+    model: &str,
+    admitted: &Admitted,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Error> {
+    no_parameters(parts)?;
+    accepted_format(&parts.headers, &[Format::Json])?;
+    serving(app, model)?;
+    let received = receive(app, parts, body).await?;
+    let decoded = received.decode(app.settings.server.max_body_bytes)?;
+    let mut version = None;
+    if !decoded.is_empty() {
+        content_format(&parts.headers, &[Format::Json])?;
+        let wanted: TakenBack = serde_json::from_slice(&decoded).map_err(|_| Error::Rollout(TAKEN_BACK))?;
+        check_name("version", &wanted.version).map_err(|_| Error::Rollout(TAKEN_BACK))?;
+        version = Some(wanted.version);
+    }
+    change(app, model, admitted, parts, Change::Rollback(version), false).await
 }
 
 async fn put(
@@ -153,13 +197,15 @@ async fn put(
     serving(app, model)?;
     let received = receive(app, parts, body).await?;
     let decoded = received.decode(app.settings.server.max_body_bytes)?;
-    let Wanted { live, canaries, shadow } = serde_json::from_slice(&decoded).map_err(|_| Error::Rollout)?;
+    let Wanted { live, canaries, shadow } =
+        serde_json::from_slice(&decoded).map_err(|_| Error::Rollout(ROLLOUT))?;
     // Names are repeated in what is refused.
     let names = std::iter::once(&live).chain(canaries.iter().map(|share| &share.version)).chain(&shadow);
     for name in names {
-        check_name("version", name).map_err(|_| Error::Rollout)?;
+        check_name("version", name).map_err(|_| Error::Rollout(ROLLOUT))?;
     }
-    let canaries = canaries.into_iter().map(|share| (share.version, share.percent)).collect();
+    let canary = |Share { version, percent, guard }| Canary { guard, ..Canary::of(version, percent) };
+    let canaries = canaries.into_iter().map(canary).collect();
     change(app, model, admitted, parts, Change::Replace { live, canaries, shadow }, breaking).await
 }
 
@@ -172,6 +218,7 @@ async fn change(
     breaking: bool,
 ) -> Result<Response, Error> {
     let (expected, serving) = (expected(&parts.headers), serving(app, model)?);
+    let verdicts = app.shadows.verdicts.of(|name| name == model);
     let actor = Actor::caller(admitted.caller().id());
     let work = {
         let (app, model) = (Arc::clone(app), model.to_owned());
@@ -204,7 +251,20 @@ async fn change(
         };
         let _ = tokio::time::timeout(FOLLOWED, registry.until(is_followed)).await;
     }
-    describe(app, model, &changed.after)
+    let warnings: Vec<String> = changed.warnings.iter().cloned().chain(doubts(&verdicts, &changed)).collect();
+    describe(app, model, &changed.after, &warnings)
+}
+
+/// What speaks against versions that were given more all the same, by what this gateway has seen of them.
+fn doubts<'a>(verdicts: &'a [Judged], changed: &'a Changed) -> impl Iterator<Item = String> + 'a {
+    let is_given_more = |judged: &Judged| {
+        changed.deeds.iter().filter(|deed| deed.version == judged.version).any(|deed| match deed.action {
+            Action::Promoted => true,
+            Action::CanarySet => deed.percent > Some(judged.percent),
+            _ => false,
+        })
+    };
+    verdicts.iter().filter(move |judged| is_given_more(judged)).filter_map(Judged::doubt)
 }
 
 /// What is known here of a model's versions.
@@ -268,10 +328,10 @@ fn expected(headers: &HeaderMap) -> Option<Vec<u64>> {
     Some(tags.iter().filter_map(revision).collect())
 }
 
-fn describe(app: &App, model: &str, rollout: &Rollout) -> Result<Response, Error> {
+fn describe(app: &App, model: &str, rollout: &Rollout, warnings: &[String]) -> Result<Response, Error> {
     let snapshot = models(app)?;
-    let body = serde_json::to_vec(&Description::new(model, rollout, snapshot.models.get(model)))
-        .expect("a rollout serialises");
+    let description = Description::new(model, rollout, snapshot.models.get(model));
+    let body = serde_json::to_vec(&Description { warnings, ..description }).expect("a rollout serialises");
     let tag = HeaderValue::try_from(format!("\"{}\"", rollout.revision)).expect("a number is visible ASCII");
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static(JSON)),
@@ -293,9 +353,8 @@ impl<'r> Description<'r> {
                 refusal: published.and_then(|published| Refusal::of_state(&published.state)),
             }
         };
-        let taken: u16 =
-            rollout.canaries.iter().flat_map(|canary| &canary.slots).map(|(first, end)| end - first).sum();
-        let rest = f64::from(SLOTS - taken) * 100.0 / f64::from(SLOTS);
+        let taken: u16 = rollout.canaries.iter().map(|canary| slots::len(&canary.slots)).sum();
+        let rest = slots::percent(SLOTS - taken);
         let mut versions = vec![rolled_out(&rollout.live, Role::Live, rest)];
         for canary in &rollout.canaries {
             versions.push(rolled_out(&canary.version, Role::Canary, canary.percent));
@@ -308,10 +367,11 @@ impl<'r> Description<'r> {
                 version.filter(|version| versions.iter().all(|known| known.model_version != *version));
             versions.extend(version.map(|version| rolled_out(version, role, 0.0)));
         }
-        let canaries = rollout.canaries.iter().map(|canary| Canary {
+        let canaries = rollout.canaries.iter().map(|canary| OnTrial {
             version: &canary.version,
             percent: canary.percent,
             since: canary.since.as_deref(),
+            guard: canary.guard,
         });
         Self {
             model,
@@ -319,15 +379,60 @@ impl<'r> Description<'r> {
             canaries: canaries.collect(),
             shadow: rollout.shadow.as_deref(),
             previous: rollout.previous.as_deref(),
+            taken_back: rollout.taken_back.as_deref(),
             revision: rollout.revision,
+            changed_at: rollout.changed_at.as_deref(),
+            changed_by: rollout.changed_by.as_ref(),
             versions,
+            warnings: &[],
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::rollout::change::Deed;
+
+    #[test]
+    fn whoever_gives_more_to_what_is_doubted_is_told() {
+        let judged = |verdict: &str| {
+            let facts =
+                json!({"verdict": verdict, "rule": "psi", "found": 0.25, "limit": 0.2, "rows": 1_000});
+            let facts = facts.as_object().unwrap().clone();
+            Judged { model: "m".into(), version: "b".into(), percent: 25.0, facts, error: None }
+        };
+        let warned = |judged: Judged, action, version: &str, percent| {
+            let deed =
+                Deed { action, version: version.into(), digest: None, percent, guard: None, from: None };
+            let (after, warnings) = (Rollout::of("a"), Vec::new());
+            let changed = Changed { before: None, after, deeds: vec![deed], warnings };
+            doubts(&[judged], &changed).collect::<Vec<_>>()
+        };
+        for (action, version, percent, expected) in [
+            (Action::Promoted, "b", None, 1),
+            (Action::Promoted, "c", None, 0),
+            (Action::CanarySet, "b", Some(26.0), 1),
+            (Action::CanarySet, "b", Some(25.0), 0),
+            (Action::CanarySet, "c", Some(26.0), 0),
+            (Action::CanaryDropped, "b", None, 0),
+        ] {
+            let found = warned(judged("bad"), action, version, percent);
+            assert_eq!(found.len(), expected, "{action:?} {version} {percent:?}: {found:?}");
+        }
+        let found = warned(judged("doubtful"), Action::Promoted, "b", None);
+        assert_eq!(
+            found,
+            [
+                "version b is doubtful by what it has answered at this gateway: psi 0.2500, where 0.2000 may be"
+            ]
+        );
+        let mut good = judged("good");
+        good.facts.retain(|name, _| name == "verdict" || name == "rows");
+        assert_eq!(warned(good, Action::Promoted, "b", None), Vec::<String>::new());
+    }
 
     #[test]
     fn a_rollout_may_be_expected_to_have_one_of_some_revisions() {

@@ -100,6 +100,9 @@ pub enum OpenError {
     /// No connection could ever be made.
     #[error("the settings of Redis cannot be used")]
     Settings(#[source] RedisFailure),
+    /// It is there, and does not take what it is told.
+    #[error("Redis refuses it")]
+    Refused(#[source] RedisFailure),
     /// The system has no more threads.
     #[error("cannot start a thread for Redis")]
     Thread(#[source] std::io::Error),

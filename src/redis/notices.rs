@@ -44,7 +44,7 @@ impl Notices {
 /// Tells all replicas once, and waits for it for `patience` at most.
 ///
 /// # Errors
-/// [`OpenError`] if the settings cannot be used; that Redis is not there is none.
+/// [`OpenError`] if the settings cannot be used, or Redis refuses it; that Redis is not there is none.
 pub fn publish_once(
     settings: &RedisSettings,
     channel: &'static str,
@@ -60,10 +60,13 @@ pub fn publish_once(
         command.arg(channel).arg(1).query_async::<()>(&mut connection).await
     };
     // The timer is the runtime's.
-    let _ = runtime.block_on(async { timeout(patience, publish).await });
+    let told = runtime.block_on(async { timeout(patience, publish).await });
     // A name that is being resolved is not waited for.
     runtime.shutdown_background();
-    Ok(())
+    match told {
+        Ok(Err(error)) if !error.is_io_error() => Err(OpenError::Refused(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Connects, and again whenever the connection is lost.

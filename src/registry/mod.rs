@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use scoregate_model::acceptance::Golden;
 use scoregate_model::package;
 use scoregate_schemas::manifest::Manifest;
+use scoregate_schemas::rollout::GuardMode;
 use scoregate_schemas::{FeatureSchema, Rollout};
 use tokio::sync::Notify;
 
@@ -119,6 +120,8 @@ pub struct LoadedCanary {
     pub percent: f64,
     /// Since when it is to answer them, RFC 3339 in UTC; nothing where the rollout does not say.
     pub since: Option<String>,
+    /// What becomes of it by what it answers; as the settings say if nothing is said.
+    pub guard: Option<GuardMode>,
 }
 
 impl Split {

@@ -74,7 +74,7 @@ pub(super) fn is_of_files(code: &str) -> bool {
 
 /// Whether the machine could not do its part, which says nothing of the model and may be over soon.
 pub(super) fn is_of_machine(code: &str) -> bool {
-    matches!(code, "no_process" | "no_thread" | "no_scratch" | "package_unreadable")
+    matches!(code, "no_process" | "no_thread" | "no_scratch" | "package_unreadable" | "runtime_unavailable")
 }
 
 impl Refused {

@@ -47,8 +47,8 @@ pub struct Watcher {
     trying: usize,
     /// How many threads load a version.
     loading: usize,
-    /// Versions whose scores are to be explained when asked for, in the order in which they began to answer: one after another is
-    /// prepared for that, so that preparing takes one core from scoring at most.
+    /// Versions that answer and whose scores are to be explained when asked for, in the order in which they began to: one after another
+    /// is prepared for that, so that preparing takes one core from scoring at most.
     unprepared: VecDeque<(Weak<Version>, Unprepared)>,
     /// Whether a thread does that.
     preparing: bool,
@@ -367,10 +367,12 @@ impl Watcher {
         });
         let next = waiting.min().map(|(_, model, version)| (model.to_owned(), version.to_owned()));
         let Some((model, version)) = next else { return false };
-        let Some(seen) = self.models.get_mut(&model).and_then(|model| model.versions.get_mut(&version))
-        else {
-            return false;
-        };
+        let Some(watched) = self.models.get_mut(&model) else { return false };
+        // Where a version answers already, the next one answers for it only when it can explain as well: whoever asks for that waits for
+        // nothing. The first one answers at once.
+        let is_ready_whole =
+            watched.is_served() && matches!(watched.role(&version), Some(Role::Live | Role::Canary));
+        let Some(seen) = watched.versions.get_mut(&version) else { return false };
         let (tools, report, id) = (Arc::clone(&self.tools), self.report.clone(), seen.id);
         let directory = tools.repository.directory(&model, &version);
         let work: Box<dyn FnOnce() -> Outcome + Send> = match &seen.stage {
@@ -379,7 +381,13 @@ impl Watcher {
                 seen.stage = Stage::Loading(Arc::clone(&accepted));
                 Box::new(move || {
                     let started = Instant::now();
-                    let loaded = caught(|| tools.load(&model, &directory, &accepted));
+                    let loaded = caught(|| {
+                        let (version, mut unprepared) = tools.load(&model, &directory, &accepted)?;
+                        if let Some(unprepared) = unprepared.take_if(|_| is_ready_whole) {
+                            tools.prepare(&version, unprepared);
+                        }
+                        Ok((version, unprepared))
+                    });
                     Outcome::Loaded(Box::new(loaded), started.elapsed())
                 })
             }

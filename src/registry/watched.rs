@@ -10,7 +10,8 @@ use scoregate_schemas::Rollout;
 use super::seen::{Seen, Stage, is_of_files, is_of_machine, stamp};
 use super::{LoadedCanary, Model, Published, Refused, Role, Split, State, Stated, Version};
 use crate::files::Stamp;
-use crate::rollout::{self, Candidate};
+use crate::repository::Candidate;
+use crate::rollout;
 use crate::sandbox::Reasons;
 
 /// A model, as it is watched.
@@ -77,12 +78,11 @@ impl Watched {
             return false;
         }
         self.basis = basis;
-        let candidates: Vec<_> = self
-            .versions
-            .iter()
-            .map(|(version, seen)| Candidate { version, created_at: seen.created_at.as_deref() })
-            .collect();
-        match rollout::choose(repository, model, &candidates, self.serving()) {
+        let candidates = self.versions.iter().map(|(version, seen)| Candidate {
+            version: version.clone(),
+            created_at: seen.created_at.clone(),
+        });
+        match rollout::choose(repository, model, &candidates.collect::<Vec<_>>(), self.serving()) {
             Ok(rollout) => {
                 let news = self.unclear.is_some() || self.plan.as_deref() != Some(&rollout);
                 (self.plan, self.unclear) = (Some(Arc::new(rollout)), None);
@@ -144,6 +144,7 @@ impl Watched {
                 slots: canary.slots.clone(),
                 percent: canary.percent,
                 since: canary.since.clone(),
+                guard: canary.guard,
             })
         });
         let canaries: Vec<LoadedCanary> = canaries.collect();
@@ -308,7 +309,9 @@ fn is_same(one: &Split, other: &Split) -> bool {
     };
     let same_canaries = one.canaries.len() == other.canaries.len()
         && one.canaries.iter().zip(&other.canaries).all(|(one, other)| {
-            let told = |canary: &LoadedCanary| (canary.slots.clone(), canary.percent, canary.since.clone());
+            let told = |canary: &LoadedCanary| {
+                (canary.slots.clone(), canary.percent, canary.since.clone(), canary.guard)
+            };
             Arc::ptr_eq(&one.version, &other.version) && told(one) == told(other)
         });
     one.revision == other.revision

@@ -12,9 +12,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use object_store::PutMode;
 use scoregate_model::package::{
@@ -24,9 +24,11 @@ use scoregate_schemas::{Manifest, Rollout};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Notify, oneshot};
 
+use super::Candidate;
 use super::OpenError;
 use super::client::{Client, Object, Put, in_place_of};
-use super::follow::Follower;
+use super::fetch::is_whole;
+use super::follow::{Follower, sort};
 use super::mirror::{Marks, Mirror};
 use crate::config::BucketSettings;
 
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     pub(super) mirror: Mirror,
     /// Has the follower look at once.
     pub(super) wake: Notify,
+    /// When the follower last read the bucket.
+    last_read: Mutex<SystemTime>,
 }
 
 impl Bucket {
@@ -74,7 +78,8 @@ impl Bucket {
             runtime.shutdown_background();
         };
         std::thread::Builder::new().name("scoregate-bucket".into()).spawn(work).map_err(OpenError::Thread)?;
-        let shared = Arc::new(Shared { client, mirror, wake: Notify::new() });
+        let shared =
+            Arc::new(Shared { client, mirror, wake: Notify::new(), last_read: Mutex::new(UNIX_EPOCH) });
         Ok(Self { shared, runtime: handle, _open: open })
     }
 
@@ -84,6 +89,11 @@ impl Bucket {
 
     pub(super) fn mirror(&self) -> &Repository {
         self.shared.mirror.repository()
+    }
+
+    /// When the follower last read the bucket; 1970 if it never did.
+    pub(super) fn last_read(&self) -> SystemTime {
+        *self.shared.last_read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the follower look at once.
@@ -113,27 +123,41 @@ impl Bucket {
             return self.mirror().versions(model);
         }
         let fetch = Follower::new(Arc::clone(&self.shared)).refresh(Some(model), Some(wanted.clone()));
-        let error = |version: &str, source| {
-            let path = self.shared.client.place(&format!("{model}/{version}"));
-            package::Error::Io { action: "fetch", path, source }
-        };
-        let fetched = match patience {
-            None => self.wait(fetch),
-            Some(patience) => {
-                let late = |_| Err(error("", io::ErrorKind::TimedOut.into()));
-                self.wait(async { tokio::time::timeout(patience, fetch).await.unwrap_or_else(late) })
-            }
-        };
-        let mut fetched = fetched?;
+        let mut fetched = self.wait_within(patience, model, fetch)?;
         for version in wanted.iter().filter(|version| absent(version)) {
             let what = format!("{model}@{version}");
             if let Some((_, why)) = fetched.failed.iter().find(|(failed, _)| *failed == what) {
-                return Err(error(version, io::Error::other(why.clone())));
+                let path = self.shared.client.place(&format!("{model}/{version}"));
+                let source = io::Error::other(why.clone());
+                return Err(package::Error::Io { action: "fetch", path, source });
             }
             // Not all of it is there.
             fetched.versions.retain(|found| found != version);
         }
         Ok(fetched.versions)
+    }
+
+    /// The versions of `model` that the bucket has, whatever of them is mirrored. One of which files are missing says nothing of itself.
+    pub(super) fn candidates(
+        &self,
+        model: &str,
+        patience: Option<Duration>,
+    ) -> Result<Vec<Candidate>, package::Error> {
+        let client = &self.shared.client;
+        let read = async {
+            let mut found = Vec::new();
+            let Some(listed) = sort(client.list(Some(model)).await?).remove(model) else { return Ok(found) };
+            for (version, objects) in listed.versions.iter().filter(|(version, _)| listed.has(version)) {
+                let key = format!("{model}/{version}/{MANIFEST}");
+                let Some((text, _)) = client.read(&key, MAX_MANIFEST_BYTES).await? else { continue };
+                let manifest = serde_json::from_slice::<Manifest>(&text).ok();
+                let manifest = manifest.filter(|manifest| is_whole(manifest, objects));
+                let created_at = manifest.map(|manifest| manifest.created_at);
+                found.push(Candidate { version: version.clone(), created_at });
+            }
+            Ok(found)
+        };
+        self.wait_within(patience, model, read)
     }
 
     /// Follows the bucket; `changed` is called whenever something in the mirror has.
@@ -330,6 +354,21 @@ impl Bucket {
         }
     }
 
+    /// The same, within `patience` where that is limited.
+    fn wait_within<T>(
+        &self,
+        patience: Option<Duration>,
+        model: &str,
+        question: impl Future<Output = Result<T, package::Error>>,
+    ) -> Result<T, package::Error> {
+        let Some(patience) = patience else { return self.wait(question) };
+        let late = |_| {
+            let path = self.shared.client.place(model);
+            Err(package::Error::Io { action: "fetch", path, source: io::ErrorKind::TimedOut.into() })
+        };
+        self.wait(async { tokio::time::timeout(patience, question).await.unwrap_or_else(late) })
+    }
+
     /// Waits for what is asked of the store. The threads that do are none of those that serve connections.
     fn wait<T>(&self, question: impl Future<Output = T>) -> T {
         self.runtime.block_on(question)
@@ -337,6 +376,11 @@ impl Bucket {
 }
 
 impl Shared {
+    /// That the bucket was read at this time.
+    pub(super) fn was_read(&self, now: SystemTime) {
+        *self.last_read.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
     /// Takes the rollout of `model`, as it is at this moment, into the mirror. True if it is another one than before.
     pub(super) async fn pull_rollout(&self, model: &str) -> Result<(bool, Option<Object>), package::Error> {
         let _lock = self.lock().await?;

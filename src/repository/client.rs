@@ -1,7 +1,7 @@
 //! [`Client`]: what is asked of an S3-compatible store, each question within a time of its own.
 //!
-//! The only module besides [`bucket`](super::bucket) and [`follow`](super::follow) that knows of objects, and the only one that names
-//! `object_store`.
+//! With [`bucket`](super::bucket), [`follow`](super::follow) and [`fetch`](super::fetch) the only module that knows of objects, and the
+//! only one that names `object_store`.
 
 use std::fs::File;
 use std::future::Future;
@@ -19,6 +19,7 @@ use object_store::{
     BackoffConfig, ClientOptions, CredentialProvider, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
 };
+use reqwest::Certificate;
 use reqwest::redirect::Policy;
 use scoregate_model::package;
 use secrecy::ExposeSecret;
@@ -87,11 +88,8 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(settings: &BucketSettings) -> Result<Self, OpenError> {
-        let ca = settings
-            .ca
-            .as_ref()
-            .map(|path| std::fs::read(path).map_err(|source| OpenError::Read { path: path.clone(), source }));
-        let http = http_client(ca.transpose()?).map_err(|error| OpenError::Settings(error.into()))?;
+        let http = http_client(settings.ca.as_deref().map(authorities).transpose()?)
+            .map_err(|error| OpenError::Settings(error.into()))?;
         let retry = RetryConfig {
             backoff: BackoffConfig {
                 init_backoff: Duration::from_millis(100),
@@ -309,13 +307,24 @@ fn io(failure: object_store::Error) -> io::Error {
         }
         cause = error.source();
     }
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = without_tries(&text.split_whitespace().collect::<Vec<_>>().join(" "));
     let short = text.char_indices().nth(MAX_TEXT).map_or(text.as_str(), |(at, _)| &text[..at]);
     io::Error::other(short.to_owned())
 }
 
-/// A client that knows no proxy, follows no redirects, and believes `ca` alone, or the machine's authorities.
-fn http_client(ca: Option<Vec<u8>>) -> Result<reqwest::Client, reqwest::Error> {
+/// A failure without how long it took and how often it was tried, which differ each time: what was told once is known again.
+fn without_tries(text: &str) -> String {
+    let parts = text.split_once(" - ").and_then(|(tried, why)| Some((tried.rsplit_once(" in ")?, why)));
+    match parts {
+        Some(((what, took), why)) if took.starts_with(|first: char| first.is_ascii_digit()) => {
+            format!("{what}: {why}")
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// A client that knows no proxy, follows no redirects, and believes the authorities that it is given alone, or the machine's.
+fn http_client(ca: Option<Vec<Certificate>>) -> Result<reqwest::Client, reqwest::Error> {
     let mut builder = reqwest::Client::builder()
         .no_proxy()
         .http1_only()
@@ -325,9 +334,21 @@ fn http_client(ca: Option<Vec<u8>>) -> Result<reqwest::Client, reqwest::Error> {
         .read_timeout(SILENCE)
         .user_agent(concat!("scoregate/", env!("CARGO_PKG_VERSION")));
     if let Some(ca) = ca {
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca)?);
+        builder = builder.tls_certs_only(ca);
     }
     builder.build()
+}
+
+/// The authorities of a file, of which there has to be one.
+fn authorities(path: &std::path::Path) -> Result<Vec<Certificate>, OpenError> {
+    let text = std::fs::read(path).map_err(|source| OpenError::Read { path: path.into(), source })?;
+    let found = Certificate::from_pem_bundle(&text).map_err(|error| OpenError::Settings(error.into()))?;
+    if found.is_empty() {
+        let expected = "expected certificates as PEM (-----BEGIN CERTIFICATE-----)";
+        let error = format!("found no certificate in {}, {expected}", path.display());
+        return Err(OpenError::Settings(error.into()));
+    }
+    Ok(found)
 }
 
 /// Gives `object_store` our own client: its would ask the environment for proxies.
@@ -374,5 +395,29 @@ impl CredentialProvider for Files {
         let read =
             read.map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) });
         Box::pin(std::future::ready(read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_without_how_often_it_was_tried() {
+        for (found, expected) in [
+            (
+                "S3 error: GET https://a/b in 526.7ms, after 2 retries - Connect: refused",
+                "S3 error: GET https://a/b: Connect: refused",
+            ),
+            (
+                "PUT https://a/b in 3ms - Server says - in 2 words",
+                "PUT https://a/b: Server says - in 2 words",
+            ),
+            ("found in vain - not at all", "found in vain - not at all"),
+            ("no - at all", "no - at all"),
+            ("nothing", "nothing"),
+        ] {
+            assert_eq!(without_tries(found), expected);
+        }
     }
 }

@@ -1,30 +1,26 @@
 //! [`Follower`]: keeps the mirror in step with the bucket.
 //!
 //! One list of the bucket says what has changed: every object's tag is in it. Versions that are new or other than before are fetched
-//! beside that, two at a time, and put in their place when they are whole. A rollout is mirrored once its live version is, so that the
-//! one before answers meanwhile; canaries and shadows that come later are the live version's until then. What goes wrong with one model
-//! or version is its own.
+//! beside that, two at a time and a live one besides, and put in their place when they are whole. A rollout is mirrored once its live
+//! version is, so that the one before answers meanwhile; canaries and shadows that come later are the live version's until then. What
+//! goes wrong with one model or version is its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use scoregate_model::package::{
-    self, MANIFEST, MAX_MANIFEST_BYTES, MAX_ROLLOUT_BYTES, ROLLOUT, check_name, digest_of, max_bytes,
-    read_manifest,
-};
-use scoregate_schemas::{Manifest, Rollout};
+use scoregate_model::package::{self, MANIFEST, MAX_MANIFEST_BYTES, MAX_ROLLOUT_BYTES, ROLLOUT, check_name};
+use scoregate_schemas::Rollout;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::bucket::{Shared, addressed};
+use super::bucket::Shared;
 use super::client::Object;
+use super::fetch::{Fetched, fetch};
 use super::mirror::Marks;
 
-/// How many versions are fetched at once.
+/// How many versions are fetched at once; a live one finds a place besides.
 const AT_ONCE: usize = 2;
 /// The longest time between two looks at a store that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -38,29 +34,16 @@ type Key = (String, String);
 
 /// What a bucket lists of one model.
 #[derive(Debug, Default)]
-struct Listed {
+pub(super) struct Listed {
     rollout: Option<Object>,
     /// The objects of each version, by their names below it.
-    versions: BTreeMap<String, BTreeMap<String, Object>>,
+    pub(super) versions: BTreeMap<String, BTreeMap<String, Object>>,
 }
 
 impl Listed {
-    fn has(&self, version: &str) -> bool {
+    pub(super) fn has(&self, version: &str) -> bool {
         self.versions.get(version).is_some_and(|objects| objects.contains_key(MANIFEST))
     }
-}
-
-/// What has come of fetching a version.
-#[derive(Debug)]
-enum Fetched {
-    /// It is in its place.
-    Placed,
-    /// It is as it was.
-    Same,
-    /// It has changed in the bucket to what no gateway would serve, and stays as it was here.
-    Kept(package::Error),
-    /// Not all that its manifest lists is there yet.
-    Incomplete(String),
 }
 
 /// What is known of a version.
@@ -162,13 +145,14 @@ impl Follower {
 
     /// Follows the bucket for ever. `first` hears once what is to answer is in the mirror, or cannot be fetched at the moment.
     pub(super) async fn follow(mut self, interval: Duration, first: Sender<()>, changed: impl Fn()) {
-        let (mut pause, mut told, mut first) = (interval, None::<String>, Some(first));
+        let (mut pause, mut is_told, mut first) = (interval, false, Some(first));
         loop {
             let looked = self.look(None).await;
             match &looked {
                 Ok(_) => {
                     pause = interval;
-                    if told.take().is_some() {
+                    self.shared.was_read(SystemTime::now());
+                    if std::mem::take(&mut is_told) {
                         tracing::info!(
                             repository = self.shared.client.name(),
                             "the bucket can be read again"
@@ -177,14 +161,16 @@ impl Follower {
                 }
                 Err(error) => {
                     pause = (pause * 2).min(LONGEST_PAUSE.max(interval));
-                    let error = in_words(error);
-                    if told.as_ref() != Some(&error) {
+                    let (repository, error) = (self.shared.client.name(), in_words(error));
+                    // A store that is away fails in one way now and in another then.
+                    if std::mem::replace(&mut is_told, true) {
+                        tracing::debug!(repository, error, "the bucket still cannot be read");
+                    } else {
                         tracing::warn!(
-                            repository = self.shared.client.name(),
+                            repository,
                             error,
                             "the bucket cannot be read; what was mirrored is served on"
                         );
-                        told = Some(error);
                     }
                 }
             }
@@ -255,7 +241,8 @@ impl Follower {
         if self.failed.is_some() { Duration::from_secs(86_400) } else { REST }
     }
 
-    /// Starts to fetch what is new or other than before: first what is to answer.
+    /// Starts to fetch what is new or other than before: first live versions, for which there is a place more, then what else is to
+    /// answer.
     async fn start_fetching(&mut self, listed: &BTreeMap<String, Listed>) {
         let mut wanted = Vec::new();
         for (model, of_model) in listed {
@@ -272,6 +259,7 @@ impl Follower {
         if wanted.is_empty() {
             return;
         }
+        let mut live = BTreeSet::new();
         for model in wanted.iter().map(|(key, ..)| key.0.clone()).collect::<BTreeSet<_>>() {
             let rollout = match listed[&model].rollout {
                 Some(_) if !self.rests(&model) => self.rollout(&model).await.unwrap_or_else(|error| {
@@ -284,16 +272,17 @@ impl Follower {
             let is_named =
                 |version: &str| rollout.as_ref().is_none_or(|rollout| rollout.versions().contains(&version));
             self.urgent.extend(of_model.filter(|(_, version)| is_named(version)).cloned());
+            live.extend(rollout.map(|rollout| (model, rollout.live)));
         }
-        wanted.sort_by_key(|(key, ..)| !self.urgent.contains(key));
+        wanted.sort_by_key(|(key, ..)| (!live.contains(key), !self.urgent.contains(key)));
         for (key, listed, objects) in wanted {
-            if self.fetching.len() == AT_ONCE {
+            if self.fetching.len() >= AT_ONCE + usize::from(live.contains(&key)) {
                 break;
             }
             let shared = Arc::clone(&self.shared);
             self.known.insert(key.clone(), Known { listed, stage: Stage::Fetching });
             self.fetching.spawn(async move {
-                let fetched = fetch(&shared, &key, &objects).await;
+                let fetched = fetch(&shared, (&key.0, &key.1), &objects).await;
                 (key, fetched)
             });
         }
@@ -388,7 +377,10 @@ impl Follower {
     /// Mirrors the rollout of `model` if it is another one; where that fails, it rests.
     async fn follow_rollout(&mut self, model: &str, listed: &Listed) {
         let mark = listed.rollout.as_ref().map(|object| object.mark.clone());
-        if self.rollouts.get(model) == Some(&mark) || self.rests(model) {
+        // Somebody may have emptied the mirror.
+        let is_as_known = self.rollouts.get(model) == Some(&mark)
+            && self.shared.mirror.has_rollout(model) == mark.is_some();
+        if is_as_known || self.rests(model) {
             return;
         }
         match self.try_rollout(model, listed).await {
@@ -456,7 +448,7 @@ impl Follower {
 }
 
 /// Sorts objects by models and versions. What is no part of a repository is passed over.
-fn sort(objects: Vec<(String, Object)>) -> BTreeMap<String, Listed> {
+pub(super) fn sort(objects: Vec<(String, Object)>) -> BTreeMap<String, Listed> {
     let mut models: BTreeMap<String, Listed> = BTreeMap::new();
     for (name, object) in objects {
         let parts: Vec<&str> = name.split('/').collect();
@@ -475,106 +467,6 @@ fn sort(objects: Vec<(String, Object)>) -> BTreeMap<String, Listed> {
         }
     }
     models
-}
-
-/// Fetches a version, and puts it in its place if it is whole. One that no gateway would serve is put there, too, where there is
-/// none yet: whoever looks at the model is told why it is refused.
-async fn fetch(
-    shared: &Arc<Shared>,
-    (model, version): &Key,
-    objects: &BTreeMap<String, Object>,
-) -> Result<Fetched, package::Error> {
-    let client = &shared.client;
-    let place = |name: &str| format!("{model}/{version}/{name}");
-    let Some((text, object)) = client.read(&place(MANIFEST), MAX_MANIFEST_BYTES).await? else {
-        return Ok(Fetched::Incomplete(MANIFEST.into()));
-    };
-    let before = shared.mirror.marks(model, version).is_some();
-    let here = shared.mirror.repository().directory(model, version);
-    let mut marks = Marks::from([(MANIFEST.into(), object.mark)]);
-    let mut fault = None;
-    let manifest: Option<Manifest> = match serde_json::from_slice(&text) {
-        Ok(manifest) => Some(manifest),
-        Err(source) => {
-            fault = Some(package::Error::Manifest { path: client.place(&place(MANIFEST)), source });
-            None
-        }
-    };
-    let files = manifest.map(|manifest| manifest.files).unwrap_or_default();
-    let mut chosen = Vec::new();
-    // Names that are no plain ones are refused by whoever reads the version.
-    for (name, digest) in files.iter().filter(|(name, _)| check_name("file", name).is_ok()) {
-        let names = [addressed(name, digest), name.clone()];
-        let Some(found) = names.into_iter().find(|name| objects.contains_key(name)) else {
-            return Ok(Fetched::Incomplete(name.clone()));
-        };
-        chosen.push((name, digest, found));
-    }
-    let staging = shared.mirror.staging(model)?;
-    for (name, digest, found) in &chosen {
-        let path = staging.path().join(name);
-        let error = |source| package::Error::Io { action: "create", path: path.clone(), source };
-        let mut file = File::create_new(&path).map_err(error)?;
-        let fetched = match client.download(&place(found), max_bytes(name), &mut file).await {
-            // It will be as large next time.
-            Err(error @ package::Error::TooLarge { .. }) => {
-                drop(file);
-                std::fs::remove_file(&path).map_err(|source| package::Error::Io {
-                    action: "remove",
-                    path,
-                    source,
-                })?;
-                marks.insert(found.clone(), objects[found].mark.clone());
-                fault = Some(error);
-                continue;
-            }
-            other => other?,
-        };
-        let Some((object, is)) = fetched else { return Ok(Fetched::Incomplete((*name).clone())) };
-        marks.insert(found.clone(), object.mark);
-        if is != **digest {
-            let problem = format!("found digest {is}, expected {digest} of the manifest");
-            fault = Some(package::Error::Altered { path: client.place(&place(found)), problem });
-        }
-    }
-    if let Some(fault) = fault.take_if(|_| before) {
-        return Ok(Fetched::Kept(fault));
-    }
-    // The same content that was stored anew, or another one, where what is here is whole: versions never change.
-    if before {
-        let at = here.clone();
-        let digest_if_whole = move || {
-            let (manifest, digest) = read_manifest(&at).ok()?;
-            let mut files = manifest.files.iter();
-            let is_whole = files.all(|(name, digest)| {
-                std::fs::read(at.join(name)).is_ok_and(|bytes| digest_of(&bytes) == *digest)
-            });
-            is_whole.then_some(digest)
-        };
-        let (is, was) = (digest_of(&text), tokio::task::spawn_blocking(digest_if_whole).await.ok().flatten());
-        match was {
-            Some(was) if was == is => {
-                shared.mirror.note(model, version, &marks)?;
-                return Ok(Fetched::Same);
-            }
-            Some(was) => {
-                let problem = format!("found digest {is}, expected {was}, which was published");
-                let path = client.place(&place(MANIFEST));
-                return Ok(Fetched::Kept(package::Error::Altered { path, problem }));
-            }
-            None => {}
-        }
-    }
-    let path = staging.path().join(MANIFEST);
-    std::fs::write(&path, &text).map_err(|source| package::Error::Io { action: "write", path, source })?;
-    let (to, model, version) = (Arc::clone(shared), model.clone(), version.clone());
-    // It waits for the disk.
-    let placing = tokio::task::spawn_blocking(move || to.mirror.place(&model, &version, staging, &marks));
-    let placed = placing.await;
-    placed.unwrap_or_else(|panic| {
-        Err(package::Error::Io { action: "write", path: here, source: io::Error::other(panic) })
-    })?;
-    Ok(Fetched::Placed)
 }
 
 /// An error with all its causes, on one line.

@@ -53,7 +53,13 @@ impl Mirror {
     /// Holds the lock until what is given is dropped.
     pub(super) fn lock(&self) -> Result<File, package::Error> {
         let path = self.repository.root().join(LOCK);
-        lock::hold(&path, PATIENCE).map_err(|source| package::Error::Io { action: "lock", path, source })
+        // Somebody may have removed all of it.
+        let made = make_directory(self.repository.root());
+        made.and_then(|()| lock::hold(&path, PATIENCE)).map_err(|source| package::Error::Io {
+            action: "lock",
+            path,
+            source,
+        })
     }
 
     fn marks_file(&self, model: &str, version: &str) -> PathBuf {
@@ -154,9 +160,18 @@ impl Mirror {
         // What cannot be deleted is left for the next start.
     }
 
+    /// Whether there is a rollout of `model`.
+    pub(super) fn has_rollout(&self, model: &str) -> bool {
+        fs::symlink_metadata(self.rollout_file(model)).is_ok()
+    }
+
+    fn rollout_file(&self, model: &str) -> PathBuf {
+        self.repository.root().join(model).join(ROLLOUT)
+    }
+
     /// Makes `text` the rollout of `model`, or that there is none. True if that is another one than before. The lock is held.
     pub(super) fn put_rollout(&self, model: &str, text: Option<&[u8]>) -> Result<bool, package::Error> {
-        let path = self.repository.root().join(model).join(ROLLOUT);
+        let path = self.rollout_file(model);
         let before = fs::read(&path).ok();
         if before.as_deref() == text {
             return Ok(false);

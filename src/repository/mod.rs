@@ -7,6 +7,7 @@
 
 mod bucket;
 mod client;
+mod fetch;
 mod follow;
 mod mirror;
 
@@ -14,9 +15,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use scoregate_model::package::{self, Repository};
+use scoregate_model::package::{self, Published, Repository, read_manifest};
 use scoregate_schemas::{Manifest, Rollout};
 
 use self::bucket::Bucket;
@@ -40,6 +41,23 @@ pub struct Store {
 enum Place {
     Directory(Repository),
     Bucket(Arc<Bucket>),
+}
+
+/// A published version, which may be the live one where there is no rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub version: String,
+    /// When it was published, where its manifest says so.
+    pub created_at: Option<String>,
+}
+
+impl Candidate {
+    /// A version in a directory.
+    pub fn read(repository: &Repository, model: &str, version: &str) -> Self {
+        let manifest = read_manifest(&repository.directory(model, version)).ok();
+        Self { version: version.into(), created_at: manifest.map(|(manifest, _)| manifest.created_at) }
+    }
 }
 
 /// Why a store cannot be used in any case.
@@ -127,7 +145,7 @@ impl Store {
     /// As [`Repository::publish`].
     pub fn publish(&self, manifest: Manifest, files: &[(&str, &[u8])]) -> Result<PathBuf, package::Error> {
         let published = match &self.place {
-            Place::Directory(repository) => repository.publish(manifest, files),
+            Place::Directory(repository) => publish_in(repository, manifest, files),
             Place::Bucket(bucket) => bucket.publish(manifest, files),
         }?;
         self.bell.ring();
@@ -163,6 +181,25 @@ impl Store {
         }
     }
 
+    /// The versions of `model` that are published, whether or not they are mirrored, found out within `patience` where that is
+    /// limited.
+    ///
+    /// # Errors
+    /// [`package::Error`] if the store cannot be read.
+    pub fn candidates(
+        &self,
+        model: &str,
+        patience: Option<Duration>,
+    ) -> Result<Vec<Candidate>, package::Error> {
+        match &self.place {
+            Place::Directory(repository) => {
+                let versions = repository.versions(model)?;
+                Ok(versions.iter().map(|version| Candidate::read(repository, model, version)).collect())
+            }
+            Place::Bucket(bucket) => bucket.candidates(model, patience),
+        }
+    }
+
     /// Whether there may be a `model` of this name: of a bucket its mirror cannot say.
     ///
     /// # Errors
@@ -180,6 +217,14 @@ impl Store {
         if let Place::Bucket(bucket) = &self.place {
             let bell = Arc::clone(&self.bell);
             bucket.follow(interval, move || bell.ring_here());
+        }
+    }
+
+    /// When a bucket was last read by whoever follows it, 1970 if that never worked; nothing of a directory.
+    pub fn last_read(&self) -> Option<SystemTime> {
+        match &self.place {
+            Place::Directory(_) => None,
+            Place::Bucket(bucket) => Some(bucket.last_read()),
         }
     }
 
@@ -214,14 +259,33 @@ impl Store {
     /// looking.
     ///
     /// # Errors
-    /// [`redis::OpenError`] if the settings of Redis cannot be used; that it is not there is none, since replicas hear of it half a second
-    /// later.
+    /// [`redis::OpenError`] if the settings of Redis cannot be used, or it refuses the notice; that it is not there is none, since
+    /// replicas hear of it half a second later.
     pub fn tell_once(settings: &Settings) -> Result<(), redis::OpenError> {
         match &settings.redis {
             Some(redis) => redis::publish_once(redis, CHANNEL, TOLD),
             None => Ok(()),
         }
     }
+}
+
+fn publish_in(
+    repository: &Repository,
+    manifest: Manifest,
+    files: &[(&str, &[u8])],
+) -> Result<PathBuf, package::Error> {
+    let (model, version) = (manifest.name.clone(), manifest.version.clone());
+    let Published { directory, unfinished } = repository.publish(manifest, files)?;
+    // It is published, whatever becomes of the rest.
+    if let Some(error) = unfinished {
+        tracing::warn!(
+            model.name = model,
+            model.version = version,
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "a version is published, but not all that comes after that was done: see that a version is live"
+        );
+    }
+    Ok(directory)
 }
 
 impl From<Repository> for Store {

@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use scoregate_model::package::{self, MODEL, Package, Repository, read_manifest};
 use scoregate_schemas::compatibility::breaking;
-use scoregate_schemas::rollout::Canary;
+use scoregate_schemas::rollout::{Canary, GuardMode};
 use scoregate_schemas::{FeatureSchema, Manifest, Rollout};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Error, check, check_published, complete, slots, stated};
+use super::{Error, check, check_published, complete, first_published, give_slots};
 use crate::audit::{self, Actor, Event};
 use crate::repository::Store;
 
@@ -26,8 +26,8 @@ pub enum Change {
     Replace {
         /// The live version.
         live: String,
-        /// The canaries with their percentages.
-        canaries: Vec<(String, f64)>,
+        /// The canaries; slots and times are not theirs to say.
+        canaries: Vec<Canary>,
         /// The shadow.
         shadow: Option<String>,
     },
@@ -39,13 +39,16 @@ pub enum Change {
         version: String,
         /// From 0, which is for testers alone, to 100.
         percent: f64,
+        /// What becomes of it by what it answers; what was said before holds if nothing is said.
+        guard: Option<GuardMode>,
     },
     /// This version is a canary no more.
     Drop(String),
     /// This version scores what the others answer, or none does.
     Shadow(Option<String>),
-    /// What was done last is taken back: the canaries, else the promotion of the live version. The shadow goes in both cases.
-    Rollback,
+    /// What was done last is taken back: the canaries, else the promotion of the live version. The shadow goes in both cases. Where a
+    /// version is named, only if it is one of those that are taken back.
+    Rollback(Option<String>),
 }
 
 /// Who changes which rollout, and what is known.
@@ -113,6 +116,8 @@ pub struct Changed {
     pub after: Rollout,
     /// What was done; nothing if all was as asked for already.
     pub deeds: Vec<Deed>,
+    /// What whoever asked for it should know, in sentences.
+    pub warnings: Vec<String>,
 }
 
 /// One thing that a change has done: an event in the audit log.
@@ -126,6 +131,8 @@ pub struct Deed {
     pub digest: Option<String>,
     /// The share that it has now, of a canary.
     pub percent: Option<f64>,
+    /// What becomes of it by what it answers, where the rollout says so of a canary.
+    pub guard: Option<GuardMode>,
     /// The version in whose place it is, where the live one was replaced.
     pub from: Option<String>,
 }
@@ -135,7 +142,7 @@ pub struct Deed {
 pub enum Action {
     /// It is the live one.
     Promoted,
-    /// It is a canary with another share than before.
+    /// It is a canary with another share than before, or guarded otherwise.
     CanarySet,
     /// It is a canary no more.
     CanaryDropped,
@@ -224,7 +231,8 @@ impl Change {
                 deeds
             };
             let after = if is_same { before.clone().unwrap_or_default() } else { after };
-            *found.borrow_mut() = Some(Changed { before, after: after.clone(), deeds });
+            let warnings = warnings(&packages, &after);
+            *found.borrow_mut() = Some(Changed { before, after: after.clone(), deeds, warnings });
             if is_same { Err(Halt::Unchanged) } else { Ok(after) }
         };
         match asked.store.change_rollout(asked.model, change) {
@@ -242,22 +250,28 @@ impl Change {
     /// What is said of versions that cannot do what they are to do: of one that nobody has named, that there is none to return to.
     fn told(&self, error: Error) -> Error {
         match self {
-            Self::Rollback if error.is_refusal() => Error::NoPrevious { reason: error.reason() },
+            Self::Rollback(_) if error.is_refusal() => {
+                Error::NoPrevious { reason: format!("{}; promote another one", error.reason()) }
+            }
             _ => error,
         }
     }
 
     /// What a rollout begins with that was never written: the live version, as gateways tell it.
     fn begin(&self, asked: &Asked<'_>) -> Result<Option<Rollout>, Error> {
-        let repository = asked.store.local();
-        // Each of them may be the live one.
-        asked.store.refresh(Some(asked.model))?;
-        let versions = repository.versions(asked.model)?;
-        if versions.is_empty() {
-            return Err(Error::NoModel { model: asked.model.into() });
+        let model = asked.model;
+        if let Some(serving) = &asked.serving.live
+            && asked.store.local().versions(model)?.contains(serving)
+        {
+            return Ok(Some(Rollout::of(serving)));
         }
-        match stated(repository, asked.model, &versions, asked.serving.live.as_deref()) {
-            Ok(rollout) => Ok(Some(rollout).filter(|rollout| !rollout.live.is_empty())),
+        // Each of them may be the live one, whether or not it can be fetched at the moment.
+        let candidates = asked.store.candidates(model, asked.patience)?;
+        if candidates.is_empty() {
+            return Err(Error::NoModel { model: model.into() });
+        }
+        match first_published(model, &candidates) {
+            Ok(live) => Ok(Some(Rollout::of(live))),
             // Whoever says which version is to be live need not know which one is.
             Err(Error::Unknown { .. }) if matches!(self, Self::Replace { .. } | Self::Promote(_)) => Ok(None),
             Err(error) => Err(error),
@@ -268,63 +282,54 @@ impl Change {
     fn apply(&self, before: Option<&Rollout>, asked: &Asked<'_>) -> Result<Rollout, Error> {
         let none = Rollout::default();
         let current = before.unwrap_or(&none);
-        let (mut live, mut shadow) = (current.live.clone(), current.shadow.clone());
-        let shares = current.canaries.iter().map(|canary| (canary.version.clone(), canary.percent));
-        let mut canaries: Vec<(String, f64)> = shares.collect();
+        let Rollout { mut live, mut canaries, mut shadow, .. } = current.clone();
         match self {
             Self::Replace { live: wanted, canaries: shares, shadow: other } => {
                 (live, canaries, shadow) = (wanted.clone(), shares.clone(), other.clone());
             }
             Self::Promote(version) => {
                 live.clone_from(version);
-                canaries.retain(|(canary, _)| canary != version);
+                canaries.retain(|canary| canary.version != *version);
                 shadow = shadow.filter(|shadow| shadow != version);
             }
-            Self::Canary { version, percent } => {
-                match canaries.iter_mut().find(|(canary, _)| canary == version) {
-                    Some((_, share)) => *share = *percent,
-                    None => canaries.push((version.clone(), *percent)),
-                }
+            Self::Canary { version, percent, guard } => {
+                let at = canaries.iter().position(|canary| canary.version == *version);
+                let at = at.unwrap_or_else(|| {
+                    canaries.push(Canary::of(version, *percent));
+                    canaries.len() - 1
+                });
+                let canary = &mut canaries[at];
+                (canary.percent, canary.guard) = (*percent, guard.or(canary.guard));
                 shadow = shadow.filter(|shadow| shadow != version);
             }
             Self::Drop(version) => {
-                let is_canary = |(canary, _): &(String, f64)| canary == version;
-                let at = canaries.iter().position(is_canary);
+                let at = canaries.iter().position(|canary| canary.version == *version);
                 let at = at.ok_or_else(|| Error::NoCanary { version: version.clone() })?;
                 canaries.remove(at);
             }
             Self::Shadow(version) => shadow.clone_from(version),
-            Self::Rollback => {
+            Self::Rollback(version) => {
+                check_taken(current, version.as_deref())?;
                 if canaries.is_empty() {
-                    let previous = current.previous.clone();
-                    let reason = || "none was live before the one that is".into();
-                    live = previous.ok_or_else(|| Error::NoPrevious { reason: reason() })?;
+                    live = current.previous.clone().ok_or_else(|| nothing_before(current))?;
                 }
                 canaries.clear();
                 shadow = None;
             }
         }
-        let replaced = Some(&current.live).filter(|before| !before.is_empty() && **before != live);
-        // One that this gateway never served is nothing to return to.
-        let replaced = replaced.filter(|before| !asked.serving.refused.contains_key(*before));
-        let previous = replaced.or(current.previous.as_ref()).filter(|previous| **previous != live);
         let revision = current.revision.saturating_add(1);
-        let wanted = |(version, percent): &(String, f64)| Canary {
-            version: version.clone(),
-            percent: *percent,
-            slots: Vec::new(),
-            since: None,
-        };
-        let wanted = canaries.iter().map(wanted).collect();
-        let mut after = Rollout { previous: previous.cloned(), live, canaries: wanted, shadow, revision };
+        let (changed_at, changed_by) = (written(asked.now), Some(asked.actor.author()));
+        let mut after = Rollout { live, canaries, shadow, revision, changed_by, ..Rollout::default() };
         // Before slots are given, of which nobody gets any with a thousand canaries.
         check(&after)?;
-        after.canaries = slots::assign(&current.canaries, &canaries)?;
+        give_slots(&mut after.canaries, &current.canaries)?;
         for canary in &mut after.canaries {
             let known = current.canaries.iter().find(|known| known.version == canary.version);
             let known = known.filter(|known| known.percent == canary.percent);
-            canary.since = known.map_or_else(|| Some(written(asked.now)), |known| known.since.clone());
+            canary.since = known.map_or_else(|| changed_at.clone(), |known| known.since.clone());
         }
+        after.changed_at = changed_at;
+        (after.previous, after.taken_back) = self.returns(current, &after, asked);
         // What could never be done is refused for that (RFC 9110, section 13.2.1).
         match &asked.expected {
             Some(expected) if !expected.contains(&current.revision) => {
@@ -332,6 +337,38 @@ impl Change {
             }
             _ => Ok(after),
         }
+    }
+
+    /// The version that a rollback returns to; or else, if that was taken back, which one it was.
+    fn returns(
+        &self,
+        before: &Rollout,
+        after: &Rollout,
+        asked: &Asked<'_>,
+    ) -> (Option<String>, Option<String>) {
+        let live = Some(&before.live).filter(|live| !live.is_empty() && **live != after.live);
+        let is_rollback = matches!(self, Self::Rollback(_));
+        let (previous, taken_back) = match live {
+            // Whoever rolls back twice, by mistake or to be sure, does not bring back what was taken back.
+            Some(live) if is_rollback => (None, Some(live)),
+            // One that this gateway never served is nothing to return to.
+            Some(live) if !asked.serving.refused.contains_key(live) => (Some(live), None),
+            _ => (before.previous.as_ref(), before.taken_back.as_ref()),
+        };
+        // Nor is a canary that was taken back, by whomever.
+        let roles = after.versions();
+        let is_dropped = |version: &String| {
+            let was_canary = before.canaries.iter().any(|canary| canary.version == *version);
+            was_canary && !roles.contains(&version.as_str())
+        };
+        let (previous, taken_back) = match previous {
+            Some(previous) if is_dropped(previous) => (None, Some(previous)),
+            _ => (previous, taken_back),
+        };
+        let previous = previous.filter(|previous| **previous != after.live);
+        let taken_back =
+            taken_back.filter(|version| previous.is_none() && !roles.contains(&version.as_str()));
+        (previous.cloned(), taken_back.cloned())
     }
 
     /// What is done on the way from one rollout to the next.
@@ -343,19 +380,21 @@ impl Change {
             version: version.into(),
             digest: packages.digest(version),
             percent: None,
+            guard: None,
             from: None,
         };
         let mut deeds = Vec::new();
         let replaced = before.live != after.live;
-        if replaced || matches!(self, Self::Rollback) {
-            let action = if matches!(self, Self::Rollback) { Action::RolledBack } else { Action::Promoted };
+        let is_rollback = matches!(self, Self::Rollback(_));
+        if replaced || is_rollback {
+            let action = if is_rollback { Action::RolledBack } else { Action::Promoted };
             let from = Some(before.live.clone()).filter(|from| replaced && !from.is_empty());
             deeds.push(Deed { from, ..deed(action, &after.live) });
         }
         for canary in &after.canaries {
             if !has_share(before, canary) {
-                let percent = Some(canary.percent);
-                deeds.push(Deed { percent, ..deed(Action::CanarySet, &canary.version) });
+                let (percent, guard) = (Some(canary.percent), canary.guard);
+                deeds.push(Deed { percent, guard, ..deed(Action::CanarySet, &canary.version) });
             }
         }
         let roles = after.versions();
@@ -380,7 +419,7 @@ impl Change {
 impl Deed {
     /// What the audit log says of it.
     fn event(&self, asked: &Asked<'_>, revision: u64) -> Event {
-        let Self { action, version, digest, percent, from } = self;
+        let Self { action, version, digest, percent, guard, from } = self;
         let target = format!("{}@{version}", asked.model);
         let mut event = Event::new(asked.actor.clone(), action.as_str(), target).with("revision", revision);
         if let Some(digest) = digest {
@@ -389,6 +428,9 @@ impl Deed {
         if let Some(percent) = percent {
             event = event.with("percent", *percent);
         }
+        if let Some(guard) = guard {
+            event = event.with("guard", guard.as_str());
+        }
         if let Some(from) = from {
             event = event.with("from", from.as_str());
         }
@@ -396,19 +438,56 @@ impl Deed {
     }
 }
 
-/// Whether nothing would change but the revision.
+/// Whether nothing would change but the revision, and who has changed it when.
 fn is_same(before: &Rollout, after: &Rollout) -> bool {
-    *before == Rollout { revision: before.revision, ..after.clone() }
+    let Rollout { revision, changed_at, changed_by, .. } = before.clone();
+    *before == Rollout { revision, changed_at, changed_by, ..after.clone() }
 }
 
-/// Whether `canary` had the same share before.
+/// Whether `canary` had the same share before, and was guarded alike.
 fn has_share(before: &Rollout, canary: &Canary) -> bool {
-    before.canaries.iter().any(|known| known.version == canary.version && known.percent == canary.percent)
+    let told = |canary: &Canary| (canary.version.clone(), canary.percent, canary.guard);
+    before.canaries.iter().any(|known| told(known) == told(canary))
 }
 
-fn written(now: SystemTime) -> String {
-    // The clock of a machine that is set beyond the year 9999.
-    OffsetDateTime::from(now).format(&Rfc3339).unwrap_or_default()
+fn written(now: SystemTime) -> Option<String> {
+    // The clock of a machine may be set beyond the year 9999.
+    OffsetDateTime::from(now).format(&Rfc3339).ok()
+}
+
+/// Checks that a rollback takes back `version`, where one is named.
+fn check_taken(current: &Rollout, version: Option<&str>) -> Result<(), Error> {
+    let Some(version) = version else { return Ok(()) };
+    let canaries: Vec<String> = current.canaries.iter().map(|canary| canary.version.clone()).collect();
+    let taken = if canaries.is_empty() { std::slice::from_ref(&current.live) } else { &canaries };
+    if taken.iter().any(|taken| taken == version) {
+        return Ok(());
+    }
+    Err(Error::NotTaken { version: version.into(), live: current.live.clone(), canaries })
+}
+
+/// Why a rollback has no version to return to.
+fn nothing_before(current: &Rollout) -> Error {
+    let reason = match &current.taken_back {
+        Some(version) => format!("version {version} was taken back already; to have it back, promote it"),
+        None => "none was live before the one that is; promote another one".into(),
+    };
+    Error::NoPrevious { reason }
+}
+
+/// What whoever has changed a rollout should know.
+fn warnings(packages: &Packages<'_>, after: &Rollout) -> Vec<String> {
+    let is_shared = |canary: &Canary| canary.percent > 0.0 && canary.percent < 100.0;
+    let names_nobody = || packages.stated(&after.live).is_some_and(|(_, schema)| schema.entity().is_none());
+    if !after.canaries.iter().any(is_shared) || !names_nobody() {
+        return Vec::new();
+    }
+    let live = &after.live;
+    vec![format!(
+        "rows of this model are about nobody: the schema of its live version {live} has no field of role entity, so that a canary's \
+         share is one of callers, each of whom has all rows answered by one version; where few callers send most rows, the share is \
+         hardly met, and may be none or all of them"
+    )]
 }
 
 /// Checks every version that is to do more than before: it is published and whole, no gateway refuses it, and what is to answer takes

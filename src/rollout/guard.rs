@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use scoregate_schemas::rollout::SLOTS;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Error;
-use super::change::{Asked, Change, Serving};
+use super::change::{Asked, Change, Changed, Serving};
+use super::{Error, slots};
 use crate::app::App;
 use crate::audit::Actor;
 use crate::config::{GuardMode, GuardSettings};
@@ -37,11 +37,19 @@ const SLOW: f64 = 0.01;
 /// How many seconds are waited after each time that a decision could not be carried out; the last of them from then on.
 const PAUSES_S: [u64; 6] = [1, 5, 30, 60, 300, 600];
 
+/// The longest of these pauses where a bad canary is to be taken back.
+const MAX_PAUSE_OF_DROP_S: u64 = 60;
+
+/// Finding the rollout changed so many times is more than that others were first.
+const CHANGED_FOR_LONG: usize = 3;
+
 /// What is known of a canary and of the live version beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// What the live version has answered since, or for as long as it is loaded: see [`beside`].
+    /// What the live version has answered since, or for as long as it is loaded: see [`known`].
     pub live: Answered,
+    /// Whether its times are those of the same while: of other hours they say little about what is slow now.
+    pub is_timed_beside: bool,
     /// What the canary has.
     pub canary: Answered,
     /// What both have scored; nothing where nothing is scored beside the answers.
@@ -67,12 +75,7 @@ pub struct Agreement {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
     /// It is too early to say.
-    Waiting {
-        /// Rows that were answered and compared.
-        rows: u64,
-        /// Rows that have to be.
-        need: u64,
-    },
+    Waiting,
     /// It breaks a rule.
     Bad {
         /// Which one.
@@ -82,10 +85,10 @@ pub enum Verdict {
         /// What may be found.
         limit: f64,
     },
-    /// It breaks none, and is given no more of its own accord: it refuses many more rows than the live version, or there is nothing to
-    /// hold its failures against. Somebody may have wanted that.
+    /// It may break one, be it by chance, or refuses more rows than the live version, which somebody may have wanted: it is not taken
+    /// back, and given no more of its own accord.
     Doubtful {
-        /// Which rule it would break.
+        /// Which rule it may break.
         rule: Rule,
         /// What was found.
         found: f64,
@@ -100,7 +103,7 @@ impl Verdict {
     /// In one word.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Waiting { .. } => "waiting",
+            Self::Waiting => "waiting",
             Self::Bad { .. } => "bad",
             Self::Doubtful { .. } => "doubtful",
             Self::Good => "good",
@@ -157,12 +160,19 @@ fn largest_share(found: u64, all: u64) -> f64 {
     shares(found, all)[1]
 }
 
-/// What a live version is known to do beside a canary: what it has answered `since`, and where that are not as many as are `needed`,
-/// because it has little or nothing left to answer, what it has answered in `all`.
-fn beside(since: Answered, all: Answered, needed: u64) -> Answered {
-    let singles = if since.singles.count() < needed { all.singles.clone() } else { since.singles.clone() };
-    let known = if since.requests < needed { all } else { since };
-    Answered { singles, ..known }
+/// What a live version is known to do beside a canary: what it has answered `since`, and where that is less than is `needed`, because
+/// it has little or nothing left to answer, what it has answered in `all`; of requests, of rows and of times each on its own.
+fn known(since: Answered, all: Answered, needed: u64) -> Answered {
+    let requests = if since.requests < needed { &all } else { &since };
+    let rows = if sent(&since) < needed { &all } else { &since };
+    let (requests, failed, rows, refused) = (requests.requests, requests.failed, rows.rows, rows.refused);
+    let singles = if since.singles.count() < needed { all.singles } else { since.singles };
+    Answered { requests, failed, rows, refused, singles }
+}
+
+/// The rows that a version was sent.
+fn sent(answered: &Answered) -> u64 {
+    answered.rows + answered.refused
 }
 
 fn share(found: u64, all: u64) -> f64 {
@@ -172,76 +182,76 @@ fn share(found: u64, all: u64) -> f64 {
 /// Judges a canary by `rules`: errors and latency as soon as they are beyond their limits by more than chance, scores once there are
 /// enough of them.
 pub fn judge(rules: &GuardSettings, observed: &Observed) -> Verdict {
-    let Observed { live, canary, compared, held } = observed;
+    let Observed { live, is_timed_beside, canary, compared, held } = observed;
+    let quantile = |answered: &Answered| answered.singles.quantile(1.0 - SLOW).unwrap_or_default();
     // Both are samples. Where the live one has answered next to nothing, only a canary that mostly fails is to blame for it.
-    let is_alone = live.requests < FEWEST;
-    let failing = if is_alone { 0.5 } else { largest_share(live.failed, live.requests) };
+    let failing = if live.requests < FEWEST { 0.5 } else { largest_share(live.failed, live.requests) };
     let limit = failing + rules.max_error_rate;
     if canary.failed >= FEWEST && least_share(canary.failed, canary.requests) > limit {
         return Verdict::Bad { rule: Rule::Errors, found: share(canary.failed, canary.requests), limit };
     }
-    if let Some(live) = live.singles.quantile(1.0 - SLOW).filter(|_| live.singles.count() >= rules.min_rows) {
-        let limit = live.mul_f64(rules.max_latency_ratio).max(live + rules.latency_floor);
-        let slow = canary.singles.above(limit);
-        if slow >= FEWEST && least_share(slow, canary.singles.count()) > SLOW {
-            let found = canary.singles.quantile(1.0 - SLOW).unwrap_or_default();
-            let (found, limit) = (found.as_secs_f64(), limit.as_secs_f64());
-            return Verdict::Bad { rule: Rule::Latency, found, limit };
+    // Of what little is known is taken for one that fails nothing, refuses nothing and takes no time; that convicts nobody.
+    let is_known = |count: u64| count >= rules.min_rows;
+    let usual = if is_known(live.singles.count()) { quantile(live) } else { Duration::ZERO };
+    let longest = usual.mul_f64(rules.max_latency_ratio).max(usual + rules.latency_floor);
+    let latency = (quantile(canary).as_secs_f64(), longest.as_secs_f64());
+    let slow = canary.singles.above(longest);
+    if *is_timed_beside && slow >= FEWEST && least_share(slow, canary.singles.count()) > SLOW {
+        return Verdict::Bad { rule: Rule::Latency, found: latency.0, limit: latency.1 };
+    }
+    let (mut rows, mut flips) = (canary.rows, 0.0);
+    if let Some(compared) = compared {
+        flips = share(compared.flips.unwrap_or(0), compared.rows);
+        rows = rows.min(compared.rows);
+        if is_known(compared.rows) {
+            if let Some(found) = compared.psi.filter(|psi| *psi > rules.max_psi) {
+                return Verdict::Bad { rule: Rule::Psi, found, limit: rules.max_psi };
+            }
+            let is_beyond = |flips: u64| least_share(flips, compared.rows) > rules.max_flips;
+            if compared.flips.is_some_and(is_beyond) {
+                return Verdict::Bad { rule: Rule::Flips, found: flips, limit: rules.max_flips };
+            }
         }
     }
-    let rows = compared.map_or(u64::MAX, |compared| compared.rows);
-    if let Some(Agreement { psi, flips, .. }) = compared
-        && rows >= rules.min_rows
-    {
-        if let Some(found) = psi.filter(|psi| *psi > rules.max_psi) {
-            return Verdict::Bad { rule: Rule::Psi, found, limit: rules.max_psi };
-        }
-        if let Some(flips) = flips.filter(|flips| least_share(*flips, rows) > rules.max_flips) {
-            return Verdict::Bad { rule: Rule::Flips, found: share(flips, rows), limit: rules.max_flips };
-        }
+    if !is_known(rows) || *held < rules.hold {
+        return Verdict::Waiting;
     }
-    let rows = rows.min(canary.rows);
-    if rows < rules.min_rows || *held < rules.hold {
-        return Verdict::Waiting { rows, need: rules.min_rows };
-    }
-    let found = share(canary.failed, canary.requests);
-    if is_alone && found > rules.max_error_rate {
-        return Verdict::Doubtful { rule: Rule::Errors, found, limit: rules.max_error_rate };
-    }
-    let sent = |answered: &Answered| answered.rows + answered.refused;
-    let limit = largest_share(live.refused, sent(live)) + rules.max_error_rate;
-    if least_share(canary.refused, sent(canary)) > limit {
-        let found = share(canary.refused, sent(canary));
-        return Verdict::Doubtful { rule: Rule::Refused, found, limit };
-    }
-    Verdict::Good
+    // What may be chance convicts nobody, and promotes nobody: a good one keeps to its limits by the numbers as they are.
+    let usual = |found: u64, all: u64| if is_known(all) { share(found, all) } else { 0.0 };
+    let failing = usual(live.failed, live.requests) + rules.max_error_rate;
+    let refusing = usual(live.refused, sent(live)) + rules.max_error_rate;
+    let doubts = [
+        (Rule::Errors, share(canary.failed, canary.requests), failing),
+        (Rule::Latency, latency.0, latency.1),
+        (Rule::Flips, flips, rules.max_flips),
+        (Rule::Refused, share(canary.refused, sent(canary)), refusing),
+    ];
+    let doubt = doubts.into_iter().find(|(_, found, limit)| found > limit);
+    doubt.map_or(Verdict::Good, |(rule, found, limit)| Verdict::Doubtful { rule, found, limit })
 }
 
 /// What becomes of a canary with a share of `percent` after a verdict, if anything, where other canaries leave it at most `free`.
-fn next(rules: &GuardSettings, version: &str, percent: f64, free: f64, verdict: Verdict) -> Option<Change> {
-    match (rules.mode, verdict) {
+fn next(
+    mode: GuardMode,
+    steps: &[f64],
+    version: &str,
+    percent: f64,
+    free: f64,
+    verdict: Verdict,
+) -> Option<Change> {
+    match (mode, verdict) {
         (GuardMode::Off, _)
-        | (_, Verdict::Waiting { .. } | Verdict::Doubtful { .. })
+        | (_, Verdict::Waiting | Verdict::Doubtful { .. })
         | (GuardMode::Rollback, Verdict::Good) => None,
         (GuardMode::Rollback | GuardMode::Promote, Verdict::Bad { .. }) => Some(Change::Drop(version.into())),
         (GuardMode::Promote, Verdict::Good) => {
-            let step = rules.steps.iter().copied().find(|step| *step > percent);
+            let step = steps.iter().copied().find(|step| *step > percent);
             Some(match step.map(|step| step.min(free)).filter(|step| *step > percent) {
-                Some(percent) => Change::Canary { version: version.into(), percent },
+                Some(percent) => Change::Canary { version: version.into(), percent, guard: None },
                 None => Change::Promote(version.into()),
             })
         }
     }
-}
-
-/// How many slots are in these ranges.
-fn count(slots: &[(u16, u16)]) -> u16 {
-    slots.iter().map(|(first, end)| end - first).sum()
-}
-
-/// How much of everything so many slots are, in percent.
-fn percent_of(slots: u16) -> f64 {
-    f64::from(slots) * 100.0 / f64::from(SLOTS)
 }
 
 /// What is thought of the canaries, for those who ask.
@@ -272,9 +282,21 @@ pub struct Judged {
     /// How it came out, by what, and of how much.
     #[serde(flatten)]
     pub facts: Map<String, Value>,
-    /// Why what was decided could not be done.
+    /// Why what is to be done could not be done yet, without paths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl Judged {
+    /// What speaks against it, in a sentence, if something does.
+    pub fn doubt(&self) -> Option<String> {
+        let [verdict, rule] = ["verdict", "rule"].map(|name| self.facts.get(name).and_then(Value::as_str));
+        let [found, limit] = ["found", "limit"].map(|name| self.facts.get(name).and_then(Value::as_f64));
+        let (version, verdict, rule, found, limit) = (&self.version, verdict?, rule?, found?, limit?);
+        Some(format!(
+            "version {version} is {verdict} by what it has answered at this gateway: {rule} {found:.4}, where {limit:.4} may be"
+        ))
+    }
 }
 
 /// Watches canaries, one look after another.
@@ -304,27 +326,134 @@ struct Trial {
     verdict: &'static str,
     /// Whether it was told that it cannot be compared.
     is_told: bool,
-    retry: Retry,
-    /// What went wrong last, which is told once.
-    complaint: Option<String>,
+    /// What was decided last, if it could not be done.
+    failed: Option<Failed>,
 }
 
-/// How often something could not be done, and when it is tried again.
-#[derive(Debug, Default)]
-struct Retry {
-    failures: usize,
-    again: Option<SystemTime>,
+/// Something that was decided and could not be done.
+#[derive(Debug)]
+struct Failed {
+    change: Change,
+    /// How often.
+    times: usize,
+    /// When it is tried again.
+    again: SystemTime,
+    /// What went wrong last that is worth telling, without paths.
+    told: Option<String>,
 }
 
-impl Retry {
-    fn is_due(&self, now: SystemTime) -> bool {
-        self.again.is_none_or(|again| again <= now)
+impl Failed {
+    /// What is known of `change` after what failed `last`: to take a canary back has nothing to do with what came of giving it more.
+    fn again(last: Option<Self>, change: &Change, now: SystemTime) -> Self {
+        let same = last.filter(|failed| failed.change == *change);
+        same.unwrap_or_else(|| Self { change: change.clone(), times: 0, again: now, told: None })
     }
 
     fn put_off(&mut self, now: SystemTime) {
-        let pause = PAUSES_S[self.failures.min(PAUSES_S.len() - 1)];
-        self.again = Some(now + Duration::from_secs(pause));
-        self.failures += 1;
+        let pause = PAUSES_S[self.times.min(PAUSES_S.len() - 1)];
+        let most = if matches!(self.change, Change::Drop(_)) { MAX_PAUSE_OF_DROP_S } else { u64::MAX };
+        self.again = now + Duration::from_secs(pause.min(most));
+        self.times += 1;
+    }
+
+    /// Says what went wrong, once.
+    fn complain(&mut self, model: &str, version: &str, error: Error) {
+        let told = match error {
+            // Another gateway, or a person, was first; what has become of it is seen in a moment, if it can be followed.
+            Error::Changed { .. } | Error::NoCanary { .. } if self.times < CHANGED_FOR_LONG => return,
+            Error::Changed { .. } | Error::NoCanary { .. } => {
+                "the rollout in the repository is another than this gateway follows; GET /v1/models/{model} and the log say why it \
+                 cannot be followed"
+                    .into()
+            }
+            _ => error.reason(),
+        };
+        // A store that is away says so in other words each time.
+        if self.told.as_ref() != Some(&told) {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(
+                model.name = model,
+                model.version = version,
+                error,
+                "what was decided on a canary cannot be done; it is tried again, ever more rarely: {told}"
+            );
+            self.told = Some(told);
+        }
+    }
+}
+
+/// One look at the canaries of one model.
+struct Look<'a> {
+    app: &'a App,
+    model: &'a str,
+    rules: &'a GuardSettings,
+    split: &'a Split,
+    now: SystemTime,
+}
+
+impl Look<'_> {
+    /// What other canaries leave, in percent.
+    fn free(&self, canary: &Arc<Version>) -> f64 {
+        let others = self.split.canaries.iter().filter(|other| !Arc::ptr_eq(&other.version, canary));
+        slots::percent(SLOTS.saturating_sub(others.map(|other| slots::len(&other.slots)).sum()))
+    }
+}
+
+impl Guard {
+    /// Looks at every canary, and does what follows.
+    pub fn look(&mut self, app: &App, now: SystemTime) {
+        let Some(models) = app.registry().map(|registry| registry.models()) else { return };
+        app.shadows.keep(&models);
+        let (mut seen, mut verdicts) = (Vec::new(), Vec::new());
+        let was_there = !std::mem::replace(&mut self.has_looked, true);
+        for (name, model) in &models.models {
+            let Some(split) = &model.split else { continue };
+            let look = Look { app, model: name, rules: app.settings.guard_of(name), split, now };
+            // One that answers nobody is for testers, who judge themselves.
+            let mode = |canary: &LoadedCanary| canary.guard.unwrap_or(look.rules.mode);
+            let on_trial =
+                |canary: &&LoadedCanary| mode(canary) != GuardMode::Off && !canary.slots.is_empty();
+            // What is seen of the rollout after a change is what it was before, for a moment.
+            let of_model = self.trials.iter().filter(|((model, _), _)| model == name);
+            let mut is_decided =
+                of_model.map(|(_, trial)| trial).any(|trial| trial.decided == Some(split.revision));
+            for canary in split.canaries.iter().filter(on_trial) {
+                let version = &canary.version.manifest.version;
+                let key = (name.clone(), version.clone());
+                seen.push(key.clone());
+                let fresh = || Trial::new(split, canary, was_there, now);
+                let trial = self.trials.entry(key).or_insert_with(fresh);
+                if !trial.is_of(split, canary) {
+                    *trial = fresh();
+                }
+                let observed = trial.observe(&look);
+                let verdict = judge(look.rules, &observed);
+                let facts = facts(look.rules, &observed, verdict);
+                trial.say(&look, &observed, verdict, &facts);
+                let percent = slots::percent(slots::len(&canary.slots));
+                let change = next(
+                    mode(canary),
+                    &look.rules.steps,
+                    version,
+                    percent,
+                    look.free(&canary.version),
+                    verdict,
+                );
+                if let Some(change) = change.as_ref().filter(|_| !is_decided) {
+                    trial.act(&look, change, &facts);
+                    is_decided = trial.decided == Some(split.revision);
+                }
+                verdicts.push(Judged {
+                    model: name.clone(),
+                    version: version.clone(),
+                    percent,
+                    facts,
+                    error: trial.error(change.as_ref()),
+                });
+            }
+        }
+        app.shadows.verdicts.set(verdicts);
+        self.trials.retain(|key, _| seen.contains(key));
     }
 }
 
@@ -341,10 +470,9 @@ impl Trial {
             begin: written.map_or(now, SystemTime::from).min(now),
             before: [split.live.tally.answered(), canary.version.tally.answered()],
             decided: None,
-            verdict: "waiting",
+            verdict: Verdict::Waiting.as_str(),
             is_told: false,
-            retry: Retry::default(),
-            complaint: None,
+            failed: None,
         }
     }
 
@@ -355,72 +483,27 @@ impl Trial {
             && self.slots == canary.slots
     }
 
-    fn observe(&self, app: &App, rules: &GuardSettings, split: &Split, now: SystemTime) -> Observed {
-        let [live, canary] = &self.before;
+    fn observe(&self, look: &Look<'_>) -> Observed {
+        let (app, [live, canary]) = (look.app, &self.before);
         let nothing = Agreement { comparable: true, rows: 0, psi: None, flips: None };
-        let compare = || app.shadows.agreement(split, &self.canary).unwrap_or(nothing);
+        let compare = || app.shadows.agreement(look.split, &self.canary).unwrap_or(nothing);
         let all = self.live.tally.answered();
+        let since = all.since(live);
         Observed {
-            live: beside(all.since(live), all, rules.min_rows),
+            is_timed_beside: since.singles.count() >= look.rules.min_rows,
+            live: known(since, all, look.rules.min_rows),
             canary: self.canary.tally.answered().since(canary),
             compared: (app.settings.shadow.sample > 0.0).then(compare),
-            held: now.duration_since(self.begin).unwrap_or_default(),
+            held: look.now.duration_since(self.begin).unwrap_or_default(),
         }
     }
-}
 
-impl Guard {
-    /// Looks at every canary, and does what follows.
-    pub fn look(&mut self, app: &App, now: SystemTime) {
-        let Some(models) = app.registry().map(|registry| registry.models()) else { return };
-        app.shadows.keep(&models);
-        let (mut seen, mut verdicts) = (Vec::new(), Vec::new());
-        let was_there = !std::mem::replace(&mut self.has_looked, true);
-        for (name, model) in &models.models {
-            let Some(split) = &model.split else { continue };
-            let rules = app.settings.guard_of(name);
-            // One that answers nobody is for testers, who judge themselves.
-            let on_trial = |canary: &&LoadedCanary| rules.mode != GuardMode::Off && !canary.slots.is_empty();
-            // What is seen of the rollout after a change is what it was before, for a moment.
-            let of_model = self.trials.iter().filter(|((model, _), _)| model == name);
-            let mut is_decided =
-                of_model.map(|(_, trial)| trial).any(|trial| trial.decided == Some(split.revision));
-            for canary in split.canaries.iter().filter(on_trial) {
-                let key = (name.clone(), canary.version.manifest.version.clone());
-                seen.push(key.clone());
-                let fresh = || Trial::new(split, canary, was_there, now);
-                let trial = self.trials.entry(key).or_insert_with(fresh);
-                if !trial.is_of(split, canary) {
-                    *trial = fresh();
-                }
-                let observed = trial.observe(app, rules, split, now);
-                let verdict = judge(rules, &observed);
-                trial.say(name, &observed, verdict);
-                if !is_decided && trial.retry.is_due(now) {
-                    trial.act(app, name, rules, split, &observed, verdict, now);
-                    is_decided = trial.decided == Some(split.revision);
-                }
-                verdicts.push(Judged {
-                    model: name.clone(),
-                    version: canary.version.manifest.version.clone(),
-                    percent: percent_of(count(&canary.slots)),
-                    facts: facts(&observed, verdict),
-                    error: trial.complaint.clone(),
-                });
-            }
-        }
-        app.shadows.verdicts.set(verdicts);
-        self.trials.retain(|key, _| seen.contains(key));
-    }
-}
-
-impl Trial {
     /// Says what is thought of it, if that is news.
-    fn say(&mut self, model: &str, observed: &Observed, verdict: Verdict) {
-        let version = &self.canary.manifest.version;
-        if std::mem::replace(&mut self.verdict, verdict.as_str()) != verdict.as_str() {
-            let facts = Value::Object(facts(observed, verdict)).to_string();
-            let word = verdict.as_str();
+    fn say(&mut self, look: &Look<'_>, observed: &Observed, verdict: Verdict, facts: &Map<String, Value>) {
+        let (model, version) = (look.model, &self.canary.manifest.version);
+        let word = verdict.as_str();
+        if std::mem::replace(&mut self.verdict, word) != word {
+            let facts = json!(facts).to_string();
             tracing::info!(model.name = model, model.version = version, facts, "a canary is {word}");
         }
         let is_comparable = observed.compared.is_none_or(|compared| compared.comparable);
@@ -434,23 +517,20 @@ impl Trial {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what is decided and all that it is told with")]
-    fn act(
-        &mut self,
-        app: &App,
-        model: &str,
-        rules: &GuardSettings,
-        split: &Split,
-        observed: &Observed,
-        verdict: Verdict,
-        now: SystemTime,
-    ) {
-        let version = &self.canary.manifest.version;
-        let others = split.canaries.iter().filter(|other| !Arc::ptr_eq(&other.version, &self.canary));
-        let free = percent_of(SLOTS.saturating_sub(others.map(|other| count(&other.slots)).sum()));
-        let percent = percent_of(count(&self.slots));
-        let Some(change) = next(rules, version, percent, free, verdict) else { return };
-        let facts = facts(observed, verdict);
+    /// Why it could not be done yet, if this is what is to be done.
+    fn error(&self, change: Option<&Change>) -> Option<String> {
+        let failed = self.failed.as_ref().filter(|failed| Some(&failed.change) == change)?;
+        failed.told.clone()
+    }
+
+    /// Does what was decided, unless that has just failed.
+    fn act(&mut self, look: &Look<'_>, change: &Change, facts: &Map<String, Value>) {
+        let Look { app, model, split, now, .. } = *look;
+        let mut failed = Failed::again(self.failed.take(), change, now);
+        if failed.again > now {
+            self.failed = Some(failed);
+            return;
+        }
         let asked = Asked {
             expected: Some(vec![split.revision]),
             // Whoever made it a canary has said so.
@@ -461,40 +541,35 @@ impl Trial {
         };
         match change.carry_out(&asked) {
             Ok(changed) => {
-                (self.decided, self.complaint) = (Some(split.revision), None);
-                let verdict = Value::Object(facts.clone()).to_string();
-                let deed = match change {
-                    Change::Drop(_) => "a canary broke a rule and was taken back",
-                    Change::Promote(_) => "a canary broke no rule and was promoted",
-                    _ => "a canary broke no rule and was given more",
-                };
-                tracing::warn!(model.name = model, model.version = version, verdict, "{deed}");
-                app.webhooks.tell(model, &Actor::gateway(), &changed, &facts, now);
-                if let Some(registry) = app.registry() {
-                    registry.wake();
-                }
+                self.decided = Some(split.revision);
+                self.tell(look, change, &changed, facts);
             }
-            // Another gateway, or a person, was first; what has become of it is seen in a moment.
-            Err(Error::Changed { .. } | Error::NoCanary { .. }) => self.decided = Some(split.revision),
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                if self.complaint.as_ref() != Some(&error) {
-                    tracing::error!(
-                        model.name = model,
-                        model.version = version,
-                        error,
-                        "what was decided on a canary cannot be done; it is tried again, every ten minutes in the end"
-                    );
-                    self.complaint = Some(error);
-                }
-                self.retry.put_off(now);
+                failed.put_off(now);
+                failed.complain(model, &self.canary.manifest.version, error);
+                self.failed = Some(failed);
             }
+        }
+    }
+
+    fn tell(&self, look: &Look<'_>, change: &Change, changed: &Changed, facts: &Map<String, Value>) {
+        let deed = match change {
+            Change::Drop(_) => "a canary broke a rule and was taken back",
+            Change::Promote(_) => "a canary broke no rule and was promoted",
+            _ => "a canary broke no rule and was given more",
+        };
+        let (model, version) = (look.model, &self.canary.manifest.version);
+        let verdict = json!(facts).to_string();
+        tracing::warn!(model.name = model, model.version = version, verdict, "{deed}");
+        look.app.webhooks.tell(model, &Actor::gateway(), changed, facts, look.now);
+        if let Some(registry) = look.app.registry() {
+            registry.wake();
         }
     }
 }
 
-/// What the audit log and the webhook say of why something was done.
-fn facts(observed: &Observed, verdict: Verdict) -> Map<String, Value> {
+/// What the audit log, the webhook and whoever asks are told of why something is done, or not yet.
+fn facts(rules: &GuardSettings, observed: &Observed, verdict: Verdict) -> Map<String, Value> {
     let mut facts = Map::new();
     let mut add = |name: &str, fact: Value| drop(facts.insert(name.into(), fact));
     add("verdict", verdict.as_str().into());
@@ -504,13 +579,18 @@ fn facts(observed: &Observed, verdict: Verdict) -> Map<String, Value> {
             add("found", found.into());
             add("limit", limit.into());
         }
-        Verdict::Waiting { need, .. } => add("rows_needed", need.into()),
+        Verdict::Waiting => {
+            add("rows_needed", rules.min_rows.into());
+            add("held_s", observed.held.as_secs().into());
+            add("hold_s", rules.hold.as_secs_f64().into());
+        }
         Verdict::Good => {}
     }
     add("rows", observed.canary.rows.into());
     add("rows_refused", observed.canary.refused.into());
     add("requests", observed.canary.requests.into());
     if let Some(compared) = observed.compared {
+        add("comparable", compared.comparable.into());
         add("rows_compared", compared.rows.into());
     }
     facts
@@ -518,6 +598,8 @@ fn facts(observed: &Observed, verdict: Verdict) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use scoregate_model::package;
+
     use super::*;
     use crate::telemetry::Spread;
 
@@ -536,10 +618,10 @@ mod tests {
     fn observed(live: Answered, canary: Answered, compared: (u64, f64, u64)) -> Observed {
         let (rows, psi, flips) = compared;
         let compared = Some(Agreement { comparable: true, rows, psi: Some(psi), flips: Some(flips) });
-        Observed { live, canary, compared, held: Duration::from_secs(3_600) }
+        Observed { live, is_timed_beside: true, canary, compared, held: Duration::from_secs(3_600) }
     }
 
-    /// The rule that is broken, `good`, or `waiting`.
+    /// The rule that is broken, or the verdict.
     fn verdict(observed: &Observed) -> &'static str {
         match judge(&GuardSettings::default(), observed) {
             Verdict::Bad { rule, .. } => rule.as_str(),
@@ -558,16 +640,21 @@ mod tests {
             ((10_000, 0), (2_000, 40), "error_rate"),
             // One percent more than the live version is allowed, and what is by chance a little more.
             ((10_000, 0), (10_000, 100), "good"),
-            ((10_000, 0), (10_000, 120), "good"),
+            ((10_000, 0), (10_000, 120), "doubtful"),
             ((10_000, 0), (10_000, 150), "error_rate"),
+            // Too few failures to convict it, and too many to promote it.
+            ((10_000, 0), (30, 9), "waiting"),
             // Where everything fails, it is nobody's fault.
             ((1_000, 900), (1_000, 905), "waiting"),
             ((10_000, 500), (10_000, 550), "good"),
-            ((10_000, 500), (10_000, 700), "good"),
+            ((10_000, 500), (10_000, 700), "doubtful"),
             ((10_000, 500), (10_000, 800), "error_rate"),
-            // Of a live version that is hardly asked little is known.
-            ((100, 2), (9_900, 495), "good"),
-            ((1_000, 40), (9_000, 540), "good"),
+            // Of a live version that is hardly asked little is known, which convicts nobody and acquits nobody.
+            ((100, 2), (9_900, 495), "doubtful"),
+            ((107, 0), (5_000, 500), "doubtful"),
+            ((10, 0), (5_000, 500), "doubtful"),
+            ((1_000, 40), (9_000, 540), "doubtful"),
+            ((1_000, 40), (9_000, 440), "good"),
             // Where it never was, one that fails now and then is not promoted, and one that mostly fails is taken back.
             ((0, 0), (0, 0), "waiting"),
             ((0, 0), (5_000, 40), "good"),
@@ -578,6 +665,9 @@ mod tests {
             let found = verdict(&observed(one, two, (10_000, 0.0, 0)));
             assert_eq!(found, expected, "live {live:?}, canary {canary:?}");
         }
+        // The others of its requests may have been batches.
+        let batches = Answered { rows: 1_050, ..answered(30, 9) };
+        assert_eq!(verdict(&observed(answered(10_000, 0), batches, (10_000, 0.0, 0))), "doubtful");
     }
 
     /// Draws that look random, always the same ones.
@@ -607,7 +697,7 @@ mod tests {
                             one.requests += 1;
                             one.failed += fails(&mut draw);
                         }
-                        let known = beside(live.since(&before), live.clone(), rules.min_rows);
+                        let known = known(live.since(&before), live.clone(), rules.min_rows);
                         if let Verdict::Bad { .. } =
                             judge(&rules, &observed(known, canary.clone(), (0, 0.0, 0)))
                         {
@@ -628,7 +718,9 @@ mod tests {
             (rows(5_000, 0), rows(5_000, 0), "good"),
             (rows(5_000, 250), rows(5_000, 260), "good"),
             (rows(5_000, 250), rows(5_000, 5_000), "doubtful"),
-            (rows(0, 0), rows(5_000, 500), "good"),
+            (rows(5_000, 250), rows(5_000, 330), "doubtful"),
+            (rows(0, 0), rows(5_000, 500), "doubtful"),
+            (rows(0, 0), rows(5_000, 50), "good"),
             (rows(5_000, 0), rows(999, 9_000), "waiting"),
         ] {
             let found = verdict(&observed(live.clone(), canary.clone(), (10_000, 0.0, 0)));
@@ -642,24 +734,64 @@ mod tests {
         let before = |count: u64| times(5_000 - count, Duration::from_millis(10), 0, Duration::ZERO);
         let few = all.since(&before(999));
         assert_eq!((few.requests, few.singles.count()), (999, 999));
-        assert_eq!(beside(few, all.clone(), 1_000), all);
+        assert_eq!(known(few, all.clone(), 1_000), all);
         let enough = all.since(&before(1_000));
-        assert_eq!(beside(enough.clone(), all, 1_000), enough);
+        assert_eq!(known(enough.clone(), all.clone(), 1_000), enough);
+        // Many rows in few requests.
+        let batches = Answered { rows: 4_000, refused: 10, ..answered(4, 0) };
+        let found = known(batches, all.clone(), 1_000);
+        assert_eq!((found.requests, found.rows, found.refused), (all.requests, 4_000, 10));
+        assert_eq!(found.singles, all.singles);
     }
 
     #[test]
     fn what_cannot_be_done_is_tried_again_ever_more_rarely() {
-        let mut retry = Retry::default();
         let at = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-        let mut tried = Vec::new();
-        for second in 0..24 * 3_600 {
-            if retry.is_due(at(second)) {
-                tried.push(second);
-                retry.put_off(at(second));
-            }
-        }
-        assert_eq!(tried[..6], [0, 1, 6, 36, 96, 396]);
+        let tries = |change: &Change| {
+            let mut failed = None;
+            let tried = (0..24 * 3_600).filter(|second| {
+                let mut found = Failed::again(failed.take(), change, at(*second));
+                let is_due = found.again <= at(*second);
+                if is_due {
+                    found.put_off(at(*second));
+                }
+                failed = Some(found);
+                is_due
+            });
+            tried.collect::<Vec<u64>>()
+        };
+        let tried = tries(&Change::Promote("b".into()));
+        assert_eq!(tried[..7], [0, 1, 6, 36, 96, 396, 996]);
         assert!(tried.len() < 160, "{} times a day", tried.len());
+        // A bad one does harm meanwhile.
+        let tried = tries(&Change::Drop("b".into()));
+        assert_eq!(tried[..7], [0, 1, 6, 36, 96, 156, 216]);
+        // Nor does it wait for what came of something else.
+        let mut failed = Failed::again(None, &Change::Promote("b".into()), at(0));
+        (0..9).for_each(|_| failed.put_off(at(0)));
+        let again = Failed::again(Some(failed), &Change::Drop("b".into()), at(1));
+        assert_eq!((again.times, again.again), (0, at(1)));
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told_without_paths_and_what_is_seen_in_a_moment_is_not() {
+        let source = || std::io::Error::other("found status 403 by store.example");
+        let package = package::Error::Io {
+            action: "write",
+            path: "/srv/models/churn/rollout.json".into(),
+            source: source(),
+        };
+        let fresh = || Failed::again(None, &Change::Drop("b".into()), SystemTime::UNIX_EPOCH);
+        let mut failed = fresh();
+        failed.complain("churn", "b", package.into());
+        assert_eq!(failed.told.as_deref(), Some("cannot write rollout.json"));
+        let (mut failed, mut found) = (fresh(), Vec::new());
+        for _ in 0..4 {
+            failed.put_off(SystemTime::UNIX_EPOCH);
+            failed.complain("churn", "b", Error::Changed { revision: 7 });
+            found.push(failed.told.is_some());
+        }
+        assert_eq!(found, [false, false, true, true]);
     }
 
     #[test]
@@ -679,11 +811,38 @@ mod tests {
             let found = verdict(&observed(live.clone(), canary.clone(), (10_000, 0.0, 0)));
             assert_eq!(found, expected, "p99 {:?}", canary.singles.quantile(0.99));
         }
-        // Three times nearly nothing is nearly nothing; and without a live version beside it nothing is slow.
+        // Three times nearly nothing is nearly nothing.
         let quick = times(2_000, Duration::from_micros(50), 0, millis(0));
         let slower = times(2_000, Duration::from_micros(150), 0, millis(0));
         assert_eq!(verdict(&observed(quick, slower.clone(), (10_000, 0.0, 0))), "good");
-        assert_eq!(verdict(&observed(times(900, millis(0), 0, millis(0)), slower, (10_000, 0.0, 0))), "good");
+        // Where nothing is known of the live version's times, one that takes long is not promoted.
+        let unknown = || times(999, millis(10), 0, millis(0));
+        assert_eq!(verdict(&observed(unknown(), slower, (10_000, 0.0, 0))), "good");
+        let slow = times(2_000, millis(12), 0, millis(0));
+        let found = Observed { is_timed_beside: false, ..observed(unknown(), slow, (10_000, 0.0, 0)) };
+        let limit = GuardSettings::default().latency_floor.as_secs_f64();
+        match judge(&GuardSettings::default(), &found) {
+            Verdict::Doubtful { rule: Rule::Latency, limit: found, .. } => assert_eq!(found, limit),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn quiet_hours_of_the_live_version_convict_nobody() {
+        let (rules, millis) = (GuardSettings::default(), Duration::from_millis);
+        // Nobody has asked it since the canary was given everything, and then comes the morning.
+        let night = times(50_000, millis(3), 0, millis(0));
+        let peak = times(20_000, millis(12), 0, millis(0));
+        for (asked, expected) in [(0, "doubtful"), (999, "doubtful"), (1_000, "latency")] {
+            let since = times(asked, millis(3), 0, millis(0));
+            let found = Observed {
+                is_timed_beside: since.singles.count() >= rules.min_rows,
+                ..observed(known(since, night.clone(), rules.min_rows), peak.clone(), (10_000, 0.0, 0))
+            };
+            assert_eq!(verdict(&found), expected, "{asked} beside it");
+        }
+        let beside = observed(times(1_000, millis(12), 0, millis(0)), peak, (10_000, 0.0, 0));
+        assert_eq!(verdict(&beside), "good");
     }
 
     #[test]
@@ -693,10 +852,10 @@ mod tests {
             ((1_000, 0.21, 0), "psi"),
             ((1_000, 0.19, 0), "good"),
             ((1_000, 0.0, 100), "good"),
-            ((1_000, 0.0, 120), "good"),
+            ((1_000, 0.0, 120), "doubtful"),
             ((1_000, 0.0, 140), "flips"),
             ((10_000, 0.0, 1_120), "flips"),
-            ((10_000, 0.0, 1_050), "good"),
+            ((10_000, 0.0, 1_050), "doubtful"),
         ] {
             let found = verdict(&observed(answered(2_000, 0), answered(2_000, 0), compared));
             assert_eq!(found, expected, "{compared:?}");
@@ -707,14 +866,25 @@ mod tests {
         assert_eq!(verdict(&without), "waiting", "nothing was compared yet");
         assert_eq!(verdict(&Observed { compared: None, ..without.clone() }), "good", "nothing ever is");
         let early = Observed { compared: None, held: Duration::from_secs(599), ..without };
-        assert_eq!(judge(&GuardSettings::default(), &early), Verdict::Waiting { rows: 2_000, need: 1_000 });
+        let rules = GuardSettings::default();
+        assert_eq!(judge(&rules, &early), Verdict::Waiting);
+        // Whoever asks what it waits for is told.
+        let told = Value::Object(facts(&rules, &early, Verdict::Waiting));
+        let expected = json!({"verdict": "waiting", "rows_needed": 1_000, "held_s": 599, "hold_s": 600.0, "rows": 2_000,
+                              "rows_refused": 0, "requests": 2_000});
+        assert_eq!(told, expected);
+        let nothing = Agreement { comparable: false, rows: 0, psi: None, flips: None };
+        let apart = Observed { compared: Some(nothing), held: Duration::from_secs(3_600), ..early };
+        assert_eq!(judge(&rules, &apart), Verdict::Waiting);
+        let told = facts(&rules, &apart, Verdict::Waiting);
+        assert_eq!((&told["comparable"], &told["rows_compared"]), (&json!(false), &json!(0)));
     }
 
     #[test]
     fn a_good_one_goes_up_the_steps() {
-        let promote = GuardSettings { mode: GuardMode::Promote, ..GuardSettings::default() };
+        let steps = GuardSettings::default().steps;
         let bad = Verdict::Bad { rule: Rule::Psi, found: 1.0, limit: 0.2 };
-        let more = |percent| Some(Change::Canary { version: "b".into(), percent });
+        let more = |percent| Some(Change::Canary { version: "b".into(), percent, guard: None });
         let dropped = Some(Change::Drop("b".into()));
         let promoted = Some(Change::Promote("b".into()));
         let doubtful = Verdict::Doubtful { rule: Rule::Refused, found: 1.0, limit: 0.2 };
@@ -729,13 +899,13 @@ mod tests {
             (GuardMode::Promote, 70.0, 70.0, Verdict::Good, promoted),
             (GuardMode::Promote, 5.0, 100.0, bad, dropped.clone()),
             (GuardMode::Promote, 5.0, 100.0, doubtful, None),
-            (GuardMode::Promote, 5.0, 100.0, Verdict::Waiting { rows: 1, need: 2 }, None),
+            (GuardMode::Promote, 5.0, 100.0, Verdict::Waiting, None),
             (GuardMode::Rollback, 5.0, 100.0, Verdict::Good, None),
             (GuardMode::Rollback, 5.0, 100.0, bad, dropped),
             (GuardMode::Off, 5.0, 100.0, bad, None),
         ] {
-            let rules = GuardSettings { mode, ..promote.clone() };
-            assert_eq!(next(&rules, "b", percent, free, verdict), expected, "{mode:?} {percent} {verdict:?}");
+            let found = next(mode, &steps, "b", percent, free, verdict);
+            assert_eq!(found, expected, "{mode:?} {percent} {verdict:?}");
         }
     }
 

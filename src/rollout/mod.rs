@@ -9,10 +9,12 @@ pub mod slots;
 use scoregate_model::package::{Error as PackageError, Repository, read_manifest};
 use scoregate_schemas::Rollout;
 pub use scoregate_schemas::compatibility::Difference;
+use scoregate_schemas::rollout::Canary;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::audit;
+use crate::repository::Candidate;
 
 /// The most canaries of a model.
 pub const MAX_CANARIES: usize = 8;
@@ -41,8 +43,8 @@ pub enum Error {
     },
     /// There is no rollout, and which version was published first cannot be told.
     #[error(
-        "model {model} has no rollout, and version {version} does not say when it was published; choose one with \
-         `scoregate models promote {model}@VERSION`"
+        "model {model} has no rollout, and version {version} is not all there, or does not say when it was published; choose one \
+         with `scoregate models promote {model}@VERSION`"
     )]
     Unknown {
         /// The model.
@@ -82,10 +84,24 @@ pub enum Error {
         version: String,
     },
     /// There is no version to return to.
-    #[error("there are no canaries to take back, and no version to return to: {reason}; promote one instead")]
+    #[error("there are no canaries to take back, and no version to return to: {reason}")]
     NoPrevious {
         /// Why, in a few words.
         reason: String,
+    },
+    /// A rollback would take back something else than was asked for.
+    #[error(
+        "a rollback would not take back version {version}, and nothing was done: {live} is live, {}; read the rollout again, and say \
+         what is to be taken back now",
+        canaries_in_words(.canaries)
+    )]
+    NotTaken {
+        /// What was to be taken back.
+        version: String,
+        /// The live version.
+        live: String,
+        /// The canaries.
+        canaries: Vec<String>,
     },
     /// Somebody else has changed the rollout.
     #[error("the rollout is at revision {revision} by now; read it again, and change that")]
@@ -131,7 +147,7 @@ impl Error {
                 "invalid_rollout"
             }
             Self::NoPrevious { .. } => "no_previous_version",
-            Self::Changed { .. } => "rollout_changed",
+            Self::Changed { .. } | Self::NotTaken { .. } => "rollout_changed",
             Self::Refused { .. } => "version_refused",
             Self::Breaking { .. } => "breaking_change",
             Self::Audit(_) => "audit_unavailable",
@@ -155,18 +171,17 @@ impl Error {
                 "expected shares from 0 to 100 percent with at most two decimals, and at most 100 together"
                     .into()
             }
+            Self::Audit(_) => "the audit log cannot be written".into(),
             _ => self.to_string(),
         }
     }
 }
 
-/// What the choice of the live version has to know of a version.
-#[derive(Debug, Clone, Copy)]
-pub struct Candidate<'c> {
-    /// Its name.
-    pub version: &'c str,
-    /// When it was published, where its manifest says so.
-    pub created_at: Option<&'c str>,
+fn canaries_in_words(canaries: &[String]) -> String {
+    match canaries {
+        [] => "and there are no canaries".into(),
+        canaries => format!("and a rollback would take back the canaries: {}", canaries.join(", ")),
+    }
 }
 
 /// The rollout of `model`, if it can be followed, with the slots of its canaries. Versions that were copied into a repository without
@@ -177,40 +192,21 @@ pub struct Candidate<'c> {
 pub fn choose(
     repository: &Repository,
     model: &str,
-    candidates: &[Candidate<'_>],
+    candidates: &[Candidate],
     serving: Option<&str>,
 ) -> Result<Rollout, Error> {
     let rollout = read(repository, model, candidates, serving)?;
-    check_published(model, &rollout.live, candidates.iter().map(|candidate| candidate.version))?;
+    check_published(model, &rollout.live, names(candidates))?;
     Ok(rollout)
-}
-
-/// The same, whether or not the live version is published.
-fn stated(
-    repository: &Repository,
-    model: &str,
-    versions: &[String],
-    serving: Option<&str>,
-) -> Result<Rollout, Error> {
-    let published = |version: &String| {
-        let manifest = read_manifest(&repository.directory(model, version)).ok();
-        (version.clone(), manifest.map(|(manifest, _)| manifest.created_at))
-    };
-    let published: Vec<(String, Option<String>)> = versions.iter().map(published).collect();
-    let candidates: Vec<_> = published
-        .iter()
-        .map(|(version, created_at)| Candidate { version, created_at: created_at.as_deref() })
-        .collect();
-    read(repository, model, &candidates, serving)
 }
 
 fn read(
     repository: &Repository,
     model: &str,
-    candidates: &[Candidate<'_>],
+    candidates: &[Candidate],
     serving: Option<&str>,
 ) -> Result<Rollout, Error> {
-    let is_there = |name: &&str| candidates.iter().any(|candidate| candidate.version == *name);
+    let is_there = |name: &&str| names(candidates).any(|version| version == *name);
     match repository.read_rollout(model)? {
         Some(rollout) => complete(rollout),
         None => match serving.filter(is_there) {
@@ -242,23 +238,34 @@ fn check(rollout: &Rollout) -> Result<(), Error> {
 /// gives the same ones.
 fn complete(mut rollout: Rollout) -> Result<Rollout, Error> {
     check(&rollout)?;
-    let shares = rollout.canaries.iter().map(|canary| (canary.version.clone(), canary.percent));
-    let assigned = slots::assign(&rollout.canaries, &shares.collect::<Vec<_>>())?;
-    for (canary, assigned) in rollout.canaries.iter_mut().zip(assigned) {
-        canary.slots = assigned.slots;
-    }
+    let before = rollout.canaries.clone();
+    give_slots(&mut rollout.canaries, &before)?;
     Ok(rollout)
 }
 
-fn first_published(model: &str, candidates: &[Candidate<'_>]) -> Result<String, Error> {
+/// Gives canaries their slots: those that they had `before`, as far as that fits their shares.
+fn give_slots(canaries: &mut [Canary], before: &[Canary]) -> Result<(), slots::Error> {
+    let shares = canaries.iter().map(|canary| (canary.version.clone(), canary.percent));
+    let assigned = slots::assign(before, &shares.collect::<Vec<_>>())?;
+    for (canary, assigned) in canaries.iter_mut().zip(assigned) {
+        canary.slots = assigned.slots;
+    }
+    Ok(())
+}
+
+fn first_published(model: &str, candidates: &[Candidate]) -> Result<String, Error> {
     // One that cannot be read might be the first, so that no other may take its place.
-    let dated = candidates.iter().map(|candidate| {
-        let at = candidate.created_at.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-        let unknown = || Error::Unknown { model: model.into(), version: candidate.version.into() };
-        Ok((at.ok_or_else(unknown)?, candidate.version))
+    let dated = candidates.iter().map(|Candidate { version, created_at }| {
+        let at = created_at.as_ref().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        let unknown = || Error::Unknown { model: model.into(), version: version.clone() };
+        Ok((at.ok_or_else(unknown)?, version))
     });
     let dated = dated.collect::<Result<Vec<_>, Error>>()?;
-    Ok(dated.into_iter().min().map_or_else(String::new, |(_, version)| version.into()))
+    Ok(dated.into_iter().min().map_or_else(String::new, |(_, version)| version.clone()))
+}
+
+fn names(candidates: &[Candidate]) -> impl Iterator<Item = &str> + Clone {
+    candidates.iter().map(|candidate| candidate.version.as_str())
 }
 
 fn check_published<'v>(
@@ -287,12 +294,14 @@ pub fn live(repository: &Repository, model: &str, versions: &[String]) -> Result
 /// # Errors
 /// As [`choose`]; where nothing tells, why the manifest in question cannot be read.
 pub fn current(repository: &Repository, model: &str, versions: &[String]) -> Result<Rollout, Error> {
-    let rollout = stated(repository, model, versions, None).map_err(|error| match &error {
+    let candidates: Vec<_> =
+        versions.iter().map(|version| Candidate::read(repository, model, version)).collect();
+    let rollout = read(repository, model, &candidates, None).map_err(|error| match &error {
         Error::Unknown { version, .. } => {
             read_manifest(&repository.directory(model, version)).err().map_or(error, Error::Package)
         }
         _ => error,
     })?;
-    check_published(model, &rollout.live, versions.iter().map(String::as_str))?;
+    check_published(model, &rollout.live, names(&candidates))?;
     Ok(rollout)
 }

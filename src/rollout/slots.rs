@@ -40,6 +40,16 @@ pub fn count(percent: f64) -> Option<usize> {
     is_share.then_some(count as usize)
 }
 
+/// How many slots are in these ranges.
+pub fn len(ranges: &[(u16, u16)]) -> u16 {
+    ranges.iter().map(|(first, end)| end - first).sum()
+}
+
+/// How much of everything so many slots are, in percent.
+pub fn percent(slots: u16) -> f64 {
+    f64::from(slots) * 100.0 / f64::from(SLOTS)
+}
+
 /// Gives each of `wanted`, versions with their percentages, its slots: those that it had `before`, more out of what nobody has if its
 /// share has grown, and fewer, the last ones, if it has shrunk.
 ///
@@ -76,10 +86,8 @@ pub fn assign(before: &[Canary], wanted: &[(String, f64)]) -> Result<Vec<Canary>
         }
     }
     let canary = |(at, (version, percent)): (usize, &(String, f64))| Canary {
-        version: version.clone(),
-        percent: *percent,
         slots: ranges(&owners, at),
-        since: None,
+        ..Canary::of(version, *percent)
     };
     Ok(wanted.iter().enumerate().map(canary).collect())
 }
@@ -171,12 +179,8 @@ mod tests {
 
     #[test]
     fn slots_that_a_file_made_up_are_given_once() {
-        let made_up = |version: &str| Canary {
-            version: version.into(),
-            percent: 1.0,
-            slots: vec![(0, 60), (50, 65_535), (9, 3)],
-            since: None,
-        };
+        let made_up =
+            |version: &str| Canary { slots: vec![(0, 60), (50, 65_535), (9, 3)], ..Canary::of(version, 1.0) };
         let now = assign(&[made_up("b"), made_up("c")], &wanted(&[("b", 1.0), ("c", 1.0)])).unwrap();
         assert_eq!((members(&now[0]).len(), members(&now[1]).len()), (100, 100));
         assert!(members(&now[0]).is_disjoint(&members(&now[1])));

@@ -32,8 +32,8 @@ impl Choice {
     /// Chooses among the versions of `model` that are loaded: the one that is pinned by name or label, else by `caller` and entity.
     ///
     /// # Errors
-    /// [`Error::NotReady`] before the models are loaded, [`Error::UnknownModel`] if none has this name, [`Error::UnknownVersion`]
-    /// or [`Error::NotLoaded`] if there is no such version to answer.
+    /// [`Error::NotReady`] before the models are loaded, [`Error::UnknownModel`] if none has this name, [`Error::UnknownVersion`],
+    /// [`Error::NoCanary`] or [`Error::NotLoaded`] if there is no such version to answer.
     pub fn new(
         registry: Option<&Registry>,
         model: &str,
@@ -116,5 +116,9 @@ impl Choice {
 fn absent(registry: &Registry, model: &str, name: &str) -> Error {
     let models = registry.models();
     let is_published = models.models.get(model).is_some_and(|model| model.versions.contains_key(name));
-    if is_published { Error::NotLoaded } else { Error::UnknownVersion }
+    match name {
+        _ if is_published => Error::NotLoaded,
+        "canary" => Error::NoCanary,
+        _ => Error::UnknownVersion,
+    }
 }

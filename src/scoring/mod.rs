@@ -28,6 +28,9 @@ pub enum Error {
         "the model has no version that is called so, and none that is labelled so; stable and canary are labels"
     )]
     UnknownVersion,
+    /// The model has no canary.
+    #[error("the model has no canary now; which versions answer whom says its rollout under /v1/models")]
+    NoCanary,
     /// The version is published, and answers nobody.
     #[error(
         "this version is published, but not loaded; unless it is refused, which its page under /v1/models says, make it a canary, of 0 \

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::access::Access;
@@ -40,6 +40,9 @@ pub struct Metrics {
     work: WorkGauges,
     connections: ConnectionCounts,
     versions: Family<StateLabels, Gauge>,
+    rollouts: RolloutGauges,
+    last_read: LastRead,
+    guard: Family<DecisionLabels, Counter>,
     traces: TraceCounts,
     webhooks: WebhookCounts,
     lines_dropped: Counter,
@@ -123,9 +126,8 @@ impl RequestCounts {
                 self.tallies.others(code == "unknown_model").observe(kind, took, trace);
                 continue;
             };
-            // A failure is that of the version that was at work; those beside it can do nothing about it.
-            let is_beside = kind.class == FAILED && record.at_work.is_some_and(|other| other != at);
-            if !is_beside {
+            // Those beside the version that has failed can do nothing about it.
+            if kind.class != FAILED || !record.is_beside(at) {
                 let class = if part.has_failed { FAILED } else { kind.class };
                 let kind = Kind { class, is_explained: part.explained.is_some(), ..kind };
                 // As long as it would have taken without the others.
@@ -134,7 +136,10 @@ impl RequestCounts {
                 // Whoever names a version tries it: that is no sample of what it is sent.
                 if !record.is_pinned {
                     let has_failed = class == FAILED && record.is_fault_of(at);
-                    tally.judge(kind, has_failed, took, [part.scored, part.rejected]);
+                    // Whoever tries again until there is room is told of the same refused rows each time.
+                    let is_answered = class == "2xx" || status == 422;
+                    let rows = if is_answered { [part.scored, part.rejected] } else { [0; 2] };
+                    tally.judge(kind, has_failed, took, rows);
                 }
             }
             if part.scored + part.rejected > 0 {
@@ -201,6 +206,89 @@ pub struct Present {
     pub live: Vec<Arc<Tally>>,
     /// How many versions of each model are in which state.
     pub versions: Vec<(String, &'static str, i64)>,
+    /// Which versions of each model answer whom.
+    pub rollouts: Vec<RolledOut>,
+    /// When the bucket was last read, where there is one.
+    pub last_read: Option<SystemTime>,
+}
+
+/// Which versions of a model answer whom.
+#[derive(Debug)]
+pub struct RolledOut {
+    /// The model.
+    pub model: String,
+    /// How many times its rollout had changed that is followed.
+    pub revision: u64,
+    /// Each version that is loaded, what it is, and how much of everything it answers, from 0 to 1.
+    pub shares: Vec<(String, &'static str, f64)>,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ShareLabels {
+    model: String,
+    version: String,
+    role: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
+#[derive(Debug, Default)]
+struct RolloutGauges {
+    shares: Family<ShareLabels, Gauge<f64, AtomicU64>>,
+    revisions: Family<ModelLabels, Gauge>,
+}
+
+impl RolloutGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register(
+            "scoregate_rollout_share",
+            "The share of everything that each loaded version answers, by what it is: live, canary, shadow or previous",
+            gauges.shares.clone(),
+        );
+        registry.register(
+            "scoregate_rollout_revision",
+            "The revision of each model's rollout that is followed here",
+            gauges.revisions.clone(),
+        );
+        gauges
+    }
+
+    fn set(&self, rollouts: Vec<RolledOut>) {
+        // What changes its role, and versions that are loaded no more, are told of no more as they were.
+        self.shares.clear();
+        self.revisions.clear();
+        for RolledOut { model, revision, shares } in rollouts {
+            for (version, role, share) in shares {
+                self.shares.get_or_create(&ShareLabels { model: model.clone(), version, role }).set(share);
+            }
+            let revision = i64::try_from(revision).unwrap_or(i64::MAX);
+            self.revisions.get_or_create(&ModelLabels { model }).set(revision);
+        }
+    }
+}
+
+/// When the bucket was last read; no series where there is none.
+#[derive(Debug, Clone, Default)]
+struct LastRead(Arc<Mutex<Option<SystemTime>>>);
+
+impl LastRead {
+    fn lock(&self) -> MutexGuard<'_, Option<SystemTime>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for LastRead {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let name = "scoregate_repository_last_read_timestamp_seconds";
+        let help = "When the bucket with the models was last read, in seconds since 1970; 0 if that never worked since the start";
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let Some(at) = *self.lock() else { return Ok(()) };
+        ConstGauge::new(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()).encode(metric)
+    }
 }
 
 /// How much of the work that is bounded is in hand.
@@ -474,6 +562,15 @@ struct QuotaLabels {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabels {
+    model: String,
+    /// `drop`, `step`, `promote`, or `failed` each time that one of these could not be carried out.
+    action: &'static str,
+    /// What was broken, or nothing.
+    rule: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CredentialLabels {
     kind: &'static str,
     /// `accepted`, or why not.
@@ -575,6 +672,16 @@ impl Default for Metrics {
             "Published versions of each model by what has become of them",
             versions.clone(),
         );
+        let rollouts = RolloutGauges::register(&mut registry);
+        let last_read = LastRead::default();
+        registry.register_collector(Box::new(last_read.clone()));
+        let guard = Family::<DecisionLabels, Counter>::default();
+        registry.register(
+            "scoregate_guard_decisions",
+            "What was decided on canaries by what was done: drop, step or promote, or failed where it could not be; and by the rule that \
+             was broken",
+            guard.clone(),
+        );
         let traced = Family::<OutcomeLabels, Counter>::default();
         registry.register(
             "scoregate_traces",
@@ -612,6 +719,9 @@ impl Default for Metrics {
             work,
             connections,
             versions,
+            rollouts,
+            last_read,
+            guard,
             traces,
             webhooks,
             lines_dropped,
@@ -662,6 +772,12 @@ impl Metrics {
         self.webhooks.clone()
     }
 
+    /// Counts what was decided on a canary of `model`: `action` is `drop`, `step` or `promote`, or `failed` each time that it could not
+    /// be done; `rule` is the one that was broken, empty if none was.
+    pub fn count_decision(&self, model: &str, action: &'static str, rule: &'static str) {
+        self.guard.get_or_create(&DecisionLabels { model: model.into(), action, rule }).inc();
+    }
+
     /// Counts the lines that are dropped where `access` writes.
     pub fn watch(&mut self, access: &Access) {
         self.log = Some(access.lines.clone());
@@ -689,6 +805,8 @@ impl Metrics {
         self.cache_gauges.set(present.cache);
         self.work.set(&present.work);
         self.requests.tallies.set(present.live);
+        self.rollouts.set(present.rollouts);
+        *self.last_read.lock() = present.last_read;
         self.versions.clear();
         for (model, state, count) in present.versions {
             self.versions.get_or_create(&StateLabels { model, state }).set(count);
@@ -736,6 +854,52 @@ impl fmt::Debug for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_rollout_was_is_told_no_more() {
+        let metrics = Metrics::default();
+        let tell = |shares: &[(&str, &'static str, f64)], revision| {
+            let shares = shares.iter().map(|(version, role, share)| ((*version).into(), *role, *share));
+            let rollout = RolledOut { model: "churn".into(), revision, shares: shares.collect() };
+            let present = Present { rollouts: vec![rollout], ..Present::default() };
+            let document = metrics.encode(std::iter::empty(), present);
+            let lines = document.lines().filter_map(|line| line.strip_prefix("scoregate_rollout_"));
+            lines.map(ToOwned::to_owned).collect::<std::collections::BTreeSet<_>>()
+        };
+        let series = |lines: &[&str]| lines.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            tell(&[("1", "live", 0.95), ("2", "canary", 0.05)], 7),
+            series(&[
+                r#"share{model="churn",version="1",role="live"} 0.95"#,
+                r#"share{model="churn",version="2",role="canary"} 0.05"#,
+                r#"revision{model="churn"} 7"#,
+            ])
+        );
+        assert_eq!(
+            tell(&[("2", "live", 1.0), ("1", "previous", 0.0)], 8),
+            series(&[
+                r#"share{model="churn",version="2",role="live"} 1.0"#,
+                r#"share{model="churn",version="1",role="previous"} 0.0"#,
+                r#"revision{model="churn"} 8"#,
+            ])
+        );
+        assert_eq!(metrics.encode(std::iter::empty(), Present::default()).matches("churn").count(), 0);
+    }
+
+    #[test]
+    fn decisions_are_counted_by_what_was_done() {
+        let metrics = Metrics::default();
+        for action in ["failed", "failed", "drop"] {
+            metrics.count_decision("churn", action, "psi");
+        }
+        metrics.count_decision("churn", "promote", "");
+        let document = metrics.encode(std::iter::empty(), Present::default());
+        for (action, rule, count) in [("failed", "psi", 2), ("drop", "psi", 1), ("promote", "", 1)] {
+            let labels = format!("model=\"churn\",action=\"{action}\",rule=\"{rule}\"");
+            let line = format!("scoregate_guard_decisions_total{{{labels}}} {count}");
+            assert!(document.lines().any(|found| found == line), "{line}\n{document}");
+        }
+    }
 
     #[test]
     fn credentials_rows_and_fetches_are_counted_by_outcome() {

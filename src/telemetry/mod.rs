@@ -19,6 +19,7 @@ pub mod trace;
 use std::io::IsTerminal;
 use std::path::Path;
 
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -50,13 +51,21 @@ pub struct Filter {
     is_followed: bool,
 }
 
+/// What others' code tells of each try at something whose failure is told here, once.
+const TOLD_ALREADY: &str = "object_store::client::retry=off,rustls_platform_verifier=off";
+
+/// The filter that `text` says; it may name what is told already.
+fn filter_of(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("{TOLD_ALREADY},{text}"))
+}
+
 impl Log {
     /// Starts logging.
     ///
     /// # Errors
     /// What is wrong with the filter, or that there is no thread.
     pub fn start(settings: &LogSettings) -> Result<Self, String> {
-        let filter = EnvFilter::try_new(&settings.filter).map_err(|error| error.to_string())?;
+        let filter = filter_of(&settings.filter).map_err(|error| error.to_string())?;
         let is_json = match settings.format {
             LogFormat::Json => true,
             LogFormat::Text => false,
@@ -112,7 +121,7 @@ impl Filter {
                 if **filter == now {
                     return;
                 }
-                match EnvFilter::try_new(&**filter).map(|filter| self.handle.reload(filter)) {
+                match filter_of(filter).map(|filter| self.handle.reload(filter)) {
                     Ok(Ok(())) => {
                         now.clone_from(filter);
                         tracing::info!(filter = %**filter, "the log's filter has changed");

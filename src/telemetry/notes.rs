@@ -256,14 +256,22 @@ impl Record {
         }
     }
 
+    /// Whether the version at this place is beside what has failed: another one has, or was at work by then.
+    pub(super) fn is_beside(&self, at: usize) -> bool {
+        let is_to_blame = |(at, part): (usize, &Part)| part.has_failed || self.at_work == Some(at);
+        let other = self.parts().enumerate().find(|part| is_to_blame(*part));
+        other.is_some() && !self.parts().enumerate().nth(at).is_some_and(is_to_blame)
+    }
+
     /// Whether it is the version at this place that has failed: not if there was no room or no time to begin, or nothing to explain it
-    /// with yet.
+    /// with yet. Where several answer, the time is up for whichever comes last.
     pub(super) fn is_fault_of(&self, at: usize) -> bool {
+        let (is_alone, is_at_work) = (self.others.is_empty(), self.at_work == Some(at));
         let has_failed = self.parts().nth(at).is_some_and(|part| part.has_failed);
         has_failed
             || match self.code {
-                Some("model_output_invalid" | "internal") => true,
-                Some("deadline") => self.at_work == Some(at),
+                Some("model_output_invalid" | "internal") => is_alone || is_at_work,
+                Some("deadline") => is_alone && is_at_work,
                 _ => false,
             }
     }
@@ -320,6 +328,30 @@ mod tests {
             let first = Part { has_failed, ..Part::default() };
             let record = Record { first, code, at_work, ..Record::default() };
             assert_eq!(record.is_fault_of(0), expected, "{code:?}, {at_work:?} at work");
+        }
+    }
+
+    #[test]
+    fn of_several_versions_those_that_fail_are_to_blame() {
+        // Whether each of two has failed; whose fault it is, and who is beside that.
+        for (code, at_work, failed, fault, beside) in [
+            // The second one had no row that it takes, or the first one.
+            (Some("internal"), None, [true, false], [true, false], [false, true]),
+            (Some("model_output_invalid"), None, [false, true], [false, true], [true, false]),
+            (Some("internal"), None, [true, true], [true, true], [false, false]),
+            // Explaining came to nothing, after the first one had failed already.
+            (Some("internal"), Some(1), [true, false], [true, true], [false, false]),
+            (Some("internal"), Some(1), [false, false], [false, true], [true, false]),
+            // Whoever comes first has time.
+            (Some("deadline"), Some(1), [false, false], [false, false], [true, false]),
+            (Some("deadline"), Some(0), [false, false], [false, false], [false, true]),
+            (Some("overloaded"), None, [false, false], [false, false], [false, false]),
+            (None, None, [false, true], [false, true], [true, false]),
+        ] {
+            let [first, second] = failed.map(|has_failed| Part { has_failed, ..Part::default() });
+            let record = Record { first, others: vec![second], code, at_work, ..Record::default() };
+            let found = ([0, 1].map(|at| record.is_fault_of(at)), [0, 1].map(|at| record.is_beside(at)));
+            assert_eq!(found, (fault, beside), "{code:?}, {at_work:?} at work, {failed:?}");
         }
     }
 }

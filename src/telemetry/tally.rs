@@ -74,13 +74,14 @@ struct Answers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
     /// Requests that were answered or failed; what clients did wrong is neither, and what there was no time or room for, or nothing to
-    /// explain it with yet, says nothing of the version. None of them are those that were pinned to it.
+    /// explain it with yet, says nothing of the version; nor does a batch for whose versions together the time was too short. None of
+    /// them are those that were pinned to it.
     pub requests: u64,
     /// Those that the version has failed.
     pub failed: u64,
     /// Rows that were scored.
     pub rows: u64,
-    /// Rows that did not pass.
+    /// Rows that did not pass, of requests that were answered or refused for them.
     pub refused: u64,
     /// How long requests of one row took that were computed and not explained.
     pub singles: Spread,
@@ -489,7 +490,7 @@ impl Collector for Tallies {
         }
         let mut family = encoder.encode_descriptor(
             "scoregate_model_info",
-            "The version that answers, by the digest of its graph",
+            "The versions that are loaded, by the digests of their graphs",
             None,
             MetricType::Gauge,
         )?;

@@ -114,6 +114,10 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   await says(page, compared, "Scored by both");
   found.rollout = await cells(page, "Rollout of share");
   found.compared = await text(page, compared);
+  const judged = '#view-models [aria-label="What the guard makes of duel"]';
+  await says(page, judged, "could not be done yet");
+  found.judged = await text(page, judged);
+  found["faults of canaries"] = await page.$$eval(`${judged} .fault`, (faults) => faults.length);
   await page.click(`${diff} > summary`);
   await page.click(`${diff} form button`);
   await page.waitForSelector('[aria-label="Answers to golden rows"]');
@@ -136,6 +140,17 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   await says(page, '#view-models .slot [role="alert"]', "so many ask");
   found.undisturbed = [await page.$$eval('[aria-label="Answers to golden rows"]', (tables) => tables.length), await cells(page, "Rollout of share")];
   page.off("request", upset);
+  // What the guard has done stands there, too.
+  const told = await (await fetch(`${given.url}/v1/monitoring/comparisons`, { headers: { "x-api-key": given.key } })).json();
+  const [verdict] = told.verdicts.filter((one) => one.version === "2");
+  told.past = [{ model: "duel", version: "0", at: "2026-01-02T03:04:05Z", action: "drop", verdict }];
+  const remind = (request) => (new URL(request.url()).pathname === "/v1/monitoring/comparisons"
+    ? request.respond({ contentType: "application/json", body: JSON.stringify(told) }) : request.continue());
+  page.on("request", remind);
+  await says(page, '[aria-label="What the guard did with duel"]', "taken back");
+  found.past = await cells(page, "What the guard did with duel");
+  results.violations[`canaries ${theme}`] = await complaintsOf(page);
+  page.off("request", remind);
   await page.setRequestInterception(false);
   await says(page, compared, "Scored by both");
 
@@ -185,6 +200,24 @@ for (const [theme, credential] of [["light", given.key], ["dark", given.token]])
   await says(page, answer, "Value");
   found.value = await text(page, answer);
   results.violations[`value ${theme}`] = await complaintsOf(page);
+
+  // By the version that is chosen, whoever is scored.
+  await page.select("#score-model", "duel");
+  await says(page, "#view-score form .name", "duel");
+  found.offered = await page.$$eval("#score-version option", (options) => options.map((option) => option.innerText));
+  for (const version of ["1", "2"]) {
+    await page.select("#score-version", version);
+    await page.waitForFunction((version) => document.querySelector("#view-score form .name + .soft")?.innerText.trim() === version, {}, version);
+    await score(page, "duel", { a: 1, b: 0.125 });
+    await page.waitForFunction((selector, version) => [...document.querySelectorAll(`${selector} dl > div`)].some((fact) =>
+      fact.innerText.startsWith("Version") && fact.querySelector("dd").innerText === version), {}, answer, version);
+    found[`answer of ${version}`] = await text(page, answer);
+    const command = await page.$$eval(`${answer} pre`, (codes) => codes.at(-1).textContent);
+    found[`asked of ${version}`] = execFileSync("sh", ["-c", command], { env, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+  }
+  await page.select("#score-model", "value");
+  await says(page, "#view-score form .name", "value");
+  found.afterwards = await page.$eval("#score-version", (select) => [select.value, select.selectedOptions[0].innerText]);
   await go(page, "features");
   await says(page, "#view-features", "odd");
   found.oddFeatures = await text(page, "#view-features");

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::{Answer, Client, Request, Settings, python};
+use super::tls::Pair;
+use super::{Answer, Client, Gateway, Request, Settings, python};
 
 /// The repository in the store.
 pub(crate) const REPOSITORY: &str = "s3://models/production/eu";
@@ -51,6 +53,46 @@ impl Bucket {
     /// The same, directly.
     pub(crate) fn of(&self, settings: Settings) -> Settings {
         Self::by(settings, self.port)
+    }
+
+    /// A port at which the same is reached by TLS alone, with this certificate. The store answers one request on each connection.
+    pub(crate) fn by_tls(&self, pair: &Pair) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (store, config) = (SocketAddr::from(([127, 0, 0, 1], self.port)), pair.shown());
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let Ok(client) = client else { break };
+                let config = Arc::clone(&config);
+                std::thread::spawn(move || pass_on(client, config, store));
+            }
+        });
+        port
+    }
+
+    /// A port at which the same is reached by requests that `may_pass`, which is told their first line and may take its time; others are
+    /// forbidden.
+    pub(crate) fn by_way_of(&self, may_pass: impl Fn(&str) -> bool + Send + Sync + 'static) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (store, may_pass) = (SocketAddr::from(([127, 0, 0, 1], self.port)), Arc::new(may_pass));
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let Ok(mut client) = client else { break };
+                let may_pass = Arc::clone(&may_pass);
+                std::thread::spawn(move || {
+                    let asked = request(&mut client)?;
+                    let line = asked.split(|byte| *byte == b'\r').next().unwrap_or_default();
+                    let answer = if may_pass(&String::from_utf8_lossy(line)) {
+                        answer(&asked, store)?
+                    } else {
+                        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec()
+                    };
+                    client.write_all(&answer).ok()
+                });
+            }
+        });
+        port
     }
 
     fn ask(&self, method: &str, target: &str, body: &[u8]) -> Answer {
@@ -108,6 +150,23 @@ impl Drop for Bucket {
     }
 }
 
+/// Passes on one request that comes by TLS, and its answer. Whoever does not like the certificate sends none.
+fn pass_on(client: TcpStream, config: Arc<ServerConfig>, store: SocketAddr) -> Option<()> {
+    let mut client = StreamOwned::new(ServerConnection::new(config).unwrap(), client);
+    let answer = answer(&request(&mut client)?, store)?;
+    client.write_all(&answer).ok()?;
+    client.conn.send_close_notify();
+    client.flush().ok()
+}
+
+/// What the store answers to a request.
+fn answer(request: &[u8], store: SocketAddr) -> Option<Vec<u8>> {
+    let (mut store, mut answer) = (TcpStream::connect(store).ok()?, Vec::new());
+    store.write_all(request).ok()?;
+    store.read_to_end(&mut answer).ok()?;
+    Some(answer)
+}
+
 /// When a command is killed that asks the store something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moment {
@@ -163,16 +222,23 @@ impl Trap {
     /// Counts from 0 again, and kills who `start` starts at the request that is given, if one is. Says how many requests it sent, and
     /// whether it succeeded.
     pub(crate) fn run(&self, last: Option<(usize, Moment)>, start: impl FnOnce() -> Child) -> (usize, bool) {
-        let set = |last| *self.state.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
-        self.state.requests.store(0, Ordering::SeqCst);
-        set(last);
+        self.set(last, None);
         let mut child = start();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         *self.state.victim.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
         let status = child.wait().unwrap();
-        set(None);
-        *self.state.victim.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        (self.state.requests.load(Ordering::SeqCst), status.success())
+        (self.set(None, None), status.success())
+    }
+
+    /// Counts from 0 again, and kills a gateway at the request that is given, if one is. Says how many there were before.
+    pub(crate) fn arm(&self, gateway: &Gateway, last: Option<(usize, Moment)>) -> usize {
+        self.set(last, Some(Pid::from_raw(gateway.pid())))
+    }
+
+    fn set(&self, last: Option<(usize, Moment)>, victim: Option<Pid>) -> usize {
+        *self.state.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        *self.state.victim.lock().unwrap_or_else(PoisonError::into_inner) = victim;
+        self.state.requests.swap(0, Ordering::SeqCst)
     }
 }
 
@@ -212,7 +278,7 @@ impl State {
 }
 
 /// A whole request with a body of a stated length.
-fn request(client: &mut TcpStream) -> Option<Vec<u8>> {
+fn request(client: &mut impl Read) -> Option<Vec<u8>> {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 64 * 1024]);
     loop {
         let count = client.read(&mut buffer).ok().filter(|count| *count > 0)?;

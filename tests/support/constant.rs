@@ -11,32 +11,55 @@ use tempfile::TempDir;
 use super::graph::{FLOAT, Handmade};
 use super::{Gateway, scratch};
 
-/// The version `version` of `model`, which answers `probability`, and what its answer is.
-fn constant(model: &str, version: &str, probability: f32) -> (Handmade, Output) {
+/// A `Constant` node's number.
+pub(crate) fn number(value: f32) -> AttributeProto {
     /// `AttributeProto.AttributeType.FLOAT`
-    const KIND: i32 = 1;
-    let number = AttributeProto {
+    const FLOAT: i32 = 1;
+    AttributeProto {
         name: Some("value_float".into()),
-        r#type: Some(KIND),
-        f: Some(probability),
+        r#type: Some(FLOAT),
+        f: Some(value),
         ..AttributeProto::default()
-    };
-    let graph = Handmade::new(model, &["a"])
+    }
+}
+
+/// A version that answers `probability`, whatever it is asked.
+pub(crate) fn constant(model: &str, version: &str, probability: f32) -> Handmade {
+    Handmade::new(model, &["a"])
         .version(version)
         .labels(&["no", "yes"])
-        .node("Constant", &[], "score", vec![number])
+        .node("Constant", &[], "score", vec![number(probability)])
         .node("Sub", &["a", "a"], "nothing", Vec::new())
         .node("Add", &["nothing", "score"], "probability", Vec::new())
         .output("probability", FLOAT)
-        .golden(json!({"a": 0.5}), json!(f64::from(probability)));
-    (graph, Output::Probabilities { name: "probability".into(), classes: 1, positive: 0 })
+        .golden(json!({"a": 0.5}), json!(f64::from(probability)))
 }
 
-/// Publishes a version in the directory `models`, and says where it is.
-pub(crate) fn publish_constant(models: &Path, model: &str, version: &str, probability: f32) -> PathBuf {
-    let (graph, output) = constant(model, version, probability);
-    graph.publish(models, output);
+/// What its answer is.
+pub(crate) fn probability() -> Output {
+    Output::Probabilities { name: "probability".into(), classes: 1, positive: 0 }
+}
+
+/// Publishes one in the directory `models`, and says where it is.
+pub(crate) fn publish(models: &Path, model: &str, version: &str, score: f32) -> PathBuf {
+    constant(model, version, score).publish(models, probability());
     models.join(model).join(version)
+}
+
+/// The version and score that a model answers with, or the code of its problem.
+pub(crate) fn ask(gateway: &Gateway, model: &str) -> Result<(String, f32), String> {
+    let answer = gateway.post(&format!("/v1/models/{model}/predict"), r#"{"a":0.5}"#);
+    if answer.status != 200 {
+        return Err(answer.code());
+    }
+    Ok(version_and_score(model, &answer.json()))
+}
+
+/// The version and score in an answer of a model.
+pub(crate) fn version_and_score(model: &str, answer: &Value) -> (String, f32) {
+    #[expect(clippy::cast_possible_truncation, reason = "it was a float32")]
+    let score = answer[format!("{model}_probability")].as_f64().unwrap() as f32;
+    (answer["model_version"].as_str().unwrap().into(), score)
 }
 
 /// Files from which `scoregate import` makes a version.
@@ -50,7 +73,7 @@ impl Importable {
     /// Of `model`, which answers `probability`.
     pub(crate) fn new(model: &str, probability: f32) -> Self {
         let directory = tempfile::tempdir_in(scratch()).unwrap();
-        let package = publish_constant(directory.path(), model, "1", probability);
+        let package = publish(directory.path(), model, "1", probability);
         let manifest: Value =
             serde_json::from_slice(&fs::read(package.join("manifest.json")).unwrap()).unwrap();
         fs::write(package.join("schema.json"), manifest["schema"].to_string()).unwrap();
@@ -83,16 +106,4 @@ impl Importable {
         ];
         words.iter().map(ToString::to_string).collect()
     }
-}
-
-/// The version and the number that `model` answers with, or the code of its problem.
-pub(crate) fn ask_constant(gateway: &Gateway, model: &str) -> Result<(String, f32), String> {
-    let answer = gateway.post(&format!("/v1/models/{model}/predict"), r#"{"a":0.5}"#);
-    if answer.status != 200 {
-        return Err(answer.code());
-    }
-    let answer = answer.json();
-    #[expect(clippy::cast_possible_truncation, reason = "it was a float32")]
-    let score = answer[format!("{model}_probability")].as_f64().unwrap() as f32;
-    Ok((answer["model_version"].as_str().unwrap().into(), score))
 }

@@ -64,6 +64,14 @@ impl Settings {
         self
     }
 
+    /// Runs the gateway with a disk of this size at `place`, which the shell expands, and which nobody else sees but by
+    /// [`Gateway::see`].
+    pub(crate) fn on_disk(self, size: &str, place: &str) -> Self {
+        let script =
+            format!(r#"mkdir -p "{place}" && mount -t tmpfs -o size={size} none "{place}" && exec "$@""#);
+        self.under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
+    }
+
     /// Runs this binary in place of cargo's.
     pub(crate) fn binary(mut self, binary: &Path) -> Self {
         self.binary = binary.into();
@@ -213,6 +221,11 @@ impl Gateway {
 
     pub(crate) fn with_key(&self, request: Request) -> Request {
         request.header("X-Api-Key", &self.key)
+    }
+
+    /// A file as the gateway sees it, which may have disks of its own.
+    pub(crate) fn see(&self, path: &Path) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.pid())).join(path.strip_prefix("/").unwrap())
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -252,6 +252,22 @@ pub(crate) fn publish_ratio_model(models: &Path) {
         .publish(models, Output::Probabilities { name: "probabilities".into(), classes: 2, positive: 1 });
 }
 
+/// Model `pick`, which answers with what stands at place `a * b` of a table of two: there is nothing at most places.
+pub(crate) fn picking() -> (Handmade, Output) {
+    /// `TensorProto.DataType.INT64`
+    const INT64: i64 = 7;
+    let model = Handmade::new("pick", &["a", "b"])
+        .node("Mul", &["a", "b"], "product", Vec::new())
+        .node("Cast", &["product"], "place", vec![int("to", INT64)])
+        .node("Concat", &["b", "b"], "table", vec![int("axis", 1)])
+        .node("GatherElements", &["table", "place"], "picked", vec![int("axis", 1)])
+        .output("picked", FLOAT)
+        .golden(json!({"a": 1, "b": 1}), json!(1.0))
+        .golden(json!({"a": 1, "b": 0}), json!(0.0))
+        .reference("background", json!([{"a": 1, "b": 1}, {"a": 0, "b": 1}]));
+    (model, Output::Value { name: "picked".into() })
+}
+
 /// Publishes model `share`, which answers P(positive) = `top / bottom` or, `turned`, what is left of it to 1, both without
 /// rounding where `bottom` is a power of two. Each of the `layers` makes a run of one row some 0.1 ms slower.
 pub(crate) fn publish_share_model(models: &Path, version: &str, turned: bool, layers: usize) {

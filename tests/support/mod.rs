@@ -6,6 +6,7 @@ pub(crate) mod bucket;
 pub(crate) mod cached;
 pub(crate) mod collector;
 pub(crate) mod constant;
+pub(crate) mod crash;
 mod files;
 pub(crate) mod forged;
 mod gateway;

@@ -11,7 +11,9 @@ use rcgen::{
     SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
+};
 
 use super::{Client, PATIENCE, Settings};
 
@@ -52,7 +54,13 @@ impl Authority {
 
     /// A certificate for a gateway on this machine.
     pub(crate) fn server(&self) -> Pair {
-        let mut parameters = CertificateParams::new(["localhost".into(), "127.0.0.1".into()]).unwrap();
+        self.server_of(&["localhost", "127.0.0.1"])
+    }
+
+    /// A certificate for a server of these names.
+    pub(crate) fn server_of(&self, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut parameters = CertificateParams::new(names).unwrap();
         parameters.distinguished_name = distinguished("gateway");
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(&parameters)
@@ -131,6 +139,18 @@ impl Authority {
             }
         };
         Arc::new(config)
+    }
+}
+
+impl Pair {
+    /// How a server takes connections that shows this certificate.
+    pub(crate) fn shown(&self) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key_der.clone()));
+        Arc::new(
+            builder.unwrap().with_no_client_auth().with_single_cert(vec![self.der.clone()], key).unwrap(),
+        )
     }
 }
 

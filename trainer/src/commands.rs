@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
 use scoregate_model::metrics::{self, Bootstrap};
-use scoregate_model::package::{Package, Repository, check_name};
+use scoregate_model::package::{Package, Published, Repository, check_name};
 use scoregate_schemas::feature_schema::FeatureSchema;
 use scoregate_schemas::manifest::{Estimate, Evaluation};
 use time::OffsetDateTime;
@@ -214,9 +214,15 @@ impl Fit {
             now: OffsetDateTime::now_utc().truncate_to_second(),
         };
         let importance = verify::importance(&runtime, &trained, &table)?;
-        let directory =
+        let Published { directory, unfinished } =
             publish::publish(&repository, &identity, &table, &trained, &evaluation, &served, importance)?;
         progress.done("publish", &format!("{} with {}", directory.display(), publish::REPORT));
+        if let Some(error) = unfinished {
+            console::note(&format!(
+                "the version is published, but not all that comes after that was done: {:#}",
+                anyhow::Error::from(error)
+            ));
+        }
         console::result(&directory.display().to_string())?;
         Ok(())
     }

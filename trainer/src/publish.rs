@@ -1,10 +1,8 @@
 //! A trained model → a published model package.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
 use scoregate_model::explain::importance::Importance;
-use scoregate_model::package::{Expected, GOLDEN, GoldenRow, MODEL, REFERENCE, Repository};
+use scoregate_model::package::{Expected, GOLDEN, GoldenRow, MODEL, Published, REFERENCE, Repository};
 use scoregate_model::reference::{self, FeatureReference, Histogram, Observed, Reference};
 use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::manifest::{self, Evaluation, Manifest, Metrics, Source, SourceKind};
@@ -34,7 +32,7 @@ pub struct Identity {
     pub now: OffsetDateTime,
 }
 
-/// Publishes `trained` into `repository` and returns the version's directory.
+/// Publishes `trained` into `repository`.
 ///
 /// `evaluation` and `served` are the metrics and probabilities of the test fold as ONNX Runtime answered them; `importance` says
 /// which features move them most.
@@ -49,7 +47,7 @@ pub fn publish(
     evaluation: &Evaluation,
     served: &[f64],
     importance: Option<Importance>,
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<Published> {
     let version = match &identity.version {
         Some(version) => version.clone(),
         None => repository.next_version(&identity.name, &identity.now.date().to_string())?,
@@ -177,7 +175,8 @@ mod tests {
         let mut identity = Identity { name: "churn".into(), version: None, now };
         let path =
             publish(&repository, &identity, &table, &trained, &evaluation, &served, importance.clone())
-                .unwrap();
+                .unwrap()
+                .directory;
         assert!(path.ends_with("churn/2026-05-17_01"));
         let package = Package::read(&path).unwrap();
         assert_eq!(package.manifest.created_at, "2026-05-17T08:30:00Z");
@@ -212,7 +211,8 @@ mod tests {
 
         let next =
             publish(&repository, &identity, &table, &trained, &evaluation, &served, importance.clone())
-                .unwrap();
+                .unwrap()
+                .directory;
         assert!(next.ends_with("2026-05-17_02"));
         identity.version = Some("2026-05-17_01".into());
         let refused =

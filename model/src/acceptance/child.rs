@@ -74,6 +74,10 @@ pub enum Death {
         /// How many bytes it may have.
         limit: u64,
     },
+    /// It was killed, which nobody does but the system where memory is short: its own limit ends in another way. Whether this model
+    /// took the memory, or others, nobody can tell.
+    #[error("the process that tried the model was killed, as the system does where memory is short")]
+    Killed,
     /// It took longer than it may.
     #[error("the process that tried the model was not done after {limit:?}")]
     Timeout {
@@ -116,7 +120,7 @@ impl Death {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Start(_) | Self::Crashed { .. } | Self::Silent { .. } => CRASHED,
-            Self::Memory { .. } => MEMORY,
+            Self::Memory { .. } | Self::Killed => MEMORY,
             Self::Timeout { .. } => TIMEOUT,
             Self::Long { .. } => REPORT,
         }
@@ -138,8 +142,7 @@ impl Death {
         }
         match status.signal().map(Signal::try_from) {
             Some(Ok(Signal::SIGXCPU)) => Self::Timeout { limit: limits.time },
-            // Nobody but the kernel, short of memory, sends it besides the parent.
-            Some(Ok(Signal::SIGKILL)) => Self::Memory { limit: limits.memory_bytes },
+            Some(Ok(Signal::SIGKILL)) => Self::Killed,
             Some(Ok(signal)) => Self::Crashed { signal: signal.as_str().into(), words },
             Some(Err(_)) => Self::Crashed { signal: status.to_string(), words },
             None => Self::Silent { status, words },
@@ -293,7 +296,7 @@ mod tests {
             ("kill -SEGV $$", CRASHED, "SIGSEGV"),
             ("kill -ABRT $$", CRASHED, "SIGABRT"),
             ("echo 'terminate called: std::bad_alloc' >&2; kill -ABRT $$", MEMORY, "2048 MiB"),
-            ("kill -KILL $$", MEMORY, "2048 MiB"),
+            ("kill -KILL $$", MEMORY, "memory is short"),
             ("kill -XCPU $$", TIMEOUT, "60s"),
             ("echo first >&2; echo why >&2; exit 3", CRASHED, "why"),
             ("echo '{'", CRASHED, "without a report"),

@@ -24,9 +24,9 @@ pub enum Refusal {
     /// The file is no model that is taken.
     #[error(transparent)]
     Lint(#[from] lint::Fault),
-    /// The graph cannot be loaded or run, or answers no probabilities.
+    /// The graph cannot be loaded or run, or answers no probabilities. Nothing of it holds a value of a row.
     #[error(transparent)]
-    Runtime(#[from] runtime::Error),
+    Runtime(runtime::Error),
     /// A golden row does not pass the version's own schema.
     #[error("golden row {row} does not pass the feature schema: {message}")]
     GoldenRow {
@@ -100,6 +100,13 @@ pub enum Refusal {
         /// How long it may take.
         limit: Duration,
     },
+}
+
+impl From<runtime::Error> for Refusal {
+    fn from(error: runtime::Error) -> Self {
+        // Golden and reference rows are somebody's, and this reaches the log.
+        Self::Runtime(error.without_values())
+    }
 }
 
 impl Refusal {

@@ -165,6 +165,22 @@ fn overridden(
     Ok(Bindings::Matrix { inputs: bound })
 }
 
+/// Whether these inputs are those that `bindings` fill, by name, type and number of columns.
+pub(super) fn are_of(bindings: &Bindings, inputs: &[GraphInput], schema: &FeatureSchema) -> bool {
+    let bound = bindings.inputs();
+    let width = |features: &[String]| -> usize {
+        schema.features().filter(|field| features.contains(&field.name)).map(Field::width).sum()
+    };
+    let is_bound = |input: &GraphInput| {
+        let bound = bound.iter().find(|bound| bound.input == input.name);
+        bound.is_some_and(|bound| {
+            input.element == Some(bound.element)
+                && input.width.is_none_or(|found| found == width(bound.features))
+        })
+    };
+    bound.len() == inputs.len() && inputs.iter().all(is_bound)
+}
+
 fn matrix(input: &GraphInput, features: Vec<String>) -> MatrixBinding {
     MatrixBinding { input: input.name.clone(), element: input.element.unwrap_or(Element::Float32), features }
 }

@@ -6,7 +6,7 @@ use scoregate_schemas::onnx::{GraphProto, NodeProto, TensorProto};
 use serde_json::Value;
 
 use super::output::Candidate;
-use super::{Fault, Overrides};
+use super::{Fault, Live, Overrides};
 use crate::inspect::class_labels;
 use crate::package::check_labels;
 
@@ -229,6 +229,7 @@ pub(super) fn positive(
     names: Option<&[String]>,
     schema: &FeatureSchema,
     overrides: &Overrides,
+    live: Option<&Live>,
     task: Task,
     reasons: &mut Vec<String>,
 ) -> Result<Positive, Fault> {
@@ -279,10 +280,13 @@ pub(super) fn positive(
         return Ok(Positive::Column(at));
     }
     match names {
-        None => {
-            reasons.push("of two columns the second is the positive class's".into());
-            Ok(Positive::Column(1))
-        }
+        None => match live {
+            Some(live) => Ok(Positive::Column(live.positive(reasons))),
+            None => {
+                reasons.push("of two columns the second is the positive class's".into());
+                Ok(Positive::Column(1))
+            }
+        },
         Some([negative, positive]) if is_usual(negative, positive) => {
             reasons.push(format!("class {positive} is the positive one: column 1"));
             Ok(Positive::Column(1))

@@ -59,6 +59,27 @@ pub struct Request {
     pub golden: Option<PathBuf>,
     /// What is said rather than inferred.
     pub overrides: Overrides,
+    /// What tells the rest, where the schema is the live version's.
+    pub live: Option<Live>,
+}
+
+/// What the live version takes and answers. It tells what neither the graph nor anybody says, where inputs or outputs are called as its
+/// are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    /// How features reach its graph.
+    pub bindings: Bindings,
+    /// Where its answer is.
+    pub output: Output,
+}
+
+impl Live {
+    /// The column of its positive class, for a graph that does not name its classes and answers in the same output.
+    fn positive(&self, reasons: &mut Vec<String>) -> usize {
+        let at = self.output.positive();
+        reasons.push(format!("column {at} is the positive class's, as it is the live version's"));
+        at
+    }
 }
 
 /// What a person says about a graph, in place of what would be inferred.
@@ -296,7 +317,19 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
             reasons.push("the bindings are those of the file".into());
             bindings.clone()
         }
-        None => bindings::infer(&bindings::graph_inputs(proto), &schema, &overrides.inputs, &mut reasons)?,
+        None => {
+            let inputs = bindings::graph_inputs(proto);
+            let live = request.live.as_ref().filter(|_| overrides.inputs.is_empty());
+            match live.filter(|live| bindings::are_of(&live.bindings, &inputs, &schema)) {
+                Some(live) => {
+                    reasons.push(
+                        "the inputs are called as the live version's: they take the same features".into(),
+                    );
+                    live.bindings.clone()
+                }
+                None => bindings::infer(&inputs, &schema, &overrides.inputs, &mut reasons)?,
+            }
+        }
     };
     let reader = RowReader::new(&schema, &bindings);
     let reference =
@@ -312,6 +345,7 @@ pub fn examine(runtime: &Runtime, request: &Request) -> Result<Examined, Fault> 
         overrides,
         golden: &golden[..golden.len().min(TRIED_ROWS)],
         is_real: !golden.is_empty() || reference.is_some(),
+        live: request.live.as_ref(),
     };
     let found = match &overrides.output {
         Some(output) => output::stated(output, &evidence, &mut reasons)?,

@@ -6,7 +6,7 @@ use scoregate_schemas::manifest::{ClassKeys, Link, Output, Task};
 use scoregate_schemas::onnx::{GraphProto, NodeProto};
 
 use super::classes::{Positive, check_names, classes, labels, positive};
-use super::{Fault, Overrides, TaskName};
+use super::{Fault, Live, Overrides, TaskName};
 use crate::acceptance::{Refusal, Tolerance, compare_golden};
 use crate::inspect::zipmap_keys;
 use crate::package::{Expected, GoldenRow};
@@ -38,6 +38,13 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// The live version, if its answer is in outputs of these names and of as many columns.
+    pub(super) fn of_live<'l>(&self, live: Option<&'l Live>) -> Option<&'l Live> {
+        live.filter(|Live { output, .. }| {
+            output.columns() == self.columns && output.names().into_iter().eq(self.names.iter())
+        })
+    }
+
     pub(super) fn called(&self) -> String {
         self.names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
     }
@@ -54,6 +61,8 @@ pub(super) struct Evidence<'e> {
     pub(super) golden: &'e [GoldenRow],
     /// Whether the rows are anybody's, not made up from the schema.
     pub(super) is_real: bool,
+    /// The live version.
+    pub(super) live: Option<&'e Live>,
 }
 
 /// Finds the answer.
@@ -61,8 +70,22 @@ pub(super) struct Evidence<'e> {
 /// # Errors
 /// [`Fault`] with what was found, and the flag that settles it.
 pub(super) fn infer(evidence: &Evidence<'_>, reasons: &mut Vec<String>) -> Result<Found, Fault> {
-    let Evidence { graph, observed, schema, overrides, golden, .. } = *evidence;
-    let candidate = choose(graph, observed, schema, &overrides.outputs, reasons)?;
+    let Evidence { graph, observed, schema, overrides, golden, live, .. } = *evidence;
+    let of_live = live.filter(|_| overrides.outputs.is_empty()).map(|live| live.output.names());
+    let are_there =
+        |names: &Vec<&str>| names.iter().all(|name| observed.iter().any(|output| output.name == *name));
+    let named = match of_live.filter(are_there) {
+        Some(names) => {
+            reasons.push(format!(
+                "the live version's answer is in {}, which this graph has too",
+                names.join(", ")
+            ));
+            names.into_iter().map(Into::into).collect()
+        }
+        None => overrides.outputs.clone(),
+    };
+    let candidate = choose(graph, observed, schema, &named, reasons)?;
+    let live = candidate.of_live(live);
     if let Some(at) = candidate.values.iter().position(|value| !value.is_finite()) {
         return Err(Fault::Answer(format!(
             "output {} is {} for row {} of those that were tried; expected finite numbers",
@@ -74,7 +97,8 @@ pub(super) fn infer(evidence: &Evidence<'_>, reasons: &mut Vec<String>) -> Resul
     let label = observed.iter().find(|output| matches!(output.value, ObservedValue::Labels { columns: 1 }));
     let label = label.map(|output| output.name.as_str());
     let classes = classes(graph, &candidate, label)?;
-    let task = task(graph, &candidate, schema, overrides, label.is_some() || classes.is_some(), reasons)?;
+    let is_classifier = label.is_some() || classes.is_some();
+    let task = task(graph, &candidate, schema, overrides, live, is_classifier, reasons)?;
     if task == Task::Regression {
         if overrides.positive.is_some() || overrides.link.flatten().is_some() {
             return Err(Fault::Output(
@@ -94,12 +118,18 @@ pub(super) fn infer(evidence: &Evidence<'_>, reasons: &mut Vec<String>) -> Resul
         let (found, expected) = (expected, task.width());
         return Err(Fault::Refused(Refusal::GoldenWidth { row, found, expected }));
     }
-    let (positive, link) = match positive(&candidate, names.as_deref(), schema, overrides, task, reasons)? {
-        Positive::Column(at) => (at, link(evidence, &candidate, task, at, reasons)?),
-        Positive::Unclear(why) => {
-            proved_column(evidence, &candidate, task, reasons).ok_or(Fault::Positive(why))?
-        }
-    };
+    let (positive, link) =
+        match positive(&candidate, names.as_deref(), schema, overrides, live, task, reasons)? {
+            Positive::Column(at) => (at, link(evidence, &candidate, task, at, reasons)?),
+            Positive::Unclear(why) => match proved_column(evidence, &candidate, task, reasons) {
+                Some(proved) => proved,
+                None => {
+                    let live = live.filter(|_| names.is_none()).ok_or(Fault::Positive(why))?;
+                    let at = live.positive(reasons);
+                    (at, link(evidence, &candidate, task, at, reasons)?)
+                }
+            },
+        };
     let labels =
         labels(&candidate.called(), classes.as_ref(), schema, task, candidate.columns, positive, reasons)?;
     let columns = candidate.columns;
@@ -234,8 +264,8 @@ fn choose(
             )))
         }
         [only] => {
-            reasons
-                .push(format!("output \"{}\" is the only one with numbers ({})", only.0.name, only.0.value));
+            let is = if named.is_empty() { "is the only one with" } else { "holds" };
+            reasons.push(format!("output \"{}\" {is} numbers ({})", only.0.name, only.0.value));
             Ok(one(only))
         }
         several => {
@@ -306,6 +336,7 @@ fn task(
     candidate: &Candidate,
     schema: &FeatureSchema,
     overrides: &Overrides,
+    live: Option<&Live>,
     is_classifier: bool,
     reasons: &mut Vec<String>,
 ) -> Result<Task, Fault> {
@@ -336,19 +367,20 @@ fn task(
             )));
         }
         None if is_classifier || columns > 1 => by_columns,
-        None => match last_operator(graph, &candidate.names[0]) {
-            Some(operator) if operator.is_probability => {
+        None => match (live, last_operator(graph, &candidate.names[0])) {
+            (Some(live), _) => live.output.task(),
+            (None, Some(operator)) if operator.is_probability => {
                 reasons.push(format!(
                     "one column that {} ends in: the probability of the positive class",
                     operator.name
                 ));
                 Task::Binary
             }
-            Some(operator) => {
+            (None, Some(operator)) => {
                 reasons.push(format!("one column from {} and no label: a value (regression)", operator.name));
                 Task::Regression
             }
-            None => {
+            (None, None) => {
                 return Err(Fault::Output(format!(
                     "output {} has one column, and nothing tells a probability from a value; say --task binary or --task \
                      regression, or \"labels\" in the schema",
@@ -462,7 +494,7 @@ fn link(
     positive: usize,
     reasons: &mut Vec<String>,
 ) -> Result<Option<Link>, Fault> {
-    let Evidence { graph, overrides, golden, is_real, .. } = *evidence;
+    let Evidence { graph, overrides, golden, is_real, live, .. } = *evidence;
     let (least, greatest) =
         candidate.values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, greatest), value| {
             (least.min(*value), greatest.max(*value))
@@ -500,6 +532,14 @@ fn link(
                 if candidate.columns > 1 { " and add up to 1" } else { "" }
             ));
             return Ok(None);
+        }
+        if let Some(link) = candidate.of_live(live).and_then(|live| live.output.link()) {
+            reasons.push(format!(
+                "its values (from {least} to {greatest}) are scores: {} of them, as in the live version, whose output is called \
+                 the same",
+                describe(link)
+            ));
+            return Ok(Some(link));
         }
         let found = if within {
             format!("rows whose {} values do not add up to 1", candidate.columns)

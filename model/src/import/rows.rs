@@ -6,7 +6,7 @@ use scoregate_schemas::FeatureSchema;
 use scoregate_schemas::feature_schema::{Field, Kind};
 use serde_json::{Map, Value};
 
-use super::Fault;
+use super::{Fault, read_file};
 use crate::features::{FeatureRows, RowReader};
 
 /// Reference rows that pass the schema. There may be millions: they are kept as columns, and a row as a client would send it
@@ -70,14 +70,14 @@ fn members(columns: &[Column<'_>], record: &csv::StringRecord) -> Map<String, Va
 /// Reads the CSV at `path`.
 ///
 /// # Errors
-/// [`Fault::Reference`] if it cannot be read, lacks a needed column, or none of its rows passes.
+/// [`Fault::Io`] if it cannot be read, [`Fault::Reference`] if it is no CSV, lacks a needed column, or none of its rows passes.
 pub(super) fn read<'s>(
     path: &Path,
     schema: &'s FeatureSchema,
     reader: &RowReader,
 ) -> Result<ReferenceRows<'s>, Fault> {
     let wrong = |problem: String| Fault::Reference { path: path.into(), problem };
-    let mut text = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let mut text = read_file(path)?;
     if text.starts_with(b"\xef\xbb\xbf") {
         text.drain(..3);
     }

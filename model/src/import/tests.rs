@@ -1,6 +1,6 @@
 //! What is inferred from inputs and observed answers, and what is refused for being unclear.
 
-use scoregate_schemas::manifest::{ClassKeys, Element};
+use scoregate_schemas::manifest::{ClassKeys, Element, MatrixBinding};
 use scoregate_schemas::onnx::{AttributeProto, NodeProto};
 use serde_json::{Value, json};
 
@@ -198,9 +198,30 @@ fn answer(
     overrides: Overrides,
     golden: &[GoldenRow],
 ) -> Answer {
+    answer_after(None, graph, observed, extension, overrides, golden)
+}
+
+/// The same where a version is live.
+fn answer_after(
+    live: Option<&Output>,
+    graph: &GraphProto,
+    observed: &[Observed],
+    extension: Value,
+    overrides: Overrides,
+    golden: &[GoldenRow],
+) -> Answer {
     let (schema, overrides) = (schema(extension), Overrides { tolerance: 1e-5, ..overrides });
-    let evidence =
-        output::Evidence { graph, observed, schema: &schema, overrides: &overrides, golden, is_real: true };
+    let bindings = Bindings::columns_of(&schema, str::to_owned);
+    let live = live.map(|output| Live { bindings, output: output.clone() });
+    let evidence = output::Evidence {
+        graph,
+        observed,
+        schema: &schema,
+        overrides: &overrides,
+        golden,
+        is_real: true,
+        live: live.as_ref(),
+    };
     let found = output::infer(&evidence, &mut Vec::new());
     found.map(|found| (found.output, found.labels)).map_err(|fault| (fault.code(), fault.to_string()))
 }
@@ -416,6 +437,77 @@ fn the_positive_class_is_known_or_proved_and_never_assumed() {
     assert_eq!(column(&truth, json!({"positive": true, "labels": ["no", "yes"]}), &[]).unwrap().0, 1);
     unclear(&integers(&[1, 2]), json!({}));
     unclear(&integers(&[1, 2]), json!({"labels": ["bad", "good"]}));
+}
+
+#[test]
+fn the_live_version_tells_what_nothing_else_does() {
+    let (none, named) = (graph("Gemm", &[]), graph("TreeEnsembleClassifier", &["stay", "churn"]));
+    let default = Overrides::default;
+    let positive = || json!({"positive": "churn", "labels": ["stay", "churn"]});
+    let one = |values: &[f64]| golden(&values.iter().map(|value| Expected::One(*value)).collect::<Vec<_>>());
+    let observed = [label(), tensor("y", 2, &TWO)];
+    let after = |live: &Output, graph: &GraphProto, extension, overrides, golden: &[GoldenRow]| {
+        answer_after(Some(live), graph, &observed, extension, overrides, golden)
+            .map(|(output, _)| output)
+            .map_err(|(code, _)| code)
+    };
+    // Which column is the positive class's, where the graph does not name its classes and no golden row proves it.
+    for at in [0, 1] {
+        let live = probabilities(2, at);
+        assert_eq!(after(&live, &none, positive(), default(), &[]), Ok(probabilities(2, at)));
+        assert_eq!(after(&live, &none, json!({}), default(), &[]), Ok(probabilities(2, at)));
+        let proved = one(&[0.75, 0.1]);
+        assert_eq!(after(&live, &none, positive(), default(), &proved), Ok(probabilities(2, 1)));
+        let said = Overrides { positive: Some("1".into()), ..default() };
+        assert_eq!(after(&live, &none, positive(), said, &[]), Ok(probabilities(2, 1)));
+        assert_eq!(after(&live, &named, positive(), default(), &[]), Ok(probabilities(2, 1)), "by its name");
+    }
+    // In an output of another name, or of other columns, it may mean anything.
+    for other in [Output::Probabilities { name: "z".into(), classes: 2, positive: 1 }, probabilities(3, 1)] {
+        assert_eq!(after(&other, &none, positive(), default(), &[]), Err("positive_unclear"));
+    }
+    // Classes that have names are not told by their place.
+    let unclear = after(&probabilities(2, 1), &integers(&[0, 1]), positive(), default(), &[]);
+    assert_eq!(unclear, Err("positive_unclear"));
+
+    // Through which link scores become probabilities; what are probabilities already need none.
+    let margin = Output::Margin { name: "y".into(), classes: 2, positive: 1, link: Link::Softmax };
+    let scores = [label(), tensor("y", 2, &[-2.0, 2.0, 1.0, -1.0])];
+    let linked = |live| answer_after(Some(live), &none, &scores, json!({}), default(), &[]);
+    assert_eq!(linked(&margin).map(|(output, _)| output), Ok(margin.clone()));
+    assert_eq!(linked(&probabilities(2, 1)).map_err(|(code, _)| code), Err("link_unproved"));
+    assert_eq!(after(&margin, &none, json!({}), default(), &[]), Ok(probabilities(2, 1)));
+
+    // Which of several outputs it is, and what is answered in one column.
+    let two = [tensor("a", 2, &TWO), tensor("y", 2, &TWO)];
+    let found = answer_after(Some(&probabilities(2, 1)), &none, &two, json!({}), default(), &[]);
+    assert_eq!(found.map(|(output, _)| output), Ok(probabilities(2, 1)));
+    let column = [tensor("y", 1, &[0.5, 0.2])];
+    for live in [probabilities(1, 0), Output::Value { name: "y".into() }] {
+        let found = answer_after(Some(&live), &none, &column, json!({}), default(), &[]);
+        assert_eq!(found.map(|(output, _)| output), Ok(live));
+    }
+}
+
+#[test]
+fn inputs_that_are_called_as_the_live_version_s_are_its() {
+    use Element::{Float32, Float64};
+    let of = |features: &[&str]| Bindings::Matrix {
+        inputs: vec![MatrixBinding { input: "X".into(), element: Float32, features: text(features) }],
+    };
+    // In another order than the schema's.
+    let live = of(&["visits", "age"]);
+    for (inputs, are) in [
+        (vec![input("X", Float32, 2)], true),
+        (vec![input("X", Float32, 0)], true),
+        (vec![input("X", Float32, 3)], false),
+        (vec![input("X", Float64, 2)], false),
+        (vec![input("Y", Float32, 2)], false),
+        (vec![input("X", Float32, 2), input("Y", Float32, 1)], false),
+        (vec![], false),
+    ] {
+        assert_eq!(bindings::are_of(&live, &inputs, &numbers()), are, "{inputs:?}");
+    }
 }
 
 #[test]

@@ -31,8 +31,9 @@ const GOLDEN_ROW: &[u8] = b"{\"features\":{\"x\":1},\"expected\":0.5}\n";
 fn published() -> (tempfile::TempDir, Repository, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let repository = Repository::new(directory.path());
-    let path = repository.publish(manifest("v1"), &[(MODEL, b"graph"), (GOLDEN, GOLDEN_ROW)]).unwrap();
-    (directory, repository, path)
+    let published = repository.publish(manifest("v1"), &[(MODEL, b"graph"), (GOLDEN, GOLDEN_ROW)]).unwrap();
+    assert!(published.unfinished.is_none());
+    (directory, repository, published.directory)
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn what_the_reference_says_for_explanations_is_handed_on() {
     let read = |version: &str, reference: Value| {
         let reference = reference.to_string();
         let files = [(MODEL, &b"graph"[..]), (GOLDEN, GOLDEN_ROW), (REFERENCE, reference.as_bytes())];
-        Package::read(&repository.publish(manifest(version), &files).unwrap())
+        Package::read(&repository.publish(manifest(version), &files).unwrap().directory)
     };
     let older = read("v1", json!({"rows": 2, "background": [{"x": 1}]})).unwrap();
     assert_eq!((older.background.len(), older.importance, older.covers), (1, None, None));
@@ -209,6 +210,35 @@ fn the_first_version_goes_live_and_later_ones_wait() {
     fs::write(repository.root().join("churn").join(ROLLOUT), b"{}").unwrap();
     assert!(matches!(repository.read_rollout("churn"), Err(Error::Rollout { .. })));
     assert_eq!(repository.read_rollout("other").unwrap(), None);
+}
+
+#[test]
+fn what_cannot_be_done_after_that_does_not_undo_what_is_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::new(directory.path());
+    // No lock, so that nobody can say what is live.
+    fs::create_dir_all(directory.path().join("churn/.rollout.lock")).unwrap();
+    let published = repository.publish(manifest("v1"), &[(MODEL, b"graph")]).unwrap();
+    let unfinished = published.unfinished.unwrap();
+    assert!(matches!(&unfinished, Error::Io { action: "lock", .. }), "{unfinished:?}");
+    assert!(published.directory.join(MANIFEST).is_file());
+    assert!(repository.read_rollout("churn").unwrap().is_none());
+}
+
+#[test]
+fn what_the_superuser_publishes_is_its_repository_s() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(directory.path(), Some(12_345), Some(12_345)).unwrap();
+    }
+    let repository = Repository::new(directory.path().join("models"));
+    repository.publish(manifest("v1"), &[(MODEL, b"graph")]).unwrap();
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    let model = repository.root().join("churn");
+    for made in [repository.root(), &model, &model.join(".rollout.lock")] {
+        assert_eq!(owner(made), owner(directory.path()), "{}", made.display());
+    }
 }
 
 #[test]

@@ -105,9 +105,11 @@ pub enum Error {
 impl Error {
     /// Whether ONNX Runtime could not get the memory that it asked for.
     pub fn is_memory(&self) -> bool {
-        let (Self::Graph(source) | Self::Run(source)) = self else { return false };
-        let message = source.to_string();
-        ["bad_alloc", "bad allocation", "Failed to allocate memory"].iter().any(|text| message.contains(text))
+        match self {
+            Self::Graph(source) | Self::Run(source) => is_of_memory(source.message()),
+            Self::RunOfRows(fault) => fault.is_memory,
+            _ => false,
+        }
     }
 
     /// The same without what may be a value of a row: ONNX Runtime's own message of a failed run may quote any.
@@ -125,12 +127,17 @@ impl Error {
 pub struct RunFault {
     code: ort::ErrorCode,
     node: Option<Node>,
+    is_memory: bool,
 }
 
 impl RunFault {
     fn new(code: ort::ErrorCode, message: &str) -> Self {
-        Self { code, node: Node::named_in(message) }
+        Self { code, node: Node::named_in(message), is_memory: is_of_memory(message) }
     }
+}
+
+fn is_of_memory(message: &str) -> bool {
+    ["bad_alloc", "bad allocation", "Failed to allocate memory"].iter().any(|text| message.contains(text))
 }
 
 impl std::fmt::Display for RunFault {
@@ -700,5 +707,12 @@ mod tests {
         ] {
             assert_eq!(said(other), "InvalidArgument", "{other}");
         }
+    }
+
+    #[test]
+    fn that_memory_ran_out_is_known_without_the_message() {
+        let of = |message| Error::RunOfRows(RunFault::new(ort::ErrorCode::GenericFailure, message));
+        assert!(of("Failed to allocate memory for requested buffer of size 17179869184").is_memory());
+        assert!(!of("idx=4815162 must be within the inclusive range [-100,99]").is_memory());
     }
 }

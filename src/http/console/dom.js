@@ -45,7 +45,7 @@ export const card = (title, ...children) => el("section", { class: "card" }, el(
 
 // Facts, as pairs of a name and what it is; those without are left out.
 export const facts = (pairs) =>
-  el("dl", {}, pairs.filter(([, fact]) => fact !== undefined && fact !== null && fact !== "")
+  el("dl", {}, pairs.filter(([, fact]) => fact !== undefined && fact !== null && fact !== false && fact !== "")
     .map(([name, fact]) => el("div", {}, el("dt", {}, name), el("dd", {}, fact))));
 
 // A table that is scrolled by itself where it is wider than the page. Columns that end in # hold numbers.

@@ -29,7 +29,8 @@ function expected(property, kinds, passes, mayBeMissing) {
 export function field(name, described, property, mayBeMissing, example, at) {
   const id = `field-${at}`;
   // Categories that pass when unknown are any of the known ones, or any text.
-  const [listed, other] = described.anyOf ?? [described];
+  const [listed, free] = described.anyOf ?? [described];
+  const other = free ?? property["x-scoregate"]?.unknown === "pass";
   const kinds = [listed.type].flat();
   const isBoolean = kinds.includes("boolean");
   const isText = kinds.includes("string");

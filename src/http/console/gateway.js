@@ -54,12 +54,12 @@ export const shellHeader = () =>
   credential === "" ? "" : credential.startsWith("sg_") ? ' -H "x-api-key: $API_KEY"' : ' -H "authorization: Bearer $ACCESS_TOKEN"';
 
 // The answer: its JSON, its headers, and how long it took as seen from here.
-export async function ask(path, body) {
+export async function ask(path, body, more = {}) {
   if (/[^\x21-\x7e]/.test(credential)) throw new Refusal(401, { code: "unsendable" });
   const begin = performance.now();
   let response, text;
   try {
-    const headers = { ...header(), accept: "application/json", ...(body && { "content-type": "application/json" }) };
+    const headers = { ...header(), accept: "application/json", ...(body && { "content-type": "application/json" }), ...more };
     // For a row, that would say to the gateway that its own cache is not wanted.
     const limits = { cache: body ? "default" : "no-store", redirect: "error", signal: AbortSignal.timeout(15_000) };
     response = await fetch(path, { method: body ? "POST" : "GET", body, headers, ...limits });

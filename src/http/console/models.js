@@ -28,8 +28,8 @@ export function models(root) {
     if (text !== shown) draw(json, text);
     if (rollouts.length === 0) return;
     // Where nobody tells how versions compare, all else is told.
-    const comparisons = await ask("v1/monitoring/comparisons").then(({ json }) => json.comparisons, (refusal) => refusal);
-    await Promise.all(rollouts.map((refresh) => refresh(comparisons)));
+    const monitored = await ask("v1/monitoring/comparisons").then(({ json }) => json, (refusal) => refusal);
+    await Promise.all(rollouts.map((refresh) => refresh(monitored)));
   }
 
   function draw(json, text) {

@@ -54,12 +54,16 @@ export const plain = (value, most = 4) => {
 // The same with its sign.
 export const signed = (value) => (value > 0 ? "+" : "") + plain(value, 3);
 
+// How long something takes, roughly.
+export const lasting = (seconds) => {
+  const [amount, unit] = seconds < 90 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : seconds < 129600 ? [seconds / 3600, "h"] : [seconds / 86400, "days"];
+  return `${Math.round(amount)} ${unit}`;
+};
+
 // A time, and how long ago that was.
 export const since = (milliseconds, now = Date.now()) => {
   if (!Number.isFinite(milliseconds)) return undefined;
-  const seconds = Math.max(0, (now - milliseconds) / 1000);
-  const [amount, unit] = seconds < 90 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : seconds < 129600 ? [seconds / 3600, "h"] : [seconds / 86400, "days"];
-  return `${new Date(milliseconds).toISOString().replace("T", " ").slice(0, 19)} UTC (${Math.round(amount)} ${unit} ago)`;
+  return `${new Date(milliseconds).toISOString().replace("T", " ").slice(0, 19)} UTC (${lasting(Math.max(0, (now - milliseconds) / 1000))} ago)`;
 };
 
 // The value below which this share of what a histogram counted lies, as Prometheus has it.

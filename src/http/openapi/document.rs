@@ -159,7 +159,7 @@ impl<'w> Writer<'w> {
             }
             names.extend(["ModelVersion", "CacheControl"]);
         }
-        if operation.is_scoring() || matches!(operation, Op::PutRollout | Op::Token) {
+        if operation.is_scoring() || matches!(operation, Op::PutRollout | Op::Rollback | Op::Token) {
             names.push("ContentEncoding");
         }
         if operation.is_tagged() {
@@ -237,11 +237,12 @@ impl<'w> Writer<'w> {
                 content
             }
             Operation::PutRollout => typed(json, &schema("Rollout")),
+            Operation::Rollback => typed(json, &schema("TakenBack")),
             Operation::Publish => typed("multipart/form-data", &schema("Upload")),
             Operation::Token => typed("application/x-www-form-urlencoded", &schema("TokenRequest")),
             _ => return None,
         };
-        Some(json!({ "required": true, "content": content }))
+        Some(json!({ "required": operation != Operation::Rollback, "content": content }))
     }
 
     /// The schema of a row, which is kept under the model's name.

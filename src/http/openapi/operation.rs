@@ -171,7 +171,8 @@ impl Operation {
                 "Operation",
                 "Take back what was rolled out last",
                 "Canaries, where there are any: the live version answers everybody again. Else the version that was live before is \
-                 it again, which takes no loading. The shadow goes in both cases.",
+                 it again, which takes no loading. The shadow goes in both cases. A body may name the version that is to be taken \
+                 back, so that nothing else is.",
             ),
             Self::Metrics => (
                 "get_metrics",
@@ -387,8 +388,9 @@ impl Operation {
                 codes.extend([C::InvalidParameter, C::InvalidRollout, C::UnknownVersion, C::BreakingChange]);
             }
             Self::Rollback => {
-                codes.extend(about_a_model.into_iter().chain(plain).chain(of_a_rollout).chain(changing));
-                codes.extend([C::NoPreviousVersion, C::Overloaded]);
+                codes
+                    .extend(about_a_model.into_iter().chain(with_a_body).chain(of_a_rollout).chain(changing));
+                codes.extend([C::InvalidParameter, C::InvalidRollout, C::NoPreviousVersion]);
             }
             Self::Metrics => codes.extend([C::InvalidParameter, C::Overloaded]),
         }

@@ -75,6 +75,10 @@ fn publish(repository: &Repository, version: &str) {
     if version == "d" {
         properties["y"] = json!({"type": "number"});
     }
+    publish_with(repository, version, properties);
+}
+
+fn publish_with(repository: &Repository, version: &str, properties: Value) {
     let schema = json!({"type": "object", "properties": properties});
     let parsed = FeatureSchema::from_document(schema.clone()).unwrap();
     let manifest = Manifest {
@@ -109,12 +113,22 @@ fn in_words(rollout: &Rollout) -> String {
     let words = std::iter::once(format!("live {}", rollout.live))
         .chain(canaries)
         .chain(named("shadow", &rollout.shadow))
-        .chain(named("previous", &rollout.previous));
+        .chain(named("previous", &rollout.previous))
+        .chain(named("taken back", &rollout.taken_back));
     format!("{}, revision {}", words.collect::<Vec<_>>().join(", "), rollout.revision)
 }
 
 fn canary(version: &str, percent: f64) -> Change {
-    Change::Canary { version: version.into(), percent }
+    Change::Canary { version: version.into(), percent, guard: None }
+}
+
+fn guarded(version: &str, percent: f64, guard: GuardMode) -> Change {
+    Change::Canary { version: version.into(), percent, guard: Some(guard) }
+}
+
+/// A rollback of `version`, or of whatever was rolled out last.
+fn rollback(version: impl Into<Option<&'static str>>) -> Change {
+    Change::Rollback(version.into().map(ToOwned::to_owned))
 }
 
 fn shadow(version: &str) -> Change {
@@ -122,7 +136,7 @@ fn shadow(version: &str) -> Change {
 }
 
 fn replace(live: &str, canaries: &[(&str, f64)], shadow: Option<&str>) -> Change {
-    let canaries = canaries.iter().map(|(version, percent)| ((*version).into(), *percent)).collect();
+    let canaries = canaries.iter().map(|(version, percent)| Canary::of(*version, *percent)).collect();
     Change::Replace { live: live.into(), canaries, shadow: shadow.map(Into::into) }
 }
 
@@ -131,25 +145,25 @@ fn changes_lead_from_one_rollout_to_the_next() {
     let world = World::new();
     let promote = |version: &str| Change::Promote(version.into());
     // What is asked for, what the rollout is then, and what was done.
-    let steps: [(Change, &str, &[&str]); 19] = [
+    let steps: [(Change, &str, &[&str]); 20] = [
         (canary("b", 5.0), "live a, canary b 5, revision 1", &["canary.set b"]),
         (canary("b", 25.0), "live a, canary b 25, revision 2", &["canary.set b"]),
         (canary("b", 25.0), "live a, canary b 25, revision 2", &[]),
         (shadow("c"), "live a, canary b 25, shadow c, revision 3", &["shadow.set c"]),
         (promote("b"), "live b, shadow c, previous a, revision 4", &["version.promoted b"]),
         (canary("c", 0.0), "live b, canary c 0, previous a, revision 5", &["canary.set c"]),
-        (canary("a", 10.0), "live b, canary c 0, canary a 10, previous a, revision 6", &["canary.set a"]),
-        (Change::Drop("a".into()), "live b, canary c 0, previous a, revision 7", &["canary.dropped a"]),
-        (shadow("a"), "live b, canary c 0, shadow a, previous a, revision 8", &["shadow.set a"]),
+        (shadow("a"), "live b, canary c 0, shadow a, previous a, revision 6", &["shadow.set a"]),
         // The canaries go first, and the version before comes back after that.
         (
-            Change::Rollback,
-            "live b, previous a, revision 9",
+            rollback(None),
+            "live b, previous a, revision 7",
             &["rollout.rolled_back b", "canary.dropped c", "shadow.dropped a"],
         ),
-        (Change::Rollback, "live a, previous b, revision 10", &["rollout.rolled_back a"]),
-        (Change::Rollback, "live b, previous a, revision 11", &["rollout.rolled_back b"]),
-        (promote("b"), "live b, previous a, revision 11", &[]),
+        (rollback(None), "live a, taken back b, revision 8", &["rollout.rolled_back a"]),
+        (shadow("c"), "live a, shadow c, taken back b, revision 9", &["shadow.set c"]),
+        (canary("b", 5.0), "live a, canary b 5, shadow c, revision 10", &["canary.set b"]),
+        (promote("b"), "live b, shadow c, previous a, revision 11", &["version.promoted b"]),
+        (promote("b"), "live b, shadow c, previous a, revision 11", &[]),
         (
             replace("a", &[("b", 1.5), ("c", 98.5)], None),
             "live a, canary b 1.5, canary c 98.5, previous b, revision 12",
@@ -169,11 +183,145 @@ fn changes_lead_from_one_rollout_to_the_next() {
         (Change::Shadow(None), "live a, canary c 98.5, previous b, revision 15", &["shadow.dropped d"]),
         // Other canaries stay when one is promoted.
         (promote("b"), "live b, canary c 98.5, previous a, revision 16", &["version.promoted b"]),
+        (promote("c"), "live c, previous b, revision 17", &["version.promoted c"]),
     ];
     for (change, rollout, done) in steps {
         let done = done.iter().map(|done| done.replace(' ', " churn@")).collect();
         assert_eq!(world.change(&change), Ok((rollout.into(), done)), "{change:?}");
     }
+}
+
+#[test]
+fn what_was_taken_back_stays_so_until_somebody_promotes_it() {
+    let world = World::new();
+    let promote = |version: &str| Change::Promote(version.into());
+    let again = |change: &Change, version: &str| {
+        let error = change.carry_out(&world.ask()).unwrap_err();
+        assert_eq!(error.code(), "no_previous_version");
+        let expected = format!("version {version} was taken back already; to have it back, promote it");
+        assert!(error.reason().ends_with(&expected), "{error}");
+    };
+    let drop = |version: &str| Change::Drop(version.into());
+    world.change(&promote("b")).unwrap();
+    assert_eq!(world.change(&rollback(None)).unwrap().0, "live a, taken back b, revision 2");
+    again(&rollback(None), "b");
+    // Nor is a canary brought back that was taken back, though it was live before.
+    world.change(&promote("b")).unwrap();
+    world.change(&promote("a")).unwrap();
+    for take_back in [drop("b"), rollback(None), rollback("b"), replace("a", &[], None)] {
+        let (before, _) = world.change(&canary("b", 50.0)).unwrap();
+        assert!(before.starts_with("live a, canary b 50, previous b, "), "{before}");
+        let (after, _) = world.change(&take_back).unwrap();
+        assert!(after.starts_with("live a, taken back b, "), "{take_back:?}: {after}");
+        again(&rollback(None), "b");
+        world.change(&promote("b")).unwrap();
+        world.change(&promote("a")).unwrap();
+    }
+    // Where it was another one, there is still a version to return to.
+    assert!(world.change(&canary("c", 5.0)).unwrap().0.starts_with("live a, canary c 5, previous b,"));
+    assert!(world.change(&drop("c")).unwrap().0.starts_with("live a, previous b,"));
+}
+
+#[test]
+fn a_rollback_takes_back_the_version_that_it_names_or_nothing() {
+    let world = World::new();
+    world.change(&Change::Promote("b".into())).unwrap();
+    for version in ["a", "c", "e"] {
+        assert_eq!(world.change(&rollback(version)), Err("rollout_changed"), "{version}");
+    }
+    world.change(&canary("c", 5.0)).unwrap();
+    // It is live, but the canary would be taken back.
+    assert_eq!(world.change(&rollback("b")), Err("rollout_changed"));
+    let error = rollback("b").carry_out(&world.ask()).unwrap_err();
+    assert!(error.reason().contains("b is live, and a rollback would take back the canaries: c;"), "{error}");
+    assert_eq!(world.change(&rollback("c")).unwrap().0, "live b, previous a, revision 3");
+    // However often it is said.
+    assert_eq!(world.change(&rollback("c")), Err("rollout_changed"));
+    assert_eq!(world.change(&rollback("b")).unwrap().0, "live a, taken back b, revision 4");
+    assert_eq!(world.change(&rollback("b")), Err("rollout_changed"));
+    assert_eq!(world.change(&rollback("a")), Err("no_previous_version"));
+    // What could never be done is refused for that, whatever the revision.
+    let stale = Asked { expected: Some(vec![0]), ..world.ask() };
+    assert_eq!(world.change_as(&rollback("a"), stale), Err("no_previous_version"));
+}
+
+#[test]
+fn a_canary_is_guarded_as_was_said_until_it_is_none_any_more() {
+    let world = World::new();
+    let mode = |change: &Change| {
+        let changed = change.carry_out(&world.ask()).unwrap();
+        let canary = changed.after.canaries.iter().find(|canary| canary.version == "b").cloned();
+        (canary.and_then(|canary| canary.guard), changed.deeds.len())
+    };
+    assert_eq!(mode(&canary("b", 5.0)), (None, 1));
+    let since =
+        |world: &World| world.store.local().read_rollout(MODEL_NAME).unwrap().unwrap().canaries[0].clone();
+    let before = since(&world);
+    assert_eq!(mode(&guarded("b", 5.0, GuardMode::Off)), (Some(GuardMode::Off), 1));
+    let event = world.events().pop().unwrap();
+    assert_eq!((&event["action"], &event["guard"]), (&json!("canary.set"), &json!("off")));
+    // Its share is the one that it had, since when it had it.
+    assert_eq!(Canary { guard: None, ..since(&world) }, before);
+    assert_eq!(mode(&guarded("b", 5.0, GuardMode::Off)), (Some(GuardMode::Off), 0), "the same again");
+    assert_eq!(mode(&canary("b", 25.0)), (Some(GuardMode::Off), 1), "the next step");
+    assert_eq!(mode(&guarded("b", 25.0, GuardMode::Promote)), (Some(GuardMode::Promote), 1));
+    assert_eq!(mode(&replace("a", &[("b", 25.0)], None)), (None, 1), "everything was said");
+    mode(&guarded("b", 25.0, GuardMode::Rollback));
+    mode(&Change::Drop("b".into()));
+    assert_eq!(mode(&canary("b", 25.0)), (None, 1));
+}
+
+#[test]
+fn a_rollout_says_who_has_changed_it_and_when() {
+    let world = World::new();
+    let actor = Actor::caller("key_1");
+    let asked = Asked { actor: actor.clone(), ..world.ask() };
+    let after = canary("b", 5.0).carry_out(&asked).unwrap().after;
+    assert_eq!(
+        (after.changed_at.as_deref(), after.changed_by.clone()),
+        (Some("2026-11-18T11:06:40Z"), Some(actor.author()))
+    );
+    // Who finds it as it should be has changed nothing.
+    let later = Asked { now: world.ask().now + Duration::from_secs(1), ..world.ask() };
+    assert_eq!(canary("b", 5.0).carry_out(&later).unwrap().after, after);
+    let later = Asked { now: world.ask().now + Duration::from_secs(1), ..world.ask() };
+    let after = Change::Drop("b".into()).carry_out(&later).unwrap().after;
+    assert_eq!(
+        (after.changed_at.as_deref(), after.changed_by),
+        (Some("2026-11-18T11:06:41Z"), Some(Actor::operator().author()))
+    );
+}
+
+#[test]
+fn whoever_shares_out_rows_that_are_about_nobody_is_warned() {
+    let world = World::new();
+    // One version takes fields that others do not.
+    let asked = || Asked { breaking: true, ..world.ask() };
+    let warnings = |change: &Change| change.carry_out(&asked()).unwrap().warnings;
+    for (change, expected) in [
+        (canary("b", 0.0), 0),
+        (canary("b", 5.0), 1),
+        (canary("b", 5.0), 1),
+        (canary("b", 100.0), 0),
+        (replace("a", &[("b", 99.0), ("c", 0.0)], None), 1),
+        (Change::Promote("c".into()), 1),
+        (rollback(None), 0),
+    ] {
+        let found = warnings(&change);
+        assert_eq!(found.len(), expected, "{change:?}: {found:?}");
+        assert!(
+            found.iter().all(|text| text.contains("of role entity") && text.contains("callers")),
+            "{found:?}"
+        );
+    }
+    // Where rows say whom they are about, there is nothing to warn of.
+    publish_with(
+        world.store.local(),
+        "e",
+        json!({"x": {"type": "number"}, "who": {"type": "string", "x-scoregate": {"role": "entity"}}}),
+    );
+    Change::Promote("e".into()).carry_out(&world.ask()).unwrap();
+    assert_eq!(warnings(&canary("b", 5.0)), Vec::<String>::new());
 }
 
 #[test]
@@ -215,8 +363,8 @@ fn a_change_that_cannot_be_carried_out_changes_nothing() {
     assert_eq!(std::fs::read_to_string(world.path().join(ROLLOUT)).unwrap(), rollout);
     // Taking back needs no version to be whole.
     std::fs::write(world.path().join("b").join(MODEL), "another").unwrap();
-    assert_eq!(world.change(&Change::Rollback).unwrap().0, "live a, revision 2");
-    assert_eq!(world.change(&Change::Rollback), Err("no_previous_version"));
+    assert_eq!(world.change(&rollback(None)).unwrap().0, "live a, revision 2");
+    assert_eq!(world.change(&rollback(None)), Err("no_previous_version"));
 }
 
 #[test]
@@ -224,9 +372,9 @@ fn there_is_no_way_back_to_a_version_that_is_gone() {
     let world = World::new();
     world.change(&Change::Promote("b".into())).unwrap();
     std::fs::write(world.path().join("a").join(MODEL), "another").unwrap();
-    assert_eq!(world.change(&Change::Rollback), Err("no_previous_version"));
+    assert_eq!(world.change(&rollback(None)), Err("no_previous_version"));
     std::fs::remove_dir_all(world.path().join("a")).unwrap();
-    assert_eq!(world.change(&Change::Rollback), Err("no_previous_version"));
+    assert_eq!(world.change(&rollback(None)), Err("no_previous_version"));
     assert_eq!(world.change(&Change::Promote("c".into())).unwrap().0, "live c, previous b, revision 2");
 }
 
@@ -257,8 +405,11 @@ fn what_breaks_clients_has_to_be_wanted() {
     assert_eq!(world.change(&canary("d", 6.0)), Err("breaking_change"));
     world.change_as(&Change::Promote("d".into()), breaking()).unwrap();
     // Whoever lets clients send more breaks nothing; and there is a way back in any case.
-    assert_eq!(world.change(&Change::Rollback).unwrap().0, "live a, previous d, revision 5");
-    assert_eq!(world.change(&Change::Rollback).unwrap().0, "live d, previous a, revision 6");
+    assert_eq!(world.change(&rollback(None)).unwrap().0, "live a, taken back d, revision 5");
+    assert_eq!(world.change(&Change::Promote("d".into())), Err("breaking_change"));
+    world.change_as(&Change::Promote("d".into()), breaking()).unwrap();
+    world.change_as(&Change::Promote("a".into()), breaking()).unwrap();
+    assert_eq!(world.change(&rollback(None)).unwrap().0, "live d, taken back a, revision 8");
 }
 
 #[test]
@@ -415,7 +566,7 @@ fn a_rollout_written_by_hand_gets_the_same_slots_everywhere() {
     let world = World::new();
     let read = |text: &str| {
         std::fs::write(world.path().join(ROLLOUT), text).unwrap();
-        stated(world.store.local(), MODEL_NAME, &["a".into(), "b".into(), "c".into()], None)
+        crate::rollout::current(world.store.local(), MODEL_NAME, &["a".into(), "b".into(), "c".into()])
     };
     let by_hand = r#"{"live":"a","canaries":[{"version":"b","percent":5},{"version":"c","percent":0.5}]}"#;
     let rollout = read(by_hand).unwrap();

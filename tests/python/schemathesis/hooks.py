@@ -113,8 +113,8 @@ def accepted_as_documented(ctx, response, case):
             # What the path, a rollout or a question about one model names is not there.
             known = "{" in case.operation.path or "model" in query
         case "invalid_rollout" | "rollout_changed":
-            # Shares that come to more than everything; a revision that nobody has read.
-            known = case.operation.path.endswith("/rollout") or header(case, "if-match") is not None
+            # Shares that come to more than everything; a revision that nobody has read, a version that is not rolled out.
+            known = "/roll" in case.operation.path or header(case, "if-match") is not None
         case "no_previous_version":
             # Nothing was rolled out that could be taken back.
             known = case.operation.path.endswith("/rollback")

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -23,9 +22,12 @@ const SHADOWED_SHARE: f64 = 0.9;
 const STEADY_SHARE: f64 = 0.3;
 /// Versions that take each other's place: the next one is neither live nor the one before, so that it is loaded anew.
 const VERSIONS: [&str; 3] = ["bench_1", "bench_2", "bench_3"];
-/// How long is measured before the rollout changes, and after the next version has answered for the first time.
-const AROUND: Duration = Duration::from_millis(500);
-/// The p99 of this share of turns without a change is that of one with.
+/// How many pairs of seconds, one without a change and one with, are measured for each round.
+const PAIRS: usize = 4;
+/// How long each of them is, and when in it the rollout changes.
+const WINDOW: Duration = Duration::from_millis(1_500);
+const MOMENT: Duration = Duration::from_millis(500);
+/// Of how many windows without a change the p99 is at most what one with a change may have: the others are noise.
 const CALM_SHARE: f64 = 0.9;
 /// How long nothing has to come out of a shadow for its queue to be empty.
 const STILL: Duration = Duration::from_millis(200);
@@ -41,7 +43,7 @@ pub(super) struct Rollout {
     steady: f64,
     /// One version answers.
     calm: Vec<Sample>,
-    /// Another takes its place meanwhile: from a moment before to a moment after.
+    /// Another takes its place meanwhile, each right after one of those.
     swapped: Vec<Sample>,
     /// At full load, nothing in the shadow.
     alone: Vec<Sample>,
@@ -66,7 +68,6 @@ fn swaps(workspace: &Workspace, site: &Site, measured: &mut Rollout) -> Result<(
     let mut gateway = site.serve_from(&models, workspace, free_address(0)?, "swapped")?;
     gateway.wait_ready(READY, READY_LIMIT)?;
     let requests = requests::build(gateway.address, Some(&site.key), 1);
-    let is_over = AtomicBool::new(false);
     let load = |pace, limit| Load {
         address: gateway.address,
         requests: &requests,
@@ -81,29 +82,23 @@ fn swaps(workspace: &Workspace, site: &Site, measured: &mut Rollout) -> Result<(
     }
     let full = measure(&gateway, || load(Pace::AsAnswered, Limit::For(measured.turn)).run())?;
     measured.steady = (full.per_second * STEADY_SHARE).round();
-    let mut versions = VERSIONS.iter().cycle().skip(1);
-    for round in 1..=measured.rounds {
-        eprintln!("swaps, round {round} of {}", measured.rounds);
-        let steady = |limit| load(Pace::Steady(measured.steady), limit).run();
-        measured.calm.push(measure(&gateway, || steady(Limit::For(measured.turn)))?);
-        let version = versions.next().context("versions go round")?;
+    let versions = VERSIONS.iter().cycle().skip(1);
+    for (pair, version) in (1..=measured.rounds * PAIRS).zip(versions) {
+        eprintln!("swaps, pair {pair} of {}", measured.rounds * PAIRS);
+        let window = || load(Pace::Steady(measured.steady), Limit::For(WINDOW)).run();
+        measured.calm.push(measure(&gateway, window)?);
         let promote = || {
-            std::thread::park_timeout(AROUND);
+            std::thread::park_timeout(MOMENT);
             write_rollout(&models, &json!({"live": version}))?;
             wait_live(&gateway, &site.key, version)?;
-            std::thread::park_timeout(AROUND);
-            anyhow::Ok(())
+            anyhow::Ok(Instant::now())
         };
-        is_over.store(false, Ordering::Relaxed);
         let sample = measure(&gateway, || {
             std::thread::scope(|scope| {
-                let promoted = scope.spawn(|| {
-                    let promoted = promote();
-                    is_over.store(true, Ordering::Relaxed);
-                    promoted
-                });
-                let outcome = steady(Limit::Until(&is_over));
-                promoted.join().expect("asking a gateway does not panic")?;
+                let promoted = scope.spawn(promote);
+                let (outcome, over) = (window(), Instant::now());
+                let promoted = promoted.join().expect("asking a gateway does not panic")?;
+                anyhow::ensure!(promoted < over, "version {version} answered only after {WINDOW:?}");
                 outcome
             })
         })?;
@@ -235,12 +230,14 @@ fn outcomes(metrics: &str) -> Vec<(String, f64)> {
 }
 
 impl Rollout {
-    /// A Markdown table in the form of the others. That a swap adds nothing is said where its p99 lies among those of turns without, the
+    /// A Markdown table in the form of the others. That a swap adds nothing is said where its p99 lies among those of windows without, the
     /// worst tenth of them left out.
     pub(super) fn table(&self) -> String {
         let p99 = |samples: &[Sample]| median(samples.iter().map(|sample| sample.p99_ms));
         let worst = quantile(self.calm.iter().map(|sample| sample.p99_ms), CALM_SHARE);
         let swapped = p99(&self.swapped);
+        let pairs = self.calm.iter().zip(&self.swapped);
+        let slower = pairs.filter(|(calm, swapped)| swapped.p99_ms > calm.p99_ms).count();
         let rate = |samples: &[Sample]| median(samples.iter().map(|sample| sample.per_second));
         let share = rate(&self.shadowed) / rate(&self.alone);
         let rows: f64 = self.shadows.iter().map(|(_, rows)| rows).sum();
@@ -266,13 +263,19 @@ impl Rollout {
                 &self.shadowed,
                 Some(at_least(format!("{SHADOWED_SHARE}×"), share, SHADOWED_SHARE, format!("{share:.2}×"))),
             ),
+            other(
+                "windows whose p99 was above that of the one before",
+                None,
+                Some(figure(format!("{slower} of {}", self.calm.len()))),
+            ),
             other("rows in the shadow at full load", None, Some(figure(told.join(", ")))),
         ];
-        let (rounds, turn, around) = (self.rounds, self.turn.as_secs_f64(), AROUND.as_secs_f64());
+        let (rounds, turn) = (self.rounds, self.turn.as_secs_f64());
+        let (pairs, window, moment) = (self.calm.len(), WINDOW.as_secs_f64(), MOMENT.as_secs_f64());
         let about = format!(
-            "One row a request, {rounds} rounds of {turn} s each in turn; {:.0} requests a second while versions change, each of which is \
-             read, loaded and warmed anew, and measured from {around} s before to {around} s after that. Each was tried once before: that \
-             is done in a process of its own, at a lower priority. {}",
+            "One row a request. Steady load: {:.0} requests a second, {pairs} pairs of {window} s in turn; in the second of each the rollout \
+             changes after {moment} s, to a version that is read, loaded and warmed anew (each was tried once before: that is done in a \
+             process of its own, at a lower priority). Full load: {rounds} rounds of {turn} s each in turn. {}",
             self.steady,
             conditions()
         );
