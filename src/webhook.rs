@@ -5,6 +5,7 @@
 //! old. Nothing ever waits for them, but the end of the gateway or of a command, a moment. No event holds anything of a row.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -232,12 +233,9 @@ impl Teller {
                     None => return,
                 },
             }
-            if let Some(event) = &current
-                && let Some(last) = self.tell(event, &mut ends).await
-            {
+            if let Some(last) = self.tell(&mut current, &mut ends).await {
                 break last;
             }
-            current = None;
         };
         waiting.close();
         let mut left = 0;
@@ -259,13 +257,22 @@ impl Teller {
         let _ = last.done.send(());
     }
 
-    /// Tells an event, or says that the gateway ends before that has come to an end.
-    async fn tell(&self, event: &Event, ends: &mut Receiver<Last>) -> Option<Last> {
+    /// Tells the `current` event, or says that the gateway ends; then there is none any more if that has come to an end.
+    async fn tell(&self, current: &mut Option<Event>, ends: &mut Receiver<Last>) -> Option<Last> {
+        let event = current.take()?;
         for (tried, pause) in PAUSES_S.into_iter().map(Some).chain([None]).enumerate() {
+            let mut sending = pin!(self.send(&event, SystemTime::now()));
             let told = tokio::select! {
                 biased;
-                Some(last) = ends.recv() => return Some(last),
-                told = self.send(event, SystemTime::now()) => told,
+                Some(last) = ends.recv() => {
+                    // It may be on its way, and nobody should hear of it twice.
+                    match tokio::time::timeout_at(last.end, sending).await {
+                        Ok(Told::Taken) => drop(self.counts.sent.inc()),
+                        _ => *current = Some(event.clone()),
+                    }
+                    return Some(last);
+                }
+                told = &mut sending => told,
             };
             let (why, pause) = match told {
                 Told::Taken => {
@@ -288,7 +295,10 @@ impl Teller {
             // A tenth more or less, so that replicas do not come together.
             let pause = Duration::from_secs(pause).mul_f64(0.9 + 0.2 * rand::random::<f64>());
             tokio::select! {
-                Some(last) = ends.recv() => return Some(last),
+                Some(last) = ends.recv() => {
+                    *current = Some(event.clone());
+                    return Some(last);
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -123,6 +123,24 @@ fn one_that_fails_is_taken_back_after_a_few_requests() {
     for who in customers.take(100) {
         assert_eq!(ask(who).status, 200, "everybody is the live version's again");
     }
+    // Who comes later is told what happened: by every gateway that shares the repository, and more by this one.
+    let told = gateway.get("/v1/models/duel/rollout").json();
+    assert_eq!(
+        (&told["changed_by"]["kind"], &told["changed_for"]["rule"]),
+        (&json!("gateway"), &json!("error_rate"))
+    );
+    let told = wait_for("the next look", || {
+        let told = admin(&gateway, Request::get("/v1/monitoring/comparisons?model=duel")).json();
+        (told["verdicts"] == json!([])).then_some(told)
+    });
+    let [past] = &told["past"].as_array().unwrap()[..] else { panic!("{told}") };
+    assert_eq!((&past["version"], &past["action"]), (&json!("2"), &json!("drop")));
+    assert_eq!((&past["verdict"]["rule"], &past["verdict"]["requests"]), (&json!("error_rate"), &json!(10)));
+    let counted = metric(
+        &gateway,
+        "scoregate_guard_decisions_total{model=\"duel\",action=\"drop\",rule=\"error_rate\"}",
+    );
+    assert_eq!(counted, 1);
 }
 
 #[test]
@@ -174,7 +192,7 @@ fn one_whose_scores_are_others_is_taken_back() {
 fn a_good_one_goes_up_the_steps_and_is_live_in_the_end() {
     let models = empty();
     publish(models.path(), "1", Way::Sum);
-    publish(models.path(), "2", Way::Sum);
+    publish(models.path(), "2", Way::Shifted);
     let file = "[guard]\nmode = \"promote\"\nmin_rows = 50\nsteps = [5, 25, 100]\nhold = \"1s\"\n";
     let gateway = start(models.path(), file, &[]);
     roll_out(&gateway, "duel", &canary(5.0));
@@ -201,6 +219,15 @@ fn a_good_one_goes_up_the_steps_and_is_live_in_the_end() {
         for count in ["rows", "rows_compared"] {
             assert!(deed[count].as_u64().unwrap() >= 50, "{deed}");
         }
+    }
+    let told = admin(&gateway, Request::get("/v1/monitoring/comparisons")).json();
+    let past = told["past"].as_array().unwrap();
+    let actions: Vec<&Value> = past.iter().map(|one| &one["action"]).collect();
+    assert_eq!(actions, ["promote", "step", "step"], "the last one first: {told}");
+    for one in past {
+        // It is not the same version: some rows are decided otherwise.
+        let flips = one["comparison"]["flips"]["share"].as_f64().unwrap();
+        assert!((0.005..0.1).contains(&flips), "{one}");
     }
     wait_for("the new version to answer everybody", || {
         let answer = batch(&gateway, &rows(0, 10)).json();
@@ -424,10 +451,15 @@ fn what_cannot_be_written_is_tried_again_and_said_once() {
     };
     may_be_written(0o555);
     batch(&gateway, &rows(0, 200));
-    // Whatever is tried is recorded.
+    // Whatever is tried is recorded, and then what has come of it.
     let tries = || deeds(&gateway).len();
-    wait_for("a second time", || (tries() == 2).then_some(()));
-    wait_for("why it cannot be done", || verdict(&gateway)?["error"].as_str().map(drop));
+    let failures = || {
+        let log = fs::read_to_string(gateway.settings.directory().join("state/audit.jsonl"));
+        log.unwrap_or_default().matches("rollout.change_failed").count()
+    };
+    wait_for("a second time", || (failures() == 2).then_some(()));
+    let error = wait_for("why it cannot be done", || Some(verdict(&gateway)?["error"].as_str()?.to_owned()));
+    assert!(error.contains("rollout.json") && !error.contains('/'), "no path is told: {error}");
     may_be_written(0o755);
     until_gone(&gateway);
     let said = complaints(&gateway);

@@ -160,7 +160,10 @@ fn what_is_rolled_out_is_told_followed_and_recorded() {
         assert!(output.status.success() && said(&output).contains(expected), "{}", said(&output));
     }
     let listed = world.listed();
-    let changed = world.gateway.get(ROLLOUT).json();
+    let changed = wait_for("the command to be followed", || {
+        let found = world.gateway.get(ROLLOUT).json();
+        (found["revision"] == 2).then_some(found)
+    });
     let (kind, id) = by_whom(&changed);
     assert_eq!(kind, "operator");
     let text = |value: &Value| value.as_str().unwrap().to_owned();

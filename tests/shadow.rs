@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use scoregate_schemas::manifest::Output;
 use serde_json::{Value, json};
 
+use crate::support::constant::number;
 use crate::support::graph::{FLOAT, Handmade, share_model};
 use crate::support::{Answer, Client, Gateway, Request, Settings, is_full, python, scratch, wait_for};
 
@@ -25,6 +26,8 @@ const SCORE_EDGES: [f64; 4] = [0.3, 0.45, 0.55, 0.7];
 pub(crate) enum Way {
     /// `sigmoid(a + b)`
     Sum,
+    /// `sigmoid(a + b + 1/12)`: a little other, as one that was trained again.
+    Shifted,
     /// `sigmoid(a + a b)`
     Tilted,
     /// `sigmoid(-(a + b))`
@@ -40,6 +43,12 @@ pub(crate) fn duel(version: &str, way: Way) -> Handmade {
     let model = Handmade::new("duel", &["a", "b"]).version(version).labels(&["no", "yes"]).entity("who");
     let (model, expected) = match way {
         Way::Sum => (model.node("Add", &["a", "b"], "margin", Vec::new()), sigmoid(a + b)),
+        Way::Shifted => {
+            let by = 1.0 / 12.0;
+            let model = model.node("Constant", &[], "shift", vec![number(by)]);
+            let model = model.node("Add", &["a", "b"], "sum", Vec::new());
+            (model.node("Add", &["sum", "shift"], "margin", Vec::new()), sigmoid(a + b + f64::from(by)))
+        }
         Way::Tilted => {
             let model = model.node("Mul", &["a", "b"], "product", Vec::new());
             (model.node("Add", &["a", "product"], "margin", Vec::new()), sigmoid(a + a * b))

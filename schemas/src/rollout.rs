@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// How many slots there are: every entity falls into one of them by hash, and a hundredth of a percent is the smallest share.
 pub const SLOTS: u16 = 10_000;
@@ -34,6 +35,9 @@ pub struct Rollout {
     /// Who did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_by: Option<Author>,
+    /// Why, where a guard did it: its verdict, and what that hangs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_for: Option<Map<String, Value>>,
 }
 
 /// Who has changed a rollout, as the audit log names them.

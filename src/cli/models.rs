@@ -211,9 +211,15 @@ fn in_words(rollout: &Rollout, version: &str) -> String {
 
 /// Who has changed the rollout when, a column beside its live version.
 fn changed_in_words(rollout: &Rollout, version: &str) -> String {
-    let Rollout { live, revision, changed_at, changed_by, .. } = rollout;
+    let Rollout { live, revision, changed_at, changed_by, changed_for, .. } = rollout;
     let (Some(at), Some(by), true) = (changed_at, changed_by, live == version) else { return String::new() };
-    format!("\trevision {revision}, {at} by {} {}", by.kind, by.id)
+    let found = |name: &str| changed_for.as_ref()?.get(name);
+    let broken = || {
+        let (rule, found, limit) =
+            (found("rule")?.as_str()?, found("found")?.as_f64()?, found("limit")?.as_f64()?);
+        Some(format!(": {rule} {found:.4}, where {limit:.4} may be"))
+    };
+    format!("\trevision {revision}, {at} by {} {}{}", by.kind, by.id, broken().unwrap_or_default())
 }
 
 /// Changes the rollout of a model, recorded as the operator's deed.

@@ -33,7 +33,7 @@ pub struct GuardSettings {
     pub max_latency_ratio: f64,
     /// `latency_floor` (`5ms`): a canary that is slower by less is not too slow, whatever the ratio.
     pub latency_floor: Duration,
-    /// `max_psi` (0.2): the population stability index of its scores against the live version's on the same rows.
+    /// `max_psi` (0.25): the population stability index of its scores against the live version's on the same rows.
     pub max_psi: f64,
     /// `max_flips` (0.1): the share of rows of which it decides otherwise than the live version.
     pub max_flips: f64,
@@ -51,7 +51,7 @@ impl Default for GuardSettings {
             max_error_rate: 0.01,
             max_latency_ratio: 2.0,
             latency_floor: Duration::from_millis(5),
-            max_psi: 0.2,
+            max_psi: 0.25,
             max_flips: 0.1,
             steps: vec![5.0, 25.0, 100.0],
             hold: Duration::from_secs(600),

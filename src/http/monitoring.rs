@@ -21,7 +21,7 @@ use super::problem::Error;
 use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::limiter::{Loss, PlanDescription};
-use crate::rollout::guard::Judged;
+use crate::rollout::guard::{Decided, Judged};
 use crate::rollout::shadow::Report;
 use crate::scoring;
 use crate::telemetry::samples::Samples;
@@ -75,6 +75,8 @@ struct Comparisons {
     comparisons: Vec<Report>,
     /// What the guard makes of canaries.
     verdicts: Vec<Judged>,
+    /// What it has done with others, the last first.
+    past: Vec<Decided>,
 }
 
 /// How shadows and canaries compare with the live versions, of one model or of all that the caller may use.
@@ -99,7 +101,8 @@ pub(super) async fn comparisons(State(app): State<Arc<App>>, request: Request) -
                     |name: &str| model.as_ref().map_or_else(|| caller.may_use(name), |model| name == model);
                 let comparisons = app.shadows.reports(is_wanted);
                 let verdicts = app.shadows.verdicts.of(is_wanted);
-                serde_json::to_vec(&Comparisons { at: now(), comparisons, verdicts })
+                let past = app.shadows.verdicts.past(is_wanted);
+                serde_json::to_vec(&Comparisons { at: now(), comparisons, verdicts, past })
                     .expect("counts serialise")
             }
         };

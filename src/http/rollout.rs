@@ -14,7 +14,7 @@ use scoregate_model::package::check_name;
 use scoregate_schemas::Rollout;
 use scoregate_schemas::rollout::{Author, Canary, GuardMode, SLOTS};
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use url::form_urlencoded;
 
 use super::admission::Admitted;
@@ -90,6 +90,8 @@ struct Description<'r> {
     changed_at: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     changed_by: Option<&'r Author>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed_for: Option<&'r Map<String, Value>>,
     versions: Vec<RolledOut<'r>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'r [String],
@@ -383,6 +385,7 @@ impl<'r> Description<'r> {
             revision: rollout.revision,
             changed_at: rollout.changed_at.as_deref(),
             changed_by: rollout.changed_by.as_ref(),
+            changed_for: rollout.changed_for.as_ref(),
             versions,
             warnings: &[],
         }

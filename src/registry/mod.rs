@@ -49,7 +49,8 @@ pub enum Error {
 /// How a repository comes to its first model.
 fn first_model(directory: &str) -> String {
     if directory.starts_with("s3://") {
-        return "publish one with `scoregate import`".into();
+        return "where it could not be read the log says so above; else publish one with `scoregate import`"
+            .into();
     }
     format!(
         "train one with `scoregate-trainer fit --data churn.csv --schema schemas/churn.json --models-dir {directory}`"

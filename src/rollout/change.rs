@@ -329,6 +329,7 @@ impl Change {
             canary.since = known.map_or_else(|| changed_at.clone(), |known| known.since.clone());
         }
         after.changed_at = changed_at;
+        after.changed_for = Some(&asked.facts).filter(|facts| !facts.is_empty()).cloned();
         (after.previous, after.taken_back) = self.returns(current, &after, asked);
         // What could never be done is refused for that (RFC 9110, section 13.2.1).
         match &asked.expected {
@@ -440,8 +441,8 @@ impl Deed {
 
 /// Whether nothing would change but the revision, and who has changed it when.
 fn is_same(before: &Rollout, after: &Rollout) -> bool {
-    let Rollout { revision, changed_at, changed_by, .. } = before.clone();
-    *before == Rollout { revision, changed_at, changed_by, ..after.clone() }
+    let Rollout { revision, changed_at, changed_by, changed_for, .. } = before.clone();
+    *before == Rollout { revision, changed_at, changed_by, changed_for, ..after.clone() }
 }
 
 /// Whether `canary` had the same share before, and was guarded alike.

@@ -3,7 +3,7 @@
 //! Each gateway judges by what it has answered itself. What it decides goes through [`change`](super::change) with the revision that
 //! was judged: of two gateways that decide at once, one changes the rollout and the other finds it changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::change::{Asked, Change, Changed, Serving};
+use super::shadow::Report;
 use super::{Error, slots};
 use crate::app::App;
 use crate::audit::Actor;
@@ -39,6 +40,9 @@ const PAUSES_S: [u64; 6] = [1, 5, 30, 60, 300, 600];
 
 /// The longest of these pauses where a bad canary is to be taken back.
 const MAX_PAUSE_OF_DROP_S: u64 = 60;
+
+/// How many decisions are told of after they were carried out.
+const MAX_PAST: usize = 64;
 
 /// Finding the rollout changed so many times is more than that others were first.
 const CHANGED_FOR_LONG: usize = 3;
@@ -107,6 +111,14 @@ impl Verdict {
             Self::Bad { .. } => "bad",
             Self::Doubtful { .. } => "doubtful",
             Self::Good => "good",
+        }
+    }
+
+    /// The rule that is broken, or nothing.
+    fn rule(self) -> &'static str {
+        match self {
+            Self::Bad { rule, .. } => rule.as_str(),
+            _ => "",
         }
     }
 }
@@ -254,19 +266,61 @@ fn next(
     }
 }
 
-/// What is thought of the canaries, for those who ask.
+/// What is thought of the canaries, and what was done with those before, for those who ask.
 #[derive(Debug, Default)]
-pub struct Verdicts(Mutex<Vec<Judged>>);
+pub struct Verdicts {
+    now: Mutex<Vec<Judged>>,
+    past: Mutex<VecDeque<Decided>>,
+}
 
 impl Verdicts {
     /// Those on canaries of models that are `wanted`.
     pub fn of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Judged> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter(|judged| wanted(&judged.model)).cloned().collect()
     }
 
+    /// What this gateway has done with canaries of those models, the last first.
+    pub fn past(&self, wanted: impl Fn(&str) -> bool) -> Vec<Decided> {
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.iter().filter(|decided| wanted(&decided.model)).cloned().collect()
+    }
+
     fn set(&self, all: Vec<Judged>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    fn keep(&self, decided: Decided) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.push_front(decided);
+        past.truncate(MAX_PAST);
+    }
+}
+
+/// What was done with a canary, and all that was known of it then.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decided {
+    /// The model.
+    pub model: String,
+    /// The canary.
+    pub version: String,
+    /// `drop`, `step` or `promote`.
+    pub action: &'static str,
+    /// When, RFC 3339 in UTC.
+    pub at: String,
+    /// Why.
+    pub verdict: Map<String, Value>,
+    /// How it compared with the live version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Report>,
+}
+
+/// What a change does with a canary.
+fn action(change: &Change) -> &'static str {
+    match change {
+        Change::Drop(_) => "drop",
+        Change::Promote(_) => "promote",
+        _ => "step",
     }
 }
 
@@ -358,15 +412,13 @@ impl Failed {
 
     /// Says what went wrong, once.
     fn complain(&mut self, model: &str, version: &str, error: Error) {
-        let told = match error {
-            // Another gateway, or a person, was first; what has become of it is seen in a moment, if it can be followed.
-            Error::Changed { .. } | Error::NoCanary { .. } if self.times < CHANGED_FOR_LONG => return,
-            Error::Changed { .. } | Error::NoCanary { .. } => {
-                "the rollout in the repository is another than this gateway follows; GET /v1/models/{model} and the log say why it \
-                 cannot be followed"
-                    .into()
-            }
-            _ => error.reason(),
+        // Another gateway, or a person, was first; what has become of it is seen in a moment, if it can be followed.
+        let told = match is_of_others(&error) {
+            true if self.times < CHANGED_FOR_LONG => return,
+            true => "the rollout in the repository is another than this gateway follows; GET /v1/models/{model} and the log say why \
+                     it cannot be followed"
+                .into(),
+            false => error.reason(),
         };
         // A store that is away says so in other words each time.
         if self.told.as_ref() != Some(&told) {
@@ -380,6 +432,11 @@ impl Failed {
             self.told = Some(told);
         }
     }
+}
+
+/// Whether somebody else has changed the rollout meanwhile.
+fn is_of_others(error: &Error) -> bool {
+    matches!(error, Error::Changed { .. } | Error::NoCanary { .. })
 }
 
 /// One look at the canaries of one model.
@@ -440,7 +497,7 @@ impl Guard {
                     verdict,
                 );
                 if let Some(change) = change.as_ref().filter(|_| !is_decided) {
-                    trial.act(&look, change, &facts);
+                    trial.act(&look, change, verdict, &facts);
                     is_decided = trial.decided == Some(split.revision);
                 }
                 verdicts.push(Judged {
@@ -524,7 +581,7 @@ impl Trial {
     }
 
     /// Does what was decided, unless that has just failed.
-    fn act(&mut self, look: &Look<'_>, change: &Change, facts: &Map<String, Value>) {
+    fn act(&mut self, look: &Look<'_>, change: &Change, verdict: Verdict, facts: &Map<String, Value>) {
         let Look { app, model, split, now, .. } = *look;
         let mut failed = Failed::again(self.failed.take(), change, now);
         if failed.again > now {
@@ -542,26 +599,44 @@ impl Trial {
         match change.carry_out(&asked) {
             Ok(changed) => {
                 self.decided = Some(split.revision);
-                self.tell(look, change, &changed, facts);
+                self.tell(look, change, &changed, verdict, facts);
             }
             Err(error) => {
                 failed.put_off(now);
+                if !is_of_others(&error) || failed.times >= CHANGED_FOR_LONG {
+                    app.metrics.count_decision(model, "failed", verdict.rule());
+                }
                 failed.complain(model, &self.canary.manifest.version, error);
                 self.failed = Some(failed);
             }
         }
     }
 
-    fn tell(&self, look: &Look<'_>, change: &Change, changed: &Changed, facts: &Map<String, Value>) {
+    fn tell(
+        &self,
+        look: &Look<'_>,
+        change: &Change,
+        changed: &Changed,
+        verdict: Verdict,
+        facts: &Map<String, Value>,
+    ) {
         let deed = match change {
             Change::Drop(_) => "a canary broke a rule and was taken back",
             Change::Promote(_) => "a canary broke no rule and was promoted",
             _ => "a canary broke no rule and was given more",
         };
-        let (model, version) = (look.model, &self.canary.manifest.version);
-        let verdict = json!(facts).to_string();
-        tracing::warn!(model.name = model, model.version = version, verdict, "{deed}");
-        look.app.webhooks.tell(model, &Actor::gateway(), changed, facts, look.now);
+        let (app, model, version, action) =
+            (look.app, look.model, &self.canary.manifest.version, action(change));
+        let told = json!(facts).to_string();
+        tracing::warn!(model.name = model, model.version = version, facts = told, "{deed}");
+        app.metrics.count_decision(model, action, verdict.rule());
+        let comparisons = app.shadows.reports(|name| name == model);
+        let comparison = comparisons.into_iter().find(|report| report.version == *version);
+        let (verdict, version) = (facts.clone(), version.clone());
+        let at =
+            OffsetDateTime::from(look.now).format(&Rfc3339).expect("a time of this century can be written");
+        app.shadows.verdicts.keep(Decided { model: model.into(), version, action, at, verdict, comparison });
+        app.webhooks.tell(model, &Actor::gateway(), changed, facts, look.now);
         if let Some(registry) = look.app.registry() {
             registry.wake();
         }
@@ -651,7 +726,7 @@ mod tests {
             ((10_000, 500), (10_000, 800), "error_rate"),
             // Of a live version that is hardly asked little is known, which convicts nobody and acquits nobody.
             ((100, 2), (9_900, 495), "doubtful"),
-            ((107, 0), (5_000, 500), "doubtful"),
+            ((100, 0), (5_000, 500), "doubtful"),
             ((10, 0), (5_000, 500), "doubtful"),
             ((1_000, 40), (9_000, 540), "doubtful"),
             ((1_000, 40), (9_000, 440), "good"),
@@ -849,8 +924,8 @@ mod tests {
     fn scores_convict_once_there_are_enough() {
         for (compared, expected) in [
             ((999, 9.0, 999), "waiting"),
-            ((1_000, 0.21, 0), "psi"),
-            ((1_000, 0.19, 0), "good"),
+            ((1_000, 0.26, 0), "psi"),
+            ((1_000, 0.24, 0), "good"),
             ((1_000, 0.0, 100), "good"),
             ((1_000, 0.0, 120), "doubtful"),
             ((1_000, 0.0, 140), "flips"),

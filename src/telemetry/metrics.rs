@@ -42,7 +42,7 @@ pub struct Metrics {
     versions: Family<StateLabels, Gauge>,
     rollouts: RolloutGauges,
     last_read: LastRead,
-    guard: Family<DecisionLabels, Counter>,
+    guard: Decisions,
     traces: TraceCounts,
     webhooks: WebhookCounts,
     lines_dropped: Counter,
@@ -570,6 +570,18 @@ struct DecisionLabels {
     rule: &'static str,
 }
 
+/// What was decided on canaries; that it is counted is told before anything is.
+#[derive(Debug, Clone, Default)]
+struct Decisions(Family<DecisionLabels, Counter>);
+
+impl Collector for Decisions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let name = "scoregate_guard_decisions";
+        let help = "What was decided on canaries by what was done, drop, step or promote, or failed where it could not be, and by the rule that was broken";
+        self.0.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
+}
+
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CredentialLabels {
     kind: &'static str,
@@ -675,13 +687,8 @@ impl Default for Metrics {
         let rollouts = RolloutGauges::register(&mut registry);
         let last_read = LastRead::default();
         registry.register_collector(Box::new(last_read.clone()));
-        let guard = Family::<DecisionLabels, Counter>::default();
-        registry.register(
-            "scoregate_guard_decisions",
-            "What was decided on canaries by what was done: drop, step or promote, or failed where it could not be; and by the rule that \
-             was broken",
-            guard.clone(),
-        );
+        let guard = Decisions::default();
+        registry.register_collector(Box::new(guard.clone()));
         let traced = Family::<OutcomeLabels, Counter>::default();
         registry.register(
             "scoregate_traces",
@@ -775,7 +782,7 @@ impl Metrics {
     /// Counts what was decided on a canary of `model`: `action` is `drop`, `step` or `promote`, or `failed` each time that it could not
     /// be done; `rule` is the one that was broken, empty if none was.
     pub fn count_decision(&self, model: &str, action: &'static str, rule: &'static str) {
-        self.guard.get_or_create(&DecisionLabels { model: model.into(), action, rule }).inc();
+        self.guard.0.get_or_create(&DecisionLabels { model: model.into(), action, rule }).inc();
     }
 
     /// Counts the lines that are dropped where `access` writes.

@@ -37,8 +37,8 @@ const shares = ({ model, canaries, versions }) => table(`Rollout of ${model}`, [
 ]), "");
 
 // What was done last.
-const changed = ({ changed_at: at, changed_by: by, taken_back: back }) => [
-  at && el("p", { class: "soft" }, `Changed ${since(Date.parse(at))}${by ? ` by ${by.kind} ${by.id}` : ""}.`),
+const changed = ({ changed_at: at, changed_by: by, changed_for: why, taken_back: back }) => [
+  at && el("p", { class: "soft" }, `Changed ${since(Date.parse(at))}${by ? ` by ${by.kind} ${by.id}` : ""}${why ? `: ${words(why)}` : "."}`),
   back && el("p", { class: "soft" }, `${back} was taken back: it answers again once it is promoted.`),
 ];
 
