@@ -13,6 +13,11 @@ pub use scoregate_model::owner::{give_to_owner_of, make_directory, parent};
 /// How long another may hold a lock that is waited for.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Whether there is no room for what was to be written.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// What tells that a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::audit::{self, Actor, Event};
+use crate::files;
 use crate::repository::Store;
 use crate::rollout;
 use crate::sandbox::{Finding, ImportJob, Job, Reasons, Sandbox};
@@ -469,7 +470,11 @@ impl Publication {
                 Err(error) => error,
             };
             let is_taken = matches!(error, package::Error::Exists { .. });
-            let code = if is_taken { error.code() } else { "repository_unavailable" };
+            let code = match &error {
+                package::Error::Exists { .. } => error.code(),
+                package::Error::Io { source, .. } if files::is_full(source) => "storage_full",
+                _ => "repository_unavailable",
+            };
             self.take_back(log, actor, code);
             if !is_taken || left == 0 {
                 return Err(error.into());

@@ -268,6 +268,7 @@ impl Teller {
                     // It may be on its way, and nobody should hear of it twice.
                     match tokio::time::timeout_at(last.end, sending).await {
                         Ok(Told::Taken) => drop(self.counts.sent.inc()),
+                        Ok(Told::Unwanted) => drop(self.counts.failed.inc()),
                         _ => *current = Some(event.clone()),
                     }
                     return Some(last);

@@ -755,11 +755,11 @@ fn what_is_to_be_live_waits_for_no_other_version() {
     // Whoever changes something does not fetch them as well, though there is no rollout yet.
     let (status, answer) = promote(&gateway, &writer, "steady", "2");
     assert_eq!((status, &answer["previous"]), (200, &json!("1")), "{answer}");
+    assert_eq!(on_its_way.load(Ordering::SeqCst), 2);
     until_served(&gateway, "steady", "2");
     copy("steady", "3", 0.125);
     bucket.put("steady/rollout.json", br#"{"live":"3"}"#);
     until_served(&gateway, "steady", "3");
-    assert_eq!(on_its_way.load(Ordering::SeqCst), 2);
     drop(closed);
     until_accepted(&gateway, "steady", "9");
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use scoregate_model::package::Repository;
 use scoregate_schemas::Rollout;
 use scoregate_schemas::manifest::Output;
+use scoregate_schemas::rollout::Canary;
 use serde_json::{Value, json};
 
 use crate::shadow::{Way, admin, change, comparison, empty, publish, roll_out, start, start_under};
@@ -129,6 +130,10 @@ fn one_that_fails_is_taken_back_after_a_few_requests() {
         (&told["changed_by"]["kind"], &told["changed_for"]["rule"]),
         (&json!("gateway"), &json!("error_rate"))
     );
+    assert_eq!(
+        (&told["changed_for"]["version"], &told["changed_for"]["action"]),
+        (&json!("2"), &json!("drop"))
+    );
     let told = wait_for("the next look", || {
         let told = admin(&gateway, Request::get("/v1/monitoring/comparisons?model=duel")).json();
         (told["verdicts"] == json!([])).then_some(told)
@@ -220,11 +225,13 @@ fn a_good_one_goes_up_the_steps_and_is_live_in_the_end() {
             assert!(deed[count].as_u64().unwrap() >= 50, "{deed}");
         }
     }
-    let told = admin(&gateway, Request::get("/v1/monitoring/comparisons")).json();
-    let past = told["past"].as_array().unwrap();
+    let past = wait_for("three decisions to be told of", || {
+        let told = admin(&gateway, Request::get("/v1/monitoring/comparisons")).json();
+        told["past"].as_array().filter(|past| past.len() == 3).cloned()
+    });
     let actions: Vec<&Value> = past.iter().map(|one| &one["action"]).collect();
-    assert_eq!(actions, ["promote", "step", "step"], "the last one first: {told}");
-    for one in past {
+    assert_eq!(actions, ["promote", "step", "step"], "the last one first");
+    for one in &past {
         // It is not the same version: some rows are decided otherwise.
         let flips = one["comparison"]["flips"]["share"].as_f64().unwrap();
         assert!((0.005..0.1).contains(&flips), "{one}");
@@ -243,18 +250,30 @@ fn of_two_gateways_one_takes_it_back() {
     publish(models.path(), "1", Way::Sum);
     publish(models.path(), "2", Way::Opposite);
     let file = "[guard]\nmin_rows = 100\n";
-    let gateways = [start(models.path(), file, &[]), start(models.path(), file, &[])];
-    roll_out(&gateways[0], "duel", &canary(100.0));
-    wait_for("the other one to follow", || {
-        let found = gateways[1].get("/v1/models/duel/rollout").json();
-        let states: Vec<&Value> =
-            found["versions"].as_array()?.iter().map(|version| &version["state"]).collect();
-        (states == ["live", "canary"]).then_some(())
+    // Neither finds out by looking what the other has done.
+    Repository::new(models.path())
+        .write_rollout("duel", &Rollout { canaries: vec![Canary::of("2", 100.0)], ..Rollout::of("1") })
+        .unwrap();
+    let blind = [("SCOREGATE_POLL_INTERVAL", "1h")];
+    let gateways = [start(models.path(), file, &blind), start(models.path(), file, &blind)];
+    for gateway in &gateways {
+        wait_for("the canary to be loaded", || {
+            let found = gateway.get("/v1/models/duel/rollout").json();
+            let states: Vec<&Value> =
+                found["versions"].as_array()?.iter().map(|version| &version["state"]).collect();
+            (states == ["live", "canary"]).then_some(())
+        });
+    }
+    pause(LOOKED_AT);
+    std::thread::scope(|scope| {
+        for gateway in &gateways {
+            scope.spawn(|| batch(gateway, &rows(0, 1_000)));
+        }
     });
     for gateway in &gateways {
-        batch(gateway, &rows(0, 1_000));
+        let judged = || gateway.log().iter().any(|line| line.contains("a canary is bad")).then_some(());
+        wait_for("both to come to the same", judged);
     }
-    wait_for("the canary to be taken back", || rollout(models.path()).canaries.is_empty().then_some(()));
     let revision = rollout(models.path()).revision;
     pause(LOOKED_AT);
     let done: usize = gateways.iter().map(|gateway| deeds(gateway).len()).sum();
@@ -527,4 +546,20 @@ fn one_that_the_rollout_says_is_let_alone_is_and_what_is_taken_back_does_not_com
     let back = admin(&gateway, back);
     assert_eq!((back.status, back.code().as_str()), (409, "no_previous_version"), "{}", back.text());
     assert_eq!(rollout(models.path()).live, "1");
+}
+
+#[test]
+fn where_nothing_is_compared_scores_convict_nobody() {
+    let models = empty();
+    publish(models.path(), "1", Way::Sum);
+    publish(models.path(), "2", Way::Opposite);
+    let file = "[guard]\nmode = \"promote\"\nmin_rows = 50\nsteps = [100]\nhold = \"1s\"\n";
+    let gateway = start(models.path(), file, &[("SCOREGATE_SHADOW_SAMPLE", "0")]);
+    roll_out(&gateway, "duel", &canary(100.0));
+    wait_for("the canary to be promoted", || {
+        batch(&gateway, &rows(0, 100));
+        (rollout(models.path()).live == "2").then_some(())
+    });
+    let [deed] = deeds(&gateway).try_into().unwrap();
+    assert_eq!((&deed["verdict"], deed.get("rows_compared")), (&json!("good"), None));
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::constant::number;
 use crate::support::graph::{FLOAT, Handmade, share_model};
-use crate::support::{Answer, Client, Gateway, Request, Settings, is_full, python, scratch, wait_for};
+use crate::support::{Answer, Client, Gateway, Request, Settings, is_full, pause, python, scratch, wait_for};
 
 const COMPARISONS: &str = "/v1/monitoring/comparisons";
 const PREDICT: &str = "/v1/models/duel/predict";
@@ -381,6 +381,28 @@ fn a_shadow_that_fails_fails_no_answer() {
     assert_eq!(gateway.post(BATCH, rows.to_string()).status, 200);
     let found = comparison(&gateway, "duel", "2", 8);
     assert_eq!((found["rows"].as_u64(), found["failed"].as_u64()), (Some(4), Some(4)), "{found}");
+}
+
+#[test]
+fn a_sample_of_the_requests_is_compared() {
+    let models = empty();
+    publish(models.path(), "1", Way::Sum);
+    publish(models.path(), "2", Way::Tilted);
+    let gateway = start(models.path(), "", &[("SCOREGATE_SHADOW_SAMPLE", "0.25")]);
+    roll_out(&gateway, "duel", &json!({"live": "1", "shadow": "2"}));
+    let mut client = gateway.connect();
+    for at in 0..800 {
+        let answer = client.ask(&gateway.with_key(Request::post(PREDICT, row(at).to_string())));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let mut before = 0;
+    let compared = wait_for("the last of them", || {
+        pause(Duration::from_millis(500));
+        let found = admin(&gateway, Request::get(COMPARISONS)).json()["comparisons"][0]["rows"].as_u64()?;
+        (std::mem::replace(&mut before, found) == found).then_some(found)
+    });
+    // Five standard deviations of 800 draws.
+    assert!((139..=261).contains(&compared), "{compared} of 800");
 }
 
 #[test]

@@ -39,14 +39,10 @@ pub fn share(path: &Path, patience: Duration) -> io::Result<File> {
 /// # Errors
 /// The system's; a link or what is no file is none that is opened.
 pub fn open(path: &Path) -> io::Result<File> {
-    let file = match options().append(true).open(path) {
-        // Another user has made it. It is enough to read it, but for network file systems.
-        Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
-            options().open(path).map_err(|_| refused)
-        }
+    let file = match open_there(path) {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => match make(path) {
             // Another has made it meanwhile.
-            Err(there) if there.kind() == io::ErrorKind::AlreadyExists => options().append(true).open(path),
+            Err(there) if there.kind() == io::ErrorKind::AlreadyExists => open_there(path),
             made => made,
         },
         opened => opened,
@@ -55,6 +51,16 @@ pub fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "found no regular file, expected one"));
     }
     Ok(file)
+}
+
+fn open_there(path: &Path) -> io::Result<File> {
+    match options().append(true).open(path) {
+        // Another user has made it. It is enough to read it, but for network file systems.
+        Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
+            options().open(path).map_err(|_| refused)
+        }
+        opened => opened,
+    }
 }
 
 /// To be read, and by most to be written too: over NFS a shared lock takes the one, any other lock the other. Whoever may write beside it

@@ -35,7 +35,7 @@ pub struct Rollout {
     /// Who did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_by: Option<Author>,
-    /// Why, where a guard did it: its verdict, and what that hangs on.
+    /// Why, where a guard did it: what with which version, its verdict, and what that hangs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_for: Option<Map<String, Value>>,
 }

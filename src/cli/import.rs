@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use scoregate_model::acceptance::child;
 
 use super::models::{RepositoryArgs, tell_replicas, tell_webhook};
-use super::print;
+use super::{print, warn};
 use crate::app;
 use crate::audit::{self, Actor};
 use crate::import::{Error, ImportArgs};
@@ -39,6 +39,7 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
     }
     let log = audit::Log::new(&settings.state.dir);
     let mut report = publication.carry_out(&store, &log, &Actor::operator())?;
+    let mut promoted = None;
     if args.promote {
         let now = SystemTime::now();
         let asked = Asked {
@@ -46,10 +47,14 @@ pub(super) fn import_model(repository: &RepositoryArgs, args: &ImportArgs) -> an
             ..Asked::new(&store, &log, &report.model, Actor::operator(), now)
         };
         let changed = Change::Promote(report.version.clone()).carry_out(&asked)?;
-        tell_webhook(&settings, &report.model, &changed, now);
+        changed.warnings.iter().for_each(|warning| warn(warning));
+        promoted = Some((changed, now));
         report.live = true;
     }
     tell_replicas(&settings);
+    if let Some((changed, now)) = promoted {
+        tell_webhook(&settings, &report.model, &changed, now);
+    }
     print(&if args.json { serde_json::to_string_pretty(&report)? } else { report.text() })
 }
 

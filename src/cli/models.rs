@@ -9,7 +9,7 @@ use scoregate_schemas::Rollout;
 use scoregate_schemas::feature_schema::Kind;
 use scoregate_schemas::manifest::Task;
 use scoregate_schemas::rollout::{Canary, GuardMode};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::diff::{DiffArgs, diff};
 use super::{Common, print, warn};
@@ -214,12 +214,13 @@ fn changed_in_words(rollout: &Rollout, version: &str) -> String {
     let Rollout { live, revision, changed_at, changed_by, changed_for, .. } = rollout;
     let (Some(at), Some(by), true) = (changed_at, changed_by, live == version) else { return String::new() };
     let found = |name: &str| changed_for.as_ref()?.get(name);
-    let broken = || {
-        let (rule, found, limit) =
-            (found("rule")?.as_str()?, found("found")?.as_f64()?, found("limit")?.as_f64()?);
-        Some(format!(": {rule} {found:.4}, where {limit:.4} may be"))
-    };
-    format!("\trevision {revision}, {at} by {} {}{}", by.kind, by.id, broken().unwrap_or_default())
+    let text = |name: &str| found(name).and_then(Value::as_str);
+    let number = |name: &str| found(name).and_then(Value::as_f64);
+    let because = || Some(format!(": {} {}, {}", text("action")?, text("version")?, text("verdict")?));
+    let rule =
+        || Some(format!(": {} {:.4}, where {:.4} may be", text("rule")?, number("found")?, number("limit")?));
+    let why = because().map(|because| because + &rule().unwrap_or_default());
+    format!("\trevision {revision}, {at} by {} {}{}", by.kind, by.id, why.unwrap_or_default())
 }
 
 /// Changes the rollout of a model, recorded as the operator's deed.

@@ -131,8 +131,8 @@ fn loaded(version: &str, published: &Published) -> Result<Arc<Version>, String> 
 }
 
 /// What both answer to the golden rows of each, or why nobody knows. It is found out once, as versions never change, and by one question
-/// after the other; what is known is told at once. Rows are scored where those of batches are and in small parts, between which theirs have their turn; when whoever asked has
-/// left, no other part is begun.
+/// after the other; what is known is told at once. Rows are scored where those of batches are and in small parts, between which theirs have
+/// their turn; when whoever asked has left, no other part is begun.
 async fn golden(
     app: &Arc<App>,
     model: &str,

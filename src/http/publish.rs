@@ -32,6 +32,7 @@ use super::problem::Error;
 use crate::app::{self, App};
 use crate::audit::Actor;
 use crate::auth::Scope;
+use crate::files;
 use crate::import::{
     Error as ImportError, Import, Report, Said, TOLERANCE, bindings_in_words, output_in_words, read_bindings,
     tolerance,
@@ -515,7 +516,7 @@ impl From<package::Error> for Error {
         match error {
             package::Error::Exists { .. } => Self::VersionExists,
             package::Error::Name { what, .. } => Self::Name { what },
-            package::Error::Io { source, .. } if is_full(&source) => Self::StorageFull,
+            package::Error::Io { source, .. } if files::is_full(&source) => Self::StorageFull,
             other => Self::Publishing(Box::new(other)),
         }
     }
@@ -524,12 +525,8 @@ impl From<package::Error> for Error {
 impl Error {
     /// That a file could not be written.
     fn of_storage(error: io::Error) -> Self {
-        if is_full(&error) { Self::StorageFull } else { Self::Storage(error) }
+        if files::is_full(&error) { Self::StorageFull } else { Self::Storage(error) }
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use scoregate_model::acceptance::accept::Accepted;
+use scoregate_model::acceptance::child;
 use scoregate_model::package::{self, MANIFEST, MODEL};
 use scoregate_schemas::FeatureSchema;
 
@@ -16,6 +17,8 @@ use crate::sandbox::Reasons;
 
 /// How long a version rests that was not tried or loaded for want of something that the machine could not give.
 const REST: Duration = Duration::from_secs(5);
+/// The same where memory was short.
+const LONG_REST: Duration = Duration::from_secs(300);
 /// The longest time of publication and digest that are remembered of a version which is not served.
 const MAX_SHOWN_BYTES: usize = 128;
 
@@ -74,7 +77,19 @@ pub(super) fn is_of_files(code: &str) -> bool {
 
 /// Whether the machine could not do its part, which says nothing of the model and may be over soon.
 pub(super) fn is_of_machine(code: &str) -> bool {
-    matches!(code, "no_process" | "no_thread" | "no_scratch" | "package_unreadable" | "runtime_unavailable")
+    rest(code).is_some()
+}
+
+/// How long a version rests then.
+fn rest(code: &str) -> Option<Duration> {
+    match code {
+        "no_process" | "no_thread" | "no_scratch" | "package_unreadable" | "runtime_unavailable" => {
+            Some(REST)
+        }
+        // It may be the one that takes the memory.
+        child::KILLED => Some(LONG_REST),
+        _ => None,
+    }
 }
 
 impl Refused {
@@ -155,7 +170,9 @@ impl Seen {
             Stage::Accepted(_) | Stage::Loading(_) => {
                 self.files.get(MANIFEST).copied() == stamp(&directory.join(MANIFEST))
             }
-            Stage::Refused { reasons, since } if is_of_machine(&reasons.code) && since.elapsed() >= REST => {
+            Stage::Refused { reasons, since }
+                if rest(&reasons.code).is_some_and(|rest| since.elapsed() >= rest) =>
+            {
                 false
             }
             _ => self.files == stamps(directory),

@@ -47,8 +47,8 @@ pub struct Watcher {
     trying: usize,
     /// How many threads load a version.
     loading: usize,
-    /// Versions that answer and whose scores are to be explained when asked for, in the order in which they began to: one after another
-    /// is prepared for that, so that preparing takes one core from scoring at most.
+    /// Versions that are loaded and whose scores are to be explained when asked for, in the order in which they were: one after another is
+    /// prepared for that, once none is being loaded, so that it takes one core from scoring at most.
     unprepared: VecDeque<(Weak<Version>, Unprepared)>,
     /// Whether a thread does that.
     preparing: bool,
@@ -369,7 +369,7 @@ impl Watcher {
         let Some((model, version)) = next else { return false };
         let Some(watched) = self.models.get_mut(&model) else { return false };
         // Where a version answers already, the next one answers for it only when it can explain as well: whoever asks for that waits for
-        // nothing. The first one answers at once.
+        // nothing, but it comes as much later. The first one answers at once.
         let is_ready_whole =
             watched.is_served() && matches!(watched.role(&version), Some(Role::Live | Role::Canary));
         let Some(seen) = watched.versions.get_mut(&version) else { return false };

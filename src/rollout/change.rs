@@ -72,6 +72,8 @@ pub struct Asked<'a> {
     pub serving: Serving,
     /// More facts for the audit log, such as why.
     pub facts: Map<String, Value>,
+    /// Why, for whoever reads the rollout later.
+    pub because: Option<Map<String, Value>>,
     /// How long versions are waited for that have to be fetched; as long as it takes if nothing is said.
     pub patience: Option<Duration>,
 }
@@ -88,8 +90,9 @@ pub struct Serving {
 impl<'a> Asked<'a> {
     /// Whatever the revision, and nothing may break.
     pub fn new(store: &'a Store, log: &'a audit::Log, model: &'a str, actor: Actor, now: SystemTime) -> Self {
-        let (expected, breaking, serving, facts) = (None, false, Serving::default(), Map::new());
-        Self { store, log, model, actor, now, expected, breaking, serving, facts, patience: None }
+        let (breaking, serving, facts) = (false, Serving::default(), Map::new());
+        let (expected, because, patience) = (None, None, None);
+        Self { store, log, model, actor, now, expected, breaking, serving, facts, because, patience }
     }
 
     /// Records that what was recorded of `revision` was not carried out.
@@ -329,7 +332,7 @@ impl Change {
             canary.since = known.map_or_else(|| changed_at.clone(), |known| known.since.clone());
         }
         after.changed_at = changed_at;
-        after.changed_for = Some(&asked.facts).filter(|facts| !facts.is_empty()).cloned();
+        after.changed_for.clone_from(&asked.because);
         (after.previous, after.taken_back) = self.returns(current, &after, asked);
         // What could never be done is refused for that (RFC 9110, section 13.2.1).
         match &asked.expected {

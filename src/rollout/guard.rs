@@ -436,7 +436,8 @@ impl Failed {
 
 /// Whether somebody else has changed the rollout meanwhile.
 fn is_of_others(error: &Error) -> bool {
-    matches!(error, Error::Changed { .. } | Error::NoCanary { .. })
+    // What is left for a step is told by the rollout that is followed.
+    matches!(error, Error::Changed { .. } | Error::NoCanary { .. } | Error::Shares(_))
 }
 
 /// One look at the canaries of one model.
@@ -580,6 +581,12 @@ impl Trial {
         failed.told.clone()
     }
 
+    /// How it compares with the live version at this moment.
+    fn comparison(&self, look: &Look<'_>) -> Option<Report> {
+        let reports = look.app.shadows.reports(|model| model == look.model);
+        reports.into_iter().find(|report| report.version == self.canary.manifest.version)
+    }
+
     /// Does what was decided, unless that has just failed.
     fn act(&mut self, look: &Look<'_>, change: &Change, verdict: Verdict, facts: &Map<String, Value>) {
         let Look { app, model, split, now, .. } = *look;
@@ -588,18 +595,32 @@ impl Trial {
             self.failed = Some(failed);
             return;
         }
+        let step = action(change);
+        let mut because = facts.clone();
+        for (name, fact) in [("action", step), ("version", &self.canary.manifest.version)] {
+            because.insert(name.into(), fact.into());
+        }
         let asked = Asked {
             expected: Some(vec![split.revision]),
             // Whoever made it a canary has said so.
             breaking: true,
             serving: Serving { live: Some(split.live.manifest.version.clone()), ..Serving::default() },
             facts: facts.clone(),
+            because: Some(because),
             ..Asked::new(&app.store, &app.audit, model, Actor::gateway(), now)
         };
+        // Once it is done the next comparison may begin.
+        let comparison = self.comparison(look);
         match change.carry_out(&asked) {
             Ok(changed) => {
                 self.decided = Some(split.revision);
-                self.tell(look, change, &changed, verdict, facts);
+                app.metrics.count_decision(model, step, verdict.rule());
+                let version = self.canary.manifest.version.clone();
+                let at = OffsetDateTime::from(now).format(&Rfc3339);
+                let at = at.expect("a time of this century can be written");
+                let (model, verdict) = (model.into(), facts.clone());
+                app.shadows.verdicts.keep(Decided { model, version, action: step, at, verdict, comparison });
+                self.tell(look, change, &changed, facts);
             }
             Err(error) => {
                 failed.put_off(now);
@@ -612,30 +633,15 @@ impl Trial {
         }
     }
 
-    fn tell(
-        &self,
-        look: &Look<'_>,
-        change: &Change,
-        changed: &Changed,
-        verdict: Verdict,
-        facts: &Map<String, Value>,
-    ) {
+    fn tell(&self, look: &Look<'_>, change: &Change, changed: &Changed, facts: &Map<String, Value>) {
         let deed = match change {
             Change::Drop(_) => "a canary broke a rule and was taken back",
             Change::Promote(_) => "a canary broke no rule and was promoted",
             _ => "a canary broke no rule and was given more",
         };
-        let (app, model, version, action) =
-            (look.app, look.model, &self.canary.manifest.version, action(change));
+        let (app, model, version) = (look.app, look.model, &self.canary.manifest.version);
         let told = json!(facts).to_string();
         tracing::warn!(model.name = model, model.version = version, facts = told, "{deed}");
-        app.metrics.count_decision(model, action, verdict.rule());
-        let comparisons = app.shadows.reports(|name| name == model);
-        let comparison = comparisons.into_iter().find(|report| report.version == *version);
-        let (verdict, version) = (facts.clone(), version.clone());
-        let at =
-            OffsetDateTime::from(look.now).format(&Rfc3339).expect("a time of this century can be written");
-        app.shadows.verdicts.keep(Decided { model: model.into(), version, action, at, verdict, comparison });
         app.webhooks.tell(model, &Actor::gateway(), changed, facts, look.now);
         if let Some(registry) = look.app.registry() {
             registry.wake();

@@ -67,6 +67,12 @@ impl Settings {
     /// Runs the gateway with a disk of this size at `place`, which the shell expands, and which nobody else sees but by
     /// [`Gateway::see`].
     pub(crate) fn on_disk(self, size: &str, place: &str) -> Self {
+        let may = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+        let may = may.is_ok_and(|output| output.status.success());
+        assert!(
+            may,
+            "found no user namespaces, expected `unshare --map-root-user --mount true` to work, to make a small disk"
+        );
         let script =
             format!(r#"mkdir -p "{place}" && mount -t tmpfs -o size={size} none "{place}" && exec "$@""#);
         self.under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])

@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 pub const CRASHED: &str = "child_crashed";
 /// The code of a child that needed too much memory.
 pub const MEMORY: &str = "child_memory";
+/// The same where the system killed it, for whatever it was that took the memory.
+pub const KILLED: &str = "child_killed";
 /// The code of a child that took too long.
 pub const TIMEOUT: &str = "child_timeout";
 /// The code of a child whose report is longer than one may be.
@@ -120,7 +122,8 @@ impl Death {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Start(_) | Self::Crashed { .. } | Self::Silent { .. } => CRASHED,
-            Self::Memory { .. } | Self::Killed => MEMORY,
+            Self::Memory { .. } => MEMORY,
+            Self::Killed => KILLED,
             Self::Timeout { .. } => TIMEOUT,
             Self::Long { .. } => REPORT,
         }
@@ -296,7 +299,7 @@ mod tests {
             ("kill -SEGV $$", CRASHED, "SIGSEGV"),
             ("kill -ABRT $$", CRASHED, "SIGABRT"),
             ("echo 'terminate called: std::bad_alloc' >&2; kill -ABRT $$", MEMORY, "2048 MiB"),
-            ("kill -KILL $$", MEMORY, "memory is short"),
+            ("kill -KILL $$", KILLED, "memory is short"),
             ("kill -XCPU $$", TIMEOUT, "60s"),
             ("echo first >&2; echo why >&2; exit 3", CRASHED, "why"),
             ("echo '{'", CRASHED, "without a report"),

@@ -520,7 +520,19 @@ fn link(
     if golden.is_empty() {
         let ends_in_one =
             || last_operator(graph, &candidate.names[0]).is_some_and(|operator| operator.is_probability);
-        if plausible && candidate.columns == 1 && !is_real && !ends_in_one() {
+        let of_live = candidate.of_live(live).map(|live| live.output.link());
+        if plausible
+            && candidate.columns == 1
+            && !ends_in_one()
+            && let Some(Some(link)) = of_live
+        {
+            return Err(Fault::Link(format!(
+                "output {called} lies in [0, 1] on every row that was tried, and the live version's output that is called so holds \
+                 scores ({}); add --golden, or say --link",
+                describe(link)
+            )));
+        }
+        if plausible && candidate.columns == 1 && !is_real && !ends_in_one() && of_live.is_none() {
             return Err(Fault::Link(format!(
                 "output {called} lies in [0, 1] on rows made up from the schema, which proves nothing, and does not end in a \
                  sigmoid; add --reference or --golden, or say --link none"
@@ -529,11 +541,15 @@ fn link(
         if plausible {
             reasons.push(format!(
                 "its values lie in [0, 1] on every row that was tried{}: probabilities",
-                if candidate.columns > 1 { " and add up to 1" } else { "" }
+                match (candidate.columns > 1, of_live) {
+                    (true, _) => " and add up to 1",
+                    (false, Some(None)) => ", as those of the live version's output of this name",
+                    _ => "",
+                }
             ));
             return Ok(None);
         }
-        if let Some(link) = candidate.of_live(live).and_then(|live| live.output.link()) {
+        if let Some(Some(link)) = of_live {
             reasons.push(format!(
                 "its values (from {least} to {greatest}) are scores: {} of them, as in the live version, whose output is called \
                  the same",

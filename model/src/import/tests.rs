@@ -210,6 +210,19 @@ fn answer_after(
     overrides: Overrides,
     golden: &[GoldenRow],
 ) -> Answer {
+    answer_to(true, live, graph, observed, extension, overrides, golden)
+}
+
+/// The same, to rows that are real or made up from the schema.
+fn answer_to(
+    is_real: bool,
+    live: Option<&Output>,
+    graph: &GraphProto,
+    observed: &[Observed],
+    extension: Value,
+    overrides: Overrides,
+    golden: &[GoldenRow],
+) -> Answer {
     let (schema, overrides) = (schema(extension), Overrides { tolerance: 1e-5, ..overrides });
     let bindings = Bindings::columns_of(&schema, str::to_owned);
     let live = live.map(|output| Live { bindings, output: output.clone() });
@@ -219,7 +232,7 @@ fn answer_after(
         schema: &schema,
         overrides: &overrides,
         golden,
-        is_real: true,
+        is_real,
         live: live.as_ref(),
     };
     let found = output::infer(&evidence, &mut Vec::new());
@@ -487,6 +500,17 @@ fn the_live_version_tells_what_nothing_else_does() {
         let found = answer_after(Some(&live), &none, &column, json!({}), default(), &[]);
         assert_eq!(found.map(|(output, _)| output), Ok(live));
     }
+    // Values between 0 and 1 may be anything where they are of made-up rows, and scores where the live version's are.
+    let made_up = |live: Option<&Output>| {
+        let found = answer_to(false, live, &none, &column, positive(), default(), &[]);
+        found.map(|(output, _)| output).map_err(|(code, _)| code)
+    };
+    assert_eq!(made_up(None), Err("link_unproved"));
+    assert_eq!(made_up(Some(&probabilities(1, 0))), Ok(probabilities(1, 0)));
+    let margin = Output::Margin { name: "y".into(), classes: 1, positive: 0, link: Link::Sigmoid };
+    assert_eq!(made_up(Some(&margin)), Err("link_unproved"));
+    let real = answer_after(Some(&margin), &none, &column, positive(), default(), &[]);
+    assert_eq!(real.map(|(output, _)| output).map_err(|(code, _)| code), Err("link_unproved"));
 }
 
 #[test]

@@ -38,7 +38,7 @@ const shares = ({ model, canaries, versions }) => table(`Rollout of ${model}`, [
 
 // What was done last.
 const changed = ({ changed_at: at, changed_by: by, changed_for: why, taken_back: back }) => [
-  at && el("p", { class: "soft" }, `Changed ${since(Date.parse(at))}${by ? ` by ${by.kind} ${by.id}` : ""}${why ? `: ${words(why)}` : "."}`),
+  at && el("p", { class: "soft" }, `Changed ${since(Date.parse(at))}${by ? ` by ${by.kind} ${by.id}` : ""}${why ? `: ${why.version} was ${DEEDS[why.action] ?? why.action}, as it is ${words(why)}` : "."}`),
   back && el("p", { class: "soft" }, `${back} was taken back: it answers again once it is promoted.`),
 ];
 
